@@ -1,0 +1,157 @@
+//! Frames between an agent and a runner.
+
+use serde::{Deserialize, Serialize};
+use std::{net::IpAddr, path::PathBuf};
+
+/// One run of one container: unique within a runner's life.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RunId(pub String);
+
+/// Core module or component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuestKind {
+    /// Core module, WASI preview 1.
+    Module,
+    /// Component, WASI 0.2.
+    Component,
+}
+
+/// A directory that the guest sees. Paths on the host lie below the runner's root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Relative to the runner's root, e.g. `volumes/POD-UID/NAME`.
+    pub source: PathBuf,
+    /// Absolute path in the guest, e.g. `/data`.
+    pub target: String,
+    /// No writes.
+    pub read_only: bool,
+}
+
+/// Everything a runner must know to run a container once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartGuest {
+    /// Which run.
+    pub run: RunId,
+    /// Uid of the pod: what shares its network.
+    pub pod_uid: String,
+    /// Compiled code, relative to the runner's root, e.g. `code/DIGEST.cwasm`.
+    pub code: PathBuf,
+    /// How to run it.
+    pub kind: GuestKind,
+    /// The complete argument vector.
+    pub argv: Vec<String>,
+    /// The complete environment, in order.
+    pub env: Vec<(String, String)>,
+    /// Mounts; later ones shadow earlier ones.
+    pub mounts: Vec<Mount>,
+    /// Hard limit on linear memory and tables.
+    pub memory_limit_bytes: Option<u64>,
+    /// CPU limit in thousandths of a core.
+    pub cpu_limit_millis: Option<u32>,
+}
+
+/// Standard output or standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum LogStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code as DESIGN §6 has it.
+    pub code: i32,
+    /// Why.
+    pub cause: ExitCause,
+    /// Trap message with the wasm backtrace, or another explanation.
+    pub message: String,
+}
+
+/// Why a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitCause {
+    /// It ended by itself, with `code`.
+    Exited,
+    /// A trap (134).
+    Trapped,
+    /// Grew beyond its memory limit (137).
+    OutOfMemory,
+    /// Killed by the agent (137).
+    Killed,
+}
+
+/// What a name stands for, or why nothing does.
+pub type LookupResult = Result<Vec<IpAddr>, LookupFailure>;
+
+/// Why a name has no address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LookupFailure {
+    /// Nobody has that name.
+    NotFound,
+    /// It is not known now; asking again may help.
+    Temporary,
+    /// It is not a name.
+    Invalid,
+}
+
+/// Agent to runner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToRunner {
+    /// Run a container. Answered by `Started` or `StartFailed`.
+    Start(Box<StartGuest>),
+    /// Ask it to stop: end-of-file on stdin.
+    Stop(RunId),
+    /// End it now. Answered by `Exited`, unless it has ended already.
+    Kill(RunId),
+    /// Answer to `Lookup`.
+    LookupAnswer {
+        /// Which question.
+        question: u64,
+        /// The answer.
+        result: LookupResult,
+    },
+}
+
+/// Runner to agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromRunner {
+    /// The runner has confined itself and takes guests.
+    Ready,
+    /// The first guest instruction is about to run.
+    Started(RunId),
+    /// It could not be started; nothing runs.
+    StartFailed {
+        /// Which run.
+        run: RunId,
+        /// Why, for people.
+        message: String,
+    },
+    /// Output. Sent in order per run; never after `Exited`.
+    Log {
+        /// Which run.
+        run: RunId,
+        /// Which stream.
+        stream: LogStream,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// The run has ended; its resources are free.
+    Exited {
+        /// Which run.
+        run: RunId,
+        /// How.
+        exit: Exit,
+    },
+    /// A guest looks up a name.
+    Lookup {
+        /// To match the answer.
+        question: u64,
+        /// Whose pod asks.
+        pod_uid: String,
+        /// The name as the guest wrote it.
+        name: String,
+    },
+}
