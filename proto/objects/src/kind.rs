@@ -24,6 +24,23 @@ pub enum Verb {
     Watch,
 }
 
+impl Verb {
+    /// The spelling in discovery.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Delete => "delete",
+            Self::DeleteCollection => "deletecollection",
+            Self::Get => "get",
+            Self::List => "list",
+            Self::Patch => "patch",
+            Self::Update => "update",
+            Self::Watch => "watch",
+        }
+    }
+}
+
 /// A path below an object, e.g. `pods/x/status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subresource {
