@@ -1,13 +1,6 @@
 //! The gRPC contracts between users, servers and nodes: generated code and nothing else.
 
 /// Messages, clients and servers of package `coracle.v1`.
-#[expect(
-    missing_docs,
-    clippy::pedantic,
-    clippy::allow_attributes,
-    clippy::allow_attributes_without_reason,
-    reason = "generated from proto/coracle/v1"
-)]
 pub mod v1 {
     tonic::include_proto!("coracle.v1");
 }
