@@ -77,14 +77,14 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InspectError> {
             }
             Payload::ComponentImportSection(section) if depth == 0 => {
                 for import in section {
-                    imports.push(import.map_err(invalid)?.name.0.to_owned());
+                    imports.push(import.map_err(invalid)?.name.name.to_owned());
                 }
             }
             Payload::ComponentExportSection(section) if depth == 0 => {
                 for export in section {
                     let export = export.map_err(invalid)?;
                     if export.kind == ComponentExternalKind::Instance || export.kind == ComponentExternalKind::Func {
-                        exports.push(export.name.0.to_owned());
+                        exports.push(export.name.name.to_owned());
                     }
                 }
             }
