@@ -86,7 +86,7 @@ impl Reason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
     /// `FieldValueRequired`, `FieldValueInvalid`, `FieldValueDuplicate`, `FieldValueForbidden`,
-    /// `FieldValueNotSupported`, `FieldValueTooLong`, `FieldValueTypeInvalid`.
+    /// `FieldValueNotSupported`, `FieldValueNotFound`, `FieldValueTooLong`, `FieldValueTypeInvalid`.
     pub reason: &'static str,
     /// Path as Kubernetes writes it, e.g. `spec.containers[0].name`.
     pub field: String,
@@ -129,6 +129,12 @@ impl Cause {
             field: field.into(),
             message: format!("Unsupported value: {value}: supported values: {list}"),
         }
+    }
+
+    /// The value names something that does not exist.
+    #[must_use]
+    pub fn not_found(field: impl Into<String>, value: &Value) -> Self {
+        Self { reason: "FieldValueNotFound", field: field.into(), message: format!("Not found: {value}") }
     }
 
     /// The value is longer than `max` bytes or items.
