@@ -1,6 +1,8 @@
 //! The door: Kubernetes' HTTP API, gRPC and the registry on one TLS port; authentication, authorization, admission.
 
+pub mod auth;
 pub mod identity;
+pub mod nodelink;
 
 use coracle_client::Client;
 use coracle_store::{Proposer, Store};

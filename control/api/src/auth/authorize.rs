@@ -1,0 +1,29 @@
+//! The decision, and the words of a refusal.
+
+use super::{nodes, roles};
+use crate::identity::{Attributes, GROUP_MASTERS, Identity};
+use coracle_objects::ApiError;
+
+/// Whether `identity` may do what `attributes` say.
+///
+/// # Errors
+/// 403 in Kubernetes' words.
+pub fn authorize(identity: &Identity, attributes: &Attributes<'_>) -> Result<(), ApiError> {
+    let allowed = identity.is_in(GROUP_MASTERS)
+        || roles::allow(roles::of_user(&identity.user), attributes)
+        || identity.node_name().is_some_and(|node| nodes::may(node, attributes));
+    if allowed { Ok(()) } else { Err(refusal(identity, attributes)) }
+}
+
+fn refusal(identity: &Identity, attributes: &Attributes<'_>) -> ApiError {
+    let Attributes { verb, group, resource, subresource, namespace, name, .. } = *attributes;
+    let full = if subresource.is_empty() { resource.to_owned() } else { format!("{resource}/{subresource}") };
+    let scope = if namespace.is_empty() {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace \"{namespace}\"")
+    };
+    let user = &identity.user;
+    let detail = format!("User \"{user}\" cannot {verb} resource \"{full}\" in API group \"{group}\" {scope}");
+    ApiError::forbidden(group, resource, if verb == "create" { "" } else { name }, &detail)
+}

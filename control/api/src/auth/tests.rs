@@ -1,0 +1,207 @@
+use super::*;
+use crate::identity::Attributes;
+use serde_json::{Value, json};
+
+fn headers(value: &str) -> HeaderMap {
+    HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())])
+}
+
+#[test]
+fn tokens_are_read_from_bearer_and_basic_credentials() {
+    let authenticator = Authenticator::new().with_token("s3cret", Identity::admin()).with_token("", Identity::admin());
+    let basic = |text: &str| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text));
+    let cases = [
+        ("Bearer s3cret".to_owned(), true),
+        ("bearer  s3cret ".to_owned(), true),
+        (basic("anyone:s3cret"), true),
+        (basic(":s3cret"), true),
+        ("Bearer s3cre".to_owned(), false),
+        ("Bearer ".to_owned(), false),
+        ("Bearer".to_owned(), false),
+        ("s3cret".to_owned(), false),
+        (basic("s3cret"), false),
+        (basic("s3cret:"), false),
+        ("Basic ###".to_owned(), false),
+        ("Digest s3cret".to_owned(), false),
+        (format!("Bearer {}", "x".repeat(MAX_AUTHORIZATION_BYTES)), false),
+    ];
+    for (value, valid) in cases {
+        let answer = authenticator.authenticate_with(&headers(&value), &Extensions::new());
+        assert_eq!(answer.is_ok(), valid, "{value}");
+        if let Err(error) = answer {
+            assert_eq!(error.code(), 401);
+        }
+    }
+    assert!(authenticator.authenticate_with(&HeaderMap::new(), &Extensions::new()).is_err());
+}
+
+#[test]
+fn a_certificate_that_cannot_be_read_is_nobody() {
+    assert!(PeerCertificates::new(&[]).is_err());
+    assert!(PeerCertificates::new(&[CertificateDer::from(vec![1, 2, 3])]).is_err());
+}
+
+/// Pods held in memory.
+struct Pods(Vec<Value>);
+
+impl PodLookup for Pods {
+    fn any_pod(&self, namespace: &str, _mentions: &[&str], test: &dyn Fn(&Value) -> bool) -> bool {
+        self.0.iter().any(|pod| pod["metadata"]["namespace"] == namespace && test(pod))
+    }
+}
+
+/// `verb group/resource/subresource namespace/name`, `-` for empty.
+fn attributes(text: &'static str) -> Attributes<'static> {
+    let mut words = text.split(' ');
+    let mut next = |separator| words.next().unwrap().split(separator).map(|part| if part == "-" { "" } else { part });
+    let verb = next(' ').next().unwrap();
+    let mut target = next('/');
+    let (group, resource, subresource) =
+        (target.next().unwrap(), target.next().unwrap(), target.next().unwrap_or_default());
+    let mut place = next('/');
+    let (namespace, name) = (place.next().unwrap(), place.next().unwrap());
+    Attributes { verb, group, resource, subresource, namespace, name, ..Attributes::default() }
+}
+
+#[test]
+fn roles_allow_what_they_list_and_nothing_else() {
+    let cases = [
+        (Identity::admin(), "delete -/namespaces -/default", true),
+        (Identity::scheduler(), "list -/pods -/-", true),
+        (Identity::scheduler(), "create -/pods/binding a/b", true),
+        (Identity::scheduler(), "patch -/pods/status a/b", true),
+        (Identity::scheduler(), "create -/events a/b", true),
+        (Identity::scheduler(), "update -/pods a/b", false),
+        (Identity::scheduler(), "get -/secrets a/b", false),
+        (Identity::scheduler(), "get -/pods/log a/b", false),
+        (Identity::controller_manager(), "update -/namespaces/finalize -/a", true),
+        (Identity::controller_manager(), "delete -/secrets a/b", true),
+        (Identity::controller_manager(), "create discovery.k8s.io/endpointslices a/b", true),
+        (Identity::controller_manager(), "create -/pods/binding a/b", false),
+        (Identity::controller_manager(), "update -/secrets a/b", false),
+        (Identity::new("somebody", &[]), "get -/pods a/b", false),
+        (Identity::new("somebody", &["system:nodes"]), "list -/services -/-", false),
+        (Identity::new("system:node:one", &[]), "list -/services -/-", false),
+        (Identity::new("system:node:", &["system:nodes"]), "list -/services -/-", false),
+    ];
+    for (identity, text, allowed) in cases {
+        assert_eq!(authorize(&identity, &attributes(text)).is_ok(), allowed, "{} {text}", identity.user);
+    }
+}
+
+#[test]
+fn a_node_touches_its_own_and_nothing_else() {
+    let cases = [
+        ("watch -/services -/-", true),
+        ("list discovery.k8s.io/endpointslices -/-", true),
+        ("update -/services a/b", false),
+        ("create -/nodes -/one", true),
+        ("create -/nodes -/two", false),
+        ("update -/nodes/status -/one", true),
+        ("update -/nodes/status -/two", false),
+        ("get -/nodes -/two", false),
+        ("delete -/nodes -/one", false),
+        ("update coordination.k8s.io/leases kube-node-lease/one", true),
+        ("update coordination.k8s.io/leases kube-node-lease/two", false),
+        ("update coordination.k8s.io/leases default/one", false),
+        ("create -/events default/x", true),
+        ("delete -/events default/x", false),
+        ("create -/pods default/x", false),
+        ("create -/pods/binding default/x", false),
+        ("update -/pods default/x", false),
+        ("list -/secrets default/-", false),
+        ("get -/secrets default/x", false),
+        ("delete -/namespaces -/default", false),
+    ];
+    for (text, allowed) in cases {
+        assert_eq!(authorize(&Identity::node("one"), &attributes(text)).is_ok(), allowed, "{text}");
+    }
+}
+
+#[test]
+fn a_node_sees_only_pods_that_are_bound_to_it() {
+    let node = Identity::node("one");
+    let selectors = [
+        ("spec.nodeName=one", true),
+        ("spec.nodeName==one", true),
+        ("status.phase!=Failed,spec.nodeName=one", true),
+        ("", false),
+        ("spec.nodeName=two", false),
+        ("spec.nodeName=oneone", false),
+        ("spec.nodeName!=one", false),
+        ("metadata.name=one", false),
+    ];
+    for (field_selector, allowed) in selectors {
+        for verb in ["list", "watch"] {
+            let attributes = Attributes { verb, resource: "pods", field_selector, ..Attributes::default() };
+            assert_eq!(authorize(&node, &attributes).is_ok(), allowed, "{verb} {field_selector}");
+        }
+    }
+    let (own, foreign, unbound) =
+        (json!({"spec": {"nodeName": "one"}}), json!({"spec": {"nodeName": "two"}}), json!({"spec": {}}));
+    for text in ["get -/pods a/b", "delete -/pods a/b", "update -/pods/status a/b", "patch -/pods/status a/b"] {
+        for (object, allowed) in [(Some(&own), true), (None, true), (Some(&foreign), false), (Some(&unbound), false)] {
+            let attributes = Attributes { object, ..attributes(text) };
+            assert_eq!(authorize(&node, &attributes).is_ok(), allowed, "{text} {object:?}");
+        }
+    }
+}
+
+#[test]
+fn a_node_reads_what_its_pods_refer_to() {
+    let pod = |node: &str, spec: Value| {
+        let mut pod = json!({"metadata": {"namespace": "a"}, "spec": spec});
+        pod["spec"]["nodeName"] = json!(node);
+        pod
+    };
+    let pods = Pods(vec![
+        pod("one", json!({"volumes": [{"secret": {"secretName": "volume"}}, {"configMap": {"name": "volume"}}]})),
+        pod("one", json!({"volumes": [{"projected": {"sources": [{"secret": {"name": "projected"}}]}}]})),
+        pod("one", json!({"initContainers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "init"}}}]}]})),
+        pod("one", json!({"containers": [{"envFrom": [{"configMapRef": {"name": "from"}}]}]})),
+        pod("one", json!({"imagePullSecrets": [{"name": "pull"}]})),
+        pod("two", json!({"volumes": [{"secret": {"secretName": "foreign"}}]})),
+    ]);
+    let cases = [
+        ("get -/secrets a/volume", true),
+        ("get -/configmaps a/volume", true),
+        ("get -/secrets a/projected", true),
+        ("get -/secrets a/init", true),
+        ("get -/configmaps a/from", true),
+        ("get -/secrets a/pull", true),
+        ("get -/secrets a/foreign", false),
+        ("get -/secrets b/volume", false),
+        ("get -/secrets a/from", false),
+        ("get -/configmaps a/init", false),
+        ("list -/secrets a/-", false),
+        ("update -/secrets a/volume", false),
+    ];
+    for (text, allowed) in cases {
+        let attributes = Attributes { pods: Some(&pods), ..attributes(text) };
+        assert_eq!(authorize(&Identity::node("one"), &attributes).is_ok(), allowed, "{text}");
+    }
+}
+
+#[test]
+fn a_refusal_reads_as_in_kubernetes() {
+    let user = Identity::new("x", &[]);
+    let cases = [
+        (
+            "list -/pods y/-",
+            "pods is forbidden: User \"x\" cannot list resource \"pods\" in API group \"\" in the namespace \"y\"",
+        ),
+        (
+            "get -/pods/log y/z",
+            "pods \"z\" is forbidden: User \"x\" cannot get resource \"pods/log\" in API group \"\" in the namespace \"y\"",
+        ),
+        (
+            "create coordination.k8s.io/leases -/z",
+            "leases.coordination.k8s.io is forbidden: User \"x\" cannot create resource \"leases\" in API group \
+             \"coordination.k8s.io\" at the cluster scope",
+        ),
+    ];
+    for (text, message) in cases {
+        let error = authorize(&user, &attributes(text)).unwrap_err();
+        assert_eq!((error.code(), error.message.as_str()), (403, message));
+    }
+}
