@@ -1,5 +1,18 @@
 //! The traits by which controllers and the scheduler read, watch and write. No store types: the same code
 //! runs in the server (the API implements [`Client`] in process) and against a fake in tests.
+//!
+//! Beside the trait lie what every loop needs: [`cache::Cache`] (a local copy kept by watching), [`events::Recorder`],
+//! [`backoff`] and the [`clock::Clock`] through which all waiting goes, so that tests turn time by hand.
+
+pub mod backoff;
+pub mod cache;
+pub mod changes;
+pub mod clock;
+pub mod events;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+pub mod lru;
+pub mod supervisor;
 
 use async_trait::async_trait;
 use coracle_objects::{ApiError, Kind, ObjectKey};
