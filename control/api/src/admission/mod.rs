@@ -1,0 +1,61 @@
+//! What is checked and filled in between decoding and storing: namespace life cycle, addresses and ports of
+//! services, bindings, sizes.
+//!
+//! What must be unique in the cluster is claimed by unique keys in the same command that writes the object, so that
+//! two servers can never give the same address twice.
+
+pub(crate) mod binding;
+pub(crate) mod namespace;
+mod ranges;
+mod service;
+
+use crate::door::{Door, Target, encode::Encoded};
+use coracle_objects::{ApiError, Reason, catalogue};
+use coracle_store::command::UniqueChange;
+use serde_json::Value;
+
+/// Largest encoded object, as etcd's default limit makes it for kube-apiserver.
+const MAX_OBJECT_BYTES: usize = 1_572_864;
+
+/// Fills in what the cluster allots to a new object, or to one that `old` becomes.
+pub(crate) fn allocate(
+    door: &Door,
+    target: &Target,
+    object: &mut Value,
+    old: Option<&Value>,
+) -> Result<Vec<UniqueChange>, ApiError> {
+    if target.kind == catalogue::services() { service::allocate(door, target, object, old) } else { Ok(Vec::new()) }
+}
+
+/// Admits a change; answers what it takes and gives back.
+pub(crate) fn admit_update(
+    door: &Door,
+    target: &Target,
+    new: &mut Value,
+    old: &Value,
+) -> Result<Vec<UniqueChange>, ApiError> {
+    if target.subresource.is_empty() { allocate(door, target, new, Some(old)) } else { Ok(Vec::new()) }
+}
+
+/// Keeps what had been allotted where the change does not mention it.
+pub(crate) fn carry_allocated(target: &Target, new: &mut Value, old: &Value) {
+    if target.kind == catalogue::services() {
+        service::carry_allocated(new, old);
+    }
+}
+
+/// What the end of an object gives back.
+pub(crate) fn release(target: &Target, old: &Value) -> Vec<UniqueChange> {
+    if target.kind == catalogue::services() { service::release(old) } else { Vec::new() }
+}
+
+/// Refuses objects that are too large to keep.
+pub(crate) fn check_size(target: &Target, encoded: &Encoded) -> Result<(), ApiError> {
+    let bytes = encoded.bytes.len();
+    if bytes <= MAX_OBJECT_BYTES {
+        return Ok(());
+    }
+    let (kind, name) = (target.kind.kind, &target.name);
+    let message = format!("{kind} \"{name}\" is too large: {bytes} bytes, the limit is {MAX_OBJECT_BYTES} bytes");
+    Err(ApiError::new(Reason::RequestEntityTooLarge, message))
+}

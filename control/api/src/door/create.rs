@@ -1,0 +1,94 @@
+//! Creation.
+
+use super::{
+    Door, Target,
+    encode::Encoded,
+    gate::Asked,
+    read_error, stamp,
+    target::{Body, WriteOptions, Written},
+};
+use crate::{admission, identity::Identity};
+use coracle_objects::{ApiError, Reason, kind::Verb, meta};
+use coracle_store::{Command, Expect, Op, Outcome, Rejection};
+use serde_json::Value;
+
+/// How often a creation is tried again when the name or address that was made up for it was taken meanwhile.
+pub(super) const ATTEMPTS: usize = 16;
+
+impl Door {
+    /// Creates an object. `target` is its collection.
+    ///
+    /// # Errors
+    /// 400, 403, 404 for a missing namespace, 409 when the name is taken, 422, 503 without a leader.
+    pub async fn create(
+        &self,
+        identity: &Identity,
+        target: &Target,
+        body: Body,
+        options: WriteOptions,
+    ) -> Result<Written, ApiError> {
+        if target.subresource == "binding" {
+            return self.bind(identity, target, body, options).await;
+        }
+        target.require(Verb::Create)?;
+        let checked = body.decode(target.kind, options.validation)?;
+        let mut object = checked.object;
+        stamp::place(target, &mut object)?;
+        let new_name = meta::name(&object);
+        self.authorize(identity, "create", target, Asked { new_name, ..Asked::default() })?;
+        if !meta::resource_version(&object).is_empty() {
+            return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        admission::namespace::admit_create(self, target).await?;
+        (target.kind.default)(&mut object);
+        (target.kind.prepare_create)(&mut object);
+        let bytes = self.store_new(target, object, options).await?;
+        Ok(Written { bytes, warnings: checked.warnings })
+    }
+
+    async fn store_new(&self, target: &Target, object: Value, options: WriteOptions) -> Result<bytes::Bytes, ApiError> {
+        let makes_up_name = meta::name(&object).is_empty();
+        let now = stamp::now_seconds();
+        for _ in 0..ATTEMPTS {
+            // What is made up (name, addresses) is made up anew when it turns out to be taken.
+            let mut fresh = object.clone();
+            stamp::created(target, &mut fresh, now)?;
+            let causes = (target.kind.validate_create)(&fresh);
+            if !causes.is_empty() {
+                return Err(target.kind.invalid(meta::name(&fresh), causes));
+            }
+            let target = Target { name: meta::name(&fresh).to_owned(), ..target.clone() };
+            let uniques = admission::allocate(self, &target, &mut fresh, None)?;
+            let encoded = Encoded::new(&mut fresh)?;
+            admission::check_size(&target, &encoded)?;
+            if options.dry_run {
+                let taken = self.store().get(&target.key()).map_err(|error| read_error(&error))?;
+                return taken.map_or(Ok(encoded.bytes), |_| Err(target.kind.already_exists(&target.name)));
+            }
+            let put = encoded.put(target.key(), Expect::Absent);
+            let command = Command { ops: vec![put], uniques, ..Command::default() };
+            match self.propose(command).await? {
+                Outcome::Applied(revision) => return Ok(encoded.at(revision)),
+                Outcome::Rejected(Rejection::Precondition { .. }) if !makes_up_name => {
+                    return Err(target.kind.already_exists(&target.name));
+                }
+                Outcome::Rejected(Rejection::Precondition { .. } | Rejection::Unique { .. }) => {}
+                Outcome::Rejected(rejection) => return Err(unexpected(&rejection)),
+            }
+        }
+        Err(ApiError::new(Reason::Timeout, format!("no free name or address was found in {ATTEMPTS} attempts")))
+    }
+}
+
+/// For rejections that no command of this crate provokes.
+pub(super) fn unexpected(rejection: &Rejection) -> ApiError {
+    tracing::error!(?rejection, "the state machine rejected a change for a reason that should not arise");
+    ApiError::internal("the change was rejected by the state machine")
+}
+
+impl Encoded {
+    /// The operation that stores it.
+    pub(super) fn put(&self, key: coracle_store::Key, expect: Expect) -> Op {
+        Op::Put { key, value: self.bytes.clone(), splice_at: Some(self.splice_at), expect }
+    }
+}
