@@ -1,10 +1,148 @@
 //! The runner process itself.
 
-use std::process::ExitCode;
+use crate::{
+    confine,
+    engine::{Allocation, EngineOptions},
+    guests::Guests,
+    link,
+};
+use std::{
+    error::Error,
+    io::{self, Write},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::ExitCode,
+};
+use thiserror::Error;
 
-/// Entry point of the runner process: takes over file descriptor 3, the stream to the agent, and runs until it ends.
-/// Arguments are those behind `runner` on the command line.
+/// How many task polls a worker makes between looks at timers and sockets. A poll of a guest that computes lasts a
+/// whole tick, so tokio's default of 61 would make sleeping guests wait for a tenth of a second and more.
+const POLLS_PER_LOOK: u32 = 8;
+/// Threads for what cannot be asynchronous: files. They come and go with the work.
+const MAX_FILE_THREADS: usize = 32;
+
+/// Why a runner cannot serve.
+#[derive(Debug, Error)]
+enum ChildError {
+    #[error("usage: --root DIR --max-instances N [--memory-reservation-bytes N], not {0:?}")]
+    Usage(String),
+    #[error("cannot confine the runner")]
+    Confine(#[source] io::Error),
+    #[error("cannot set up the wasm engine: {0}")]
+    Engine(String),
+    #[error("cannot start a tokio runtime")]
+    Runtime(#[source] io::Error),
+}
+
+struct Arguments {
+    root: PathBuf,
+    max_instances: u32,
+    engine: EngineOptions,
+}
+
+/// Entry point of the runner process: its standard input is the stream to the agent, which moves to descriptor 3; runs
+/// until that stream ends. Arguments are those behind `runner` on the command line; the agent's end appends
+/// `--root DIR --max-instances N`. `--memory-reservation-bytes N` before them shrinks the address space that each
+/// instance reserves, and must be given to the compiler process alike.
 #[must_use]
-pub fn main(_arguments: &[String]) -> ExitCode {
-    unimplemented!("owner: runner")
+pub fn main(arguments: &[String]) -> ExitCode {
+    match parse(arguments).and_then(|arguments| serve(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
+            }
+            let _ = writeln!(io::stderr(), "{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(arguments: &[String]) -> Result<Arguments, ChildError> {
+    let usage = |word: &str| ChildError::Usage(word.to_owned());
+    let (mut root, mut max_instances, mut engine) = (None, None, EngineOptions::default());
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        let value = words.next().ok_or_else(|| usage(word))?;
+        match word.as_str() {
+            "--root" => root = Some(PathBuf::from(value)),
+            "--max-instances" => max_instances = Some(value.parse().map_err(|_| usage(value))?),
+            EngineOptions::FLAG => engine = EngineOptions::parse(value).ok_or_else(|| usage(value))?,
+            _ => return Err(usage(word)),
+        }
+    }
+    Ok(Arguments {
+        root: root.ok_or_else(|| usage("no --root"))?,
+        max_instances: max_instances.ok_or_else(|| usage("no --max-instances"))?,
+        engine,
+    })
+}
+
+/// The order matters: what confines a process must come before what could be abused, and some of it only works while
+/// there is a single thread.
+fn serve(arguments: &Arguments) -> Result<(), ChildError> {
+    let stream = confine::take_stream().map_err(ChildError::Confine)?;
+    confine::before_threads().map_err(ChildError::Confine)?;
+
+    let engine = arguments
+        .engine
+        .engine(Allocation::Pooled(arguments.max_instances))
+        .or_else(|_| arguments.engine.engine(Allocation::OnDemand))
+        .map_err(|error| ChildError::Engine(format!("{error:#}")))?;
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let guests_runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .max_blocking_threads(MAX_FILE_THREADS)
+        .event_interval(POLLS_PER_LOOK)
+        .thread_name("guests")
+        .enable_all()
+        .build()
+        .map_err(ChildError::Runtime)?;
+    // The stream has a thread and a reactor of its own: however busy the guests are, a kill arrives at once.
+    let link_runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ChildError::Runtime)?;
+    let (outbox, outgoing) = link::outbox();
+    let guests =
+        Guests::new(engine, arguments.root.clone(), arguments.max_instances, outbox, guests_runtime.handle().clone())
+            .map_err(|error| ChildError::Engine(format!("{error:#}")))?;
+    confine::before_guests();
+
+    link_runtime.block_on(link::serve(UnixStream::from(stream), guests, outgoing));
+    // The agent is gone, and so are the guests: nobody waits for them.
+    guests_runtime.shutdown_background();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn arguments_are_read() {
+        let arguments = parse(&words("--memory-reservation-bytes 1048576 --root /r --max-instances 7")).ok().unwrap();
+        assert_eq!(arguments.root, PathBuf::from("/r"));
+        assert_eq!(arguments.max_instances, 7);
+        assert_ne!(arguments.engine, EngineOptions::default());
+    }
+
+    #[test]
+    fn bad_arguments_are_named() {
+        for (line, named) in [
+            ("--root", "--root"),
+            ("--root /r", "no --max-instances"),
+            ("--root /r --max-instances many", "many"),
+            ("--root /r --max-instances 1 --color red", "--color"),
+            ("--max-instances 1", "no --root"),
+        ] {
+            let error = parse(&words(line)).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(named), "{line}: {error}");
+        }
+    }
 }

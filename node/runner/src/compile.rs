@@ -1,12 +1,49 @@
 //! Compiling guests, in a short-lived process with limits.
+//!
+//! A compiler reads what strangers wrote, so it runs where it can do little: no environment, bounded memory and time,
+//! its output one file and one line. What is refused here never becomes a container: all imports are checked against
+//! what the runner provides.
 
-use crate::protocol::GuestKind;
+mod inspect;
+
+use crate::{
+    code::{Code, START},
+    confine,
+    engine::{self, Allocation, EngineOptions},
+    host::linker::Linkers,
+    protocol::GuestKind,
+    spawner,
+};
+use nix::sys::resource::{Resource, setrlimit};
 use std::{
     ffi::OsString,
+    fs::{self, File},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{ExitCode, Stdio},
+    time::Duration,
 };
 use thiserror::Error;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::{Child, Command},
+    time,
+};
+use wasmtime::{Engine, ExternType, Module, component::Component};
+
+/// Largest file that is compiled.
+const MAX_WASM_BYTES: u64 = 256 << 20;
+/// Address space of the compiler: an 18 MB Python component needs about a gigabyte.
+const MAX_ADDRESS_SPACE_BYTES: u64 = 8 << 30;
+/// Largest output.
+const MAX_OUTPUT_BYTES: u64 = 2 << 30;
+/// Processor time over all threads, and then the time on the wall for a busy machine.
+const MAX_CPU_SECONDS: u64 = 300;
+const MAX_WALL: Duration = Duration::from_mins(10);
+/// Most that is read of the process's output and error.
+const MAX_REPORT_BYTES: u64 = 16 << 10;
+/// Exit code that says: the guest is at fault, and standard error says why.
+const REJECTED: u8 = 65;
 
 /// Why a workload cannot be compiled. The text names what is wrong, e.g. the import that nobody provides.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -22,20 +59,178 @@ pub enum CompileError {
 /// What this build of the engine can load: part of a compiled file's cache key.
 #[must_use]
 pub fn engine_fingerprint() -> String {
-    unimplemented!("owner: runner")
+    engine::fingerprint().to_owned()
 }
 
 /// Compiles `wasm` to `output` (written atomically) in a child process started by `command`
-/// (e.g. `[current_exe, "compile"]`), and says what kind of guest it is.
+/// (e.g. `[current_exe, "compile"]`), and says what kind of guest it is. Dropping the future ends the process.
 ///
 /// # Errors
 /// See [`CompileError`].
-pub async fn compile(_command: &[OsString], _wasm: &Path, _output: &PathBuf) -> Result<GuestKind, CompileError> {
-    unimplemented!("owner: runner")
+pub async fn compile(command: &[OsString], wasm: &Path, output: &PathBuf) -> Result<GuestKind, CompileError> {
+    let failed = |error: &dyn std::fmt::Display| CompileError::Failed(error.to_string());
+    let (program, arguments) = command.split_first().ok_or_else(|| failed(&"no program to run"))?;
+    let mut process = Command::new(program);
+    process
+        .args(arguments)
+        .arg(wasm)
+        .arg(output)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    let child = spawner::spawn(process).await.map_err(|error| failed(&error))?;
+    match time::timeout(MAX_WALL, outcome(child)).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(_) => Err(failed(&format!("no result within {} s", MAX_WALL.as_secs()))),
+    }
 }
 
-/// Entry point of the compiler process: `compile WASM OUTPUT`.
-#[must_use]
-pub fn main(_arguments: &[String]) -> ExitCode {
-    unimplemented!("owner: runner")
+async fn outcome(mut child: Child) -> io::Result<Result<GuestKind, CompileError>> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (report, complaint) = tokio::try_join!(text(stdout), text(stderr))?;
+    let status = child.wait().await?;
+    Ok(match (status.code(), report.trim()) {
+        (Some(0), "component") => Ok(GuestKind::Component),
+        (Some(0), "module") => Ok(GuestKind::Module),
+        (Some(code), _) if code == i32::from(REJECTED) => Err(CompileError::Rejected(complaint.trim().to_owned())),
+        _ => Err(CompileError::Failed(format!("{status}; {}", complaint.trim()))),
+    })
 }
+
+async fn text(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    if let Some(mut pipe) = pipe {
+        (&mut pipe).take(MAX_REPORT_BYTES).read_to_end(&mut bytes).await?;
+        // What is beyond the limit is thrown away, so that the writer does not wait.
+        tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await?;
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Entry point of the compiler process: `compile [--memory-reservation-bytes N] WASM OUTPUT`.
+#[must_use]
+pub fn main(arguments: &[String]) -> ExitCode {
+    let (line, code) = match limit().map_err(Fault::from).and_then(|()| run(arguments)) {
+        Ok(GuestKind::Component) => return report("component"),
+        Ok(GuestKind::Module) => return report("module"),
+        Err(Fault::Guest(text)) => (text, ExitCode::from(REJECTED)),
+        Err(Fault::Other(text)) => (text, ExitCode::FAILURE),
+    };
+    let _ = writeln!(io::stderr(), "{line}");
+    code
+}
+
+fn report(kind: &str) -> ExitCode {
+    if writeln!(io::stdout(), "{kind}").is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whose fault it is that there is no output.
+#[derive(Debug, PartialEq, Eq)]
+enum Fault {
+    Guest(String),
+    Other(String),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+fn limit() -> io::Result<()> {
+    confine::die_with_parent()?;
+    nix::sys::prctl::set_no_new_privs()?;
+    for (resource, limit) in [
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_AS, MAX_ADDRESS_SPACE_BYTES),
+        (Resource::RLIMIT_CPU, MAX_CPU_SECONDS),
+        (Resource::RLIMIT_FSIZE, MAX_OUTPUT_BYTES),
+    ] {
+        setrlimit(resource, limit, limit)?;
+    }
+    Ok(())
+}
+
+fn run(arguments: &[String]) -> Result<GuestKind, Fault> {
+    let usage = || Fault::Other("usage: compile [--memory-reservation-bytes N] WASM OUTPUT".to_owned());
+    let (options, wasm, output) = match arguments {
+        [wasm, output] => (EngineOptions::default(), wasm, output),
+        [flag, value, wasm, output] if flag == EngineOptions::FLAG => {
+            (EngineOptions::parse(value).ok_or_else(usage)?, wasm, output)
+        }
+        _ => return Err(usage()),
+    };
+    let wasm = read(Path::new(wasm))?;
+    let engine = options.engine(Allocation::OnDemand).map_err(|error| Fault::Other(format!("{error:#}")))?;
+    let (kind, code) = compiled(&engine, &wasm)?;
+    write_atomically(Path::new(output), &code)?;
+    Ok(kind)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_WASM_BYTES + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_WASM_BYTES {
+        return Err(Fault::Guest(format!("larger than {} MiB", MAX_WASM_BYTES >> 20)));
+    }
+    Ok(bytes)
+}
+
+/// Compiles and checks that a runner could start it.
+fn compiled(engine: &Engine, wasm: &[u8]) -> Result<(GuestKind, Vec<u8>), Fault> {
+    let kind = inspect::kind(wasm).map_err(Fault::Guest)?;
+    let linkers = Linkers::new(engine).map_err(|error| Fault::Other(format!("{error:#}")))?;
+    let invalid = |error: wasmtime::Error| Fault::Guest(format!("invalid WebAssembly: {error:#}"));
+    let serialized = match kind {
+        GuestKind::Component => {
+            let component = Component::new(engine, wasm).map_err(invalid)?;
+            inspect::component_exports_run(engine, &component).map_err(Fault::Guest)?;
+            Code::component(&linkers, &component)
+                .map_err(|error| Fault::Guest(inspect::component_link_error(engine, &component, &error)))?;
+            component.serialize()
+        }
+        GuestKind::Module => {
+            let module = Module::new(engine, wasm).map_err(invalid)?;
+            check_start(&module)?;
+            Code::module(&linkers, &module).map_err(|error| Fault::Guest(inspect::module_link_error(&error)))?;
+            module.serialize()
+        }
+    };
+    Ok((kind, serialized.map_err(|error| Fault::Other(format!("{error:#}")))?))
+}
+
+fn check_start(module: &Module) -> Result<(), Fault> {
+    match module.get_export(START) {
+        Some(ExternType::Func(start)) if start.params().len() == 0 && start.results().len() == 0 => Ok(()),
+        Some(_) => Err(Fault::Guest(format!("the module's export \"{START}\" is not a function without arguments"))),
+        None => Err(Fault::Guest(format!("the module does not export \"{START}\": it is a library, not a command"))),
+    }
+}
+
+/// A reader sees the old file, no file or the whole new one, also after a power cut.
+fn write_atomically(output: &Path, bytes: &[u8]) -> Result<(), Fault> {
+    let directory = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = output.file_name().ok_or_else(|| Fault::Other("the output has no file name".to_owned()))?;
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = directory.join(temporary);
+    let written = (|| {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, output)?;
+        File::open(directory)?.sync_all()
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.map_err(Fault::from)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,38 @@
 //! The agent's end of a runner process.
 
-use crate::protocol::{FromRunner, ToRunner};
-use std::{ffi::OsString, path::PathBuf};
+use crate::{
+    frame::{self, FrameError, MAX_FROM_RUNNER_BYTES, MAX_TO_RUNNER_BYTES},
+    protocol::{FromRunner, ToRunner},
+    spawner,
+};
+use parking_lot::Mutex;
+use std::{
+    collections::VecDeque, ffi::OsString, io, os::fd::OwnedFd, path::PathBuf, process::Stdio, sync::Arc, time::Duration,
+};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    process::{Child, ChildStderr, Command},
+    sync::mpsc,
+    task::JoinHandle,
+    time,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// How long a runner may take to confine itself and build its engine.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Frames that wait for the runner to read them.
+const OUTGOING_FRAMES: usize = 64;
+/// Frames that wait for the agent; behind them the socket fills, and then guests' writes wait.
+const INCOMING_FRAMES: usize = 128;
+/// How much of a runner's standard error is kept.
+const STDERR_TAIL_BYTES: usize = 4 << 10;
+/// How long the last words of a runner that ended early are waited for.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How to start a runner.
 #[derive(Debug, Clone)]
@@ -17,8 +46,11 @@ pub struct RunnerConfig {
 }
 
 /// A running runner. Dropping it kills the process.
+#[derive(Debug)]
 pub struct RunnerProcess {
-    // owner: runner
+    outgoing: mpsc::Sender<Vec<u8>>,
+    pid: u32,
+    _kill_when_dropped: DropGuard,
 }
 
 /// Why a runner does not answer.
@@ -26,35 +58,165 @@ pub struct RunnerProcess {
 pub enum RunnerError {
     /// The process could not be started.
     #[error("cannot start a runner process")]
-    Spawn(#[source] std::io::Error),
+    Spawn(#[source] io::Error),
     /// It ended before it was ready; the text is what it wrote to standard error.
     #[error("the runner ended before it was ready: {0}")]
     NotReady(String),
+    /// The frame exceeds what a runner accepts: an environment of several MiB, for example.
+    #[error("a message of {size} bytes to the runner exceeds the limit of {limit}")]
+    TooLarge {
+        /// Encoded size.
+        size: usize,
+        /// What would be accepted.
+        limit: usize,
+    },
     /// It has ended.
     #[error("the runner process has ended")]
     Gone,
 }
 
 impl RunnerProcess {
-    /// Spawns a runner and waits until it is ready. The receiver yields its frames and ends when it dies.
+    /// Spawns a runner and waits until it is ready. The receiver yields its frames (all but `Ready`) and ends when it
+    /// dies. An agent that does not empty the receiver slows the guests' output down, and nothing else grows.
     ///
     /// # Errors
     /// When it cannot be started or does not become ready.
-    pub async fn spawn(_config: RunnerConfig) -> Result<(Self, mpsc::Receiver<FromRunner>), RunnerError> {
-        unimplemented!("owner: runner")
+    pub async fn spawn(config: RunnerConfig) -> Result<(Self, mpsc::Receiver<FromRunner>), RunnerError> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(RunnerError::Spawn)?;
+        ours.set_nonblocking(true).map_err(RunnerError::Spawn)?;
+        let stream = UnixStream::from_std(ours).map_err(RunnerError::Spawn)?;
+        let mut child = spawner::spawn(command(&config, theirs.into())?).await.map_err(RunnerError::Spawn)?;
+        let pid = child.id().ok_or(RunnerError::Gone)?;
+        let tail = Arc::new(Mutex::new(VecDeque::new()));
+        let stderr = child.stderr.take().map(|pipe| tokio::spawn(keep_tail(pipe, pid, Arc::clone(&tail))));
+
+        let (reader, writer) = stream.into_split();
+        let mut reader = BufReader::new(reader);
+        match time::timeout(READY_TIMEOUT, frame::read(&mut reader, MAX_FROM_RUNNER_BYTES)).await {
+            Ok(Ok(Some(FromRunner::Ready))) => {}
+            Ok(_) => return Err(RunnerError::NotReady(last_words(child, stderr, &tail).await)),
+            Err(_) => return Err(RunnerError::NotReady(format!("nothing within {} s", READY_TIMEOUT.as_secs()))),
+        }
+
+        let kill = CancellationToken::new();
+        let (outgoing, frames) = mpsc::channel(OUTGOING_FRAMES);
+        let (incoming, receiver) = mpsc::channel(INCOMING_FRAMES);
+        tokio::spawn(write_frames(writer, frames));
+        tokio::spawn(read_frames(reader, incoming, pid, kill.clone()));
+        tokio::spawn(reap(child, pid, kill.clone()));
+        Ok((Self { outgoing, pid, _kill_when_dropped: kill.drop_guard() }, receiver))
     }
 
     /// Sends a frame, waiting while the runner is busy reading earlier ones.
     ///
     /// # Errors
-    /// `Gone` when the process has ended.
-    pub async fn send(&self, _frame: ToRunner) -> Result<(), RunnerError> {
-        unimplemented!("owner: runner")
+    /// `Gone` when the process has ended, `TooLarge` when no runner would take the frame.
+    pub async fn send(&self, frame: ToRunner) -> Result<(), RunnerError> {
+        let mut bytes = Vec::new();
+        match frame::encode(&frame, MAX_TO_RUNNER_BYTES, &mut bytes) {
+            Ok(()) => self.outgoing.send(bytes).await.map_err(|_| RunnerError::Gone),
+            Err(FrameError::TooLarge { size, limit }) => Err(RunnerError::TooLarge { size, limit }),
+            Err(_) => Err(RunnerError::Gone),
+        }
     }
 
     /// Process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        unimplemented!("owner: runner")
+        self.pid
+    }
+}
+
+/// The stream travels as the child's standard input, which needs no code between fork and exec; the child moves it to
+/// descriptor 3 before anything else. Everything that the agent has open is close-on-exec, and the child closes the
+/// rest.
+fn command(config: &RunnerConfig, stream: OwnedFd) -> Result<Command, RunnerError> {
+    let no_program = || RunnerError::Spawn(io::Error::new(io::ErrorKind::InvalidInput, "no program to run"));
+    let (program, arguments) = config.command.split_first().ok_or_else(no_program)?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .arg("--root")
+        .arg(&config.root)
+        .arg("--max-instances")
+        .arg(config.max_instances.to_string())
+        .env_clear()
+        .stdin(Stdio::from(stream))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    Ok(command)
+}
+
+async fn write_frames(mut stream: OwnedWriteHalf, mut frames: mpsc::Receiver<Vec<u8>>) {
+    while let Some(bytes) = frames.recv().await {
+        if stream.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn read_frames(
+    mut stream: BufReader<OwnedReadHalf>,
+    incoming: mpsc::Sender<FromRunner>,
+    pid: u32,
+    kill: CancellationToken,
+) {
+    loop {
+        match frame::read(&mut stream, MAX_FROM_RUNNER_BYTES).await {
+            Ok(Some(frame)) => {
+                if incoming.send(frame).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(pid, %error, "the runner does not keep to the protocol, killing it");
+                kill.cancel();
+                return;
+            }
+        }
+    }
+}
+
+async fn reap(mut child: Child, pid: u32, kill: CancellationToken) {
+    let exit = tokio::select! {
+        exit = child.wait() => exit,
+        () = kill.cancelled() => {
+            let _ = child.start_kill();
+            child.wait().await
+        }
+    };
+    match exit {
+        Ok(status) => tracing::info!(pid, %status, "runner ended"),
+        Err(error) => tracing::warn!(pid, %error, "cannot tell how the runner ended"),
+    }
+}
+
+/// Reads standard error to its end, keeping only the last part.
+async fn keep_tail(mut pipe: ChildStderr, pid: u32, tail: Arc<Mutex<VecDeque<u8>>>) {
+    let mut chunk = [0; 1024];
+    while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
+        tracing::warn!(pid, text = %String::from_utf8_lossy(&chunk[..count]).trim_end(), "runner wrote to stderr");
+        let mut tail = tail.lock();
+        tail.extend(&chunk[..count]);
+        let surplus = tail.len().saturating_sub(STDERR_TAIL_BYTES);
+        tail.drain(..surplus);
+    }
+}
+
+async fn last_words(mut child: Child, stderr: Option<JoinHandle<()>>, tail: &Mutex<VecDeque<u8>>) -> String {
+    if time::timeout(LAST_WORDS_TIMEOUT, child.wait()).await.is_err() {
+        let _ = child.start_kill();
+    }
+    let status = child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+    if let Some(stderr) = stderr {
+        let _ = time::timeout(LAST_WORDS_TIMEOUT, stderr).await;
+    }
+    let text = tail.lock().iter().copied().collect::<Vec<u8>>();
+    match String::from_utf8_lossy(&text).trim() {
+        "" => status,
+        text => format!("{text} ({status})"),
     }
 }

@@ -135,7 +135,8 @@ pub enum FromRunner {
         run: RunId,
         /// Which stream.
         stream: LogStream,
-        /// The bytes.
+        /// The bytes, as the guest wrote them: not necessarily whole lines, nor UTF-8.
+        #[serde(with = "crate::frame::octets")]
         bytes: Vec<u8>,
     },
     /// The run has ended; its resources are free.

@@ -1,14 +1,4 @@
 //! What each kind means: defaults, preparation, validation and table cells, one module per kind.
-//!
-//! Every function here is total: whatever JSON it is given, it returns, in time and memory bounded by the object's size.
-
-mod access;
-pub mod age;
-mod causes;
-mod metadata;
-mod network;
-mod print;
-mod taint;
 
 pub mod config_map;
 pub mod endpoint_slice;
@@ -20,5 +10,3 @@ pub mod node;
 pub mod pod;
 pub mod secret;
 pub mod service;
-
-use causes::{Causes, Path};

@@ -1,0 +1,86 @@
+//! Compiled code, loaded once and shared by all runs of it.
+
+use crate::{
+    host::{files, linker::Linkers, state::GuestState},
+    protocol::GuestKind,
+};
+use parking_lot::Mutex;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use wasmtime::{Engine, InstancePre, Module, Store, component::Component};
+use wasmtime_wasi::p2::bindings::CommandPre;
+
+/// Files that stay loaded while nothing runs them: a restart then costs nothing.
+const MAX_LOADED: usize = 64;
+/// Entry point of a preview 1 command.
+pub(crate) const START: &str = "_start";
+
+/// A guest that is ready to be instantiated any number of times.
+pub(crate) enum Code {
+    Component(CommandPre<GuestState>),
+    Module(InstancePre<GuestState>),
+}
+
+impl Code {
+    pub(crate) fn component(linkers: &Linkers, component: &Component) -> wasmtime::Result<Self> {
+        Ok(Self::Component(CommandPre::new(linkers.component.instantiate_pre(component)?)?))
+    }
+
+    pub(crate) fn module(linkers: &Linkers, module: &Module) -> wasmtime::Result<Self> {
+        Ok(Self::Module(linkers.module.instantiate_pre(module)?))
+    }
+}
+
+/// The loaded files of one runner.
+pub(crate) struct CodeCache {
+    engine: Engine,
+    linkers: Linkers,
+    root: PathBuf,
+    /// Most recently used last.
+    loaded: Mutex<Vec<(PathBuf, GuestKind, Arc<Code>)>>,
+}
+
+impl CodeCache {
+    pub(crate) fn new(engine: Engine, root: PathBuf) -> wasmtime::Result<Self> {
+        Ok(Self { linkers: Linkers::new(&engine)?, engine, root, loaded: Mutex::default() })
+    }
+
+    /// What is loaded already.
+    pub(crate) fn get(&self, path: &Path, kind: GuestKind) -> Option<Arc<Code>> {
+        let mut loaded = self.loaded.lock();
+        let index =
+            loaded.iter().position(|(loaded_path, loaded_kind, _)| loaded_path == path && *loaded_kind == kind)?;
+        let entry = loaded.remove(index);
+        let code = Arc::clone(&entry.2);
+        loaded.push(entry);
+        Some(code)
+    }
+
+    /// Loads a file; may take some milliseconds of the calling thread.
+    pub(crate) fn load(&self, path: &Path, kind: GuestKind) -> wasmtime::Result<Arc<Code>> {
+        let file = files::code_path(&self.root, path)?;
+        // SAFETY: the file is below `code/`, which guests cannot reach and where only the agent puts files, each of
+        // them written whole by our own compiler process and never changed afterwards.
+        let code = unsafe {
+            match kind {
+                GuestKind::Component => {
+                    Code::component(&self.linkers, &Component::deserialize_file(&self.engine, file)?)?
+                }
+                GuestKind::Module => Code::module(&self.linkers, &Module::deserialize_file(&self.engine, file)?)?,
+            }
+        };
+        let code = Arc::new(code);
+        let mut loaded = self.loaded.lock();
+        if loaded.len() >= MAX_LOADED {
+            loaded.remove(0);
+        }
+        loaded.push((path.to_owned(), kind, Arc::clone(&code)));
+        Ok(code)
+    }
+
+    pub(crate) fn store(&self, state: GuestState) -> Store<GuestState> {
+        Store::new(&self.engine, state)
+    }
+}

@@ -1,0 +1,121 @@
+use super::*;
+use crate::host::linker::COMPONENT_INTERFACES;
+
+fn engine() -> Engine {
+    EngineOptions::default().engine(Allocation::OnDemand).unwrap()
+}
+
+fn complaint(text_or_wasm: &[u8]) -> String {
+    let wasm = match wat::parse_bytes(text_or_wasm) {
+        Ok(wasm) if text_or_wasm.first() == Some(&b'(') => wasm.into_owned(),
+        _ => text_or_wasm.to_vec(),
+    };
+    match compiled(&engine(), &wasm) {
+        Err(Fault::Guest(text)) => text,
+        other => panic!("{:?}", other.map(|(kind, _)| kind)),
+    }
+}
+
+#[test]
+fn what_is_not_a_guest_is_refused_with_the_reason() {
+    for (source, expected) in [
+        (&b""[..], "not WebAssembly: the file is empty"),
+        (b"\x7fELF\x02", "not WebAssembly: it begins with 7f 45 4c 46 (an ELF program"),
+        (b"hello, world", "not WebAssembly: it begins with 68 65 6c 6c, a module"),
+        (b"\0as", "not WebAssembly: it begins with 00 61 73, a module"),
+        (b"\0asm", "truncated WebAssembly: unexpected end"),
+        (b"\0asm\x63\0\0\0", "malformed WebAssembly: unknown binary version"),
+        (b"(module)", "the module does not export \"_start\""),
+        (b"(module (memory (export \"_start\") 1))", "the module's export \"_start\" is not a function"),
+        (b"(module (func (export \"_start\") (param i32)))", "the module's export \"_start\" is not a function"),
+        (
+            b"(module (import \"env\" \"launch\" (func)) (func (export \"_start\")))",
+            "the module imports \"launch\" from \"env\", which this node does not provide",
+        ),
+        (
+            b"(module (import \"wasi_snapshot_preview1\" \"fd_read\" (func)) (func (export \"_start\")))",
+            "the module does not fit what this node provides:",
+        ),
+        (b"(component)", "the component exports nothing, but not \"wasi:cli/run@0.2.x\""),
+    ] {
+        let text = complaint(source);
+        assert!(text.starts_with(expected), "{:?}: {text}", String::from_utf8_lossy(source));
+    }
+}
+
+/// A command whose only use is to import `imports`.
+fn command(imports: &str) -> String {
+    format!(
+        r#"(component
+            {imports}
+            (core module $m (func (export "run") (result i32) i32.const 0))
+            (core instance $i (instantiate $m))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $cli (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.3" (instance $cli)))"#
+    )
+}
+
+#[test]
+fn imports_that_nobody_provides_are_named() {
+    let member = r#"(instance (export "go" (func)))"#;
+    for (import, expected) in [
+        (
+            "acme:rocket/launch@1.2.3",
+            "the component imports \"acme:rocket/launch@1.2.3\", which this node does not provide",
+        ),
+        ("wasi:http/types@0.2.0", "the component imports \"wasi:http/types@0.2.0\", which"),
+        ("wasi:cli/environment@0.3.0", "the component imports \"wasi:cli/environment@0.3.0\", which"),
+        ("wasi:cli/environment@0.2.0", "the component does not fit what this node provides:"),
+    ] {
+        let text = complaint(command(&format!("(import \"{import}\" {member})")).as_bytes());
+        assert!(text.starts_with(expected), "{import}: {text}");
+    }
+}
+
+#[test]
+fn the_list_of_interfaces_is_what_is_linked() {
+    let linkers = Linkers::new(&engine()).unwrap();
+    // An interface that is there makes the checker complain of the member, one that is not of the whole.
+    for (interface, there) in
+        COMPONENT_INTERFACES.iter().map(|interface| (*interface, true)).chain([("wasi:cli/nothing", false)])
+    {
+        let text = command(&format!("(import \"{interface}@0.2.0\" (instance (export \"none-such\" (func))))"));
+        let component = Component::new(&engine(), wat::parse_str(text).unwrap()).unwrap();
+        let error = format!("{:#}", linkers.component.instantiate_pre(&component).err().unwrap());
+        assert_eq!(
+            error.contains("a matching implementation was not found") && !error.contains("none-such"),
+            !there,
+            "{interface}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_truncated_module_is_refused_wherever_it_is_cut() {
+    let whole =
+        wat::parse_str("(module (memory 1) (func (export \"_start\") nop) (data (i32.const 0) \"hello\"))").unwrap();
+    assert_eq!(compiled(&engine(), &whole).unwrap().0, GuestKind::Module);
+    for cut in 4..whole.len() {
+        let text = complaint(&whole[..cut]);
+        let boundary = text.contains("does not export") || text.contains("invalid WebAssembly");
+        assert!(text.contains("truncated") || boundary, "cut at {cut}: {text}");
+    }
+}
+
+#[test]
+fn commands_compile_and_say_their_kind() {
+    let component = wat::parse_str(command("")).unwrap();
+    assert_eq!(compiled(&engine(), &component).unwrap().0, GuestKind::Component);
+}
+
+#[test]
+fn output_is_whole_or_absent() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = directory.path().join("code.cwasm");
+    write_atomically(&output, b"one").unwrap();
+    write_atomically(&output, b"two").unwrap();
+    assert_eq!(fs::read(&output).unwrap(), b"two");
+    assert!(write_atomically(&directory.path().join("none/code.cwasm"), b"x").is_err());
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file is left");
+}

@@ -1,0 +1,158 @@
+//! The engine: which WebAssembly this node runs, and how instances get their memory.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::OnceLock,
+};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Result, WasmBacktraceDetails,
+};
+
+/// Raised whenever the host interface or these settings change in a way that wasmtime's own hash does not cover.
+const SETTINGS_VERSION: u32 = 1;
+/// Address space per linear memory: all that 32-bit addresses reach, so that compiled code needs no bounds checks.
+const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
+/// A core instance is a few KiB of bookkeeping; this bounds what a strange module makes of it.
+const MAX_INSTANCE_BYTES: usize = 1 << 20;
+/// Elements of a table: Python's own has about ten thousand. Address space only, until touched.
+pub(crate) const MAX_TABLE_ELEMENTS: usize = 1 << 16;
+/// A component of the usual tool chains has three core instances and two tables; interpreters have some twenty.
+const CORE_INSTANCES_PER_GUEST: u32 = 4;
+const TABLES_PER_GUEST: u32 = 3;
+/// Room for a few guests that need many, also in a small pool.
+const EXTRA_INSTANCES: u32 = 64;
+/// Tables of one core module.
+const MAX_TABLES_PER_MODULE: u32 = 4;
+/// Stack of a guest's fiber, and how much of it wasm may use; the rest is for host functions.
+const FIBER_STACK_BYTES: usize = 2 << 20;
+const WASM_STACK_BYTES: usize = 1 << 20;
+
+/// How instances get their memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Allocation {
+    /// From a pool for this many guests, reserved at once.
+    Pooled(u32),
+    /// From the system, one by one: slower, but it works in a small address space.
+    OnDemand,
+}
+
+/// What is chosen per machine. Compiled code depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EngineOptions {
+    memory_reservation_bytes: u64,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { memory_reservation_bytes: MEMORY_RESERVATION_BYTES }
+    }
+}
+
+impl EngineOptions {
+    /// On the command line of runner and compiler.
+    pub(crate) const FLAG: &str = "--memory-reservation-bytes";
+
+    /// Reads the value of the flag: at least one page of wasm.
+    pub(crate) fn parse(value: &str) -> Option<Self> {
+        let bytes = value.parse::<u64>().ok()?;
+        (1 << 16..=MEMORY_RESERVATION_BYTES).contains(&bytes).then_some(Self { memory_reservation_bytes: bytes })
+    }
+
+    /// Builds an engine. Code compiled with one allocation loads with the other.
+    pub(crate) fn engine(self, allocation: Allocation) -> Result<Engine> {
+        let mut config = Config::new();
+        config
+            .wasm_memory64(false)
+            .wasm_multi_memory(false)
+            .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+            .cranelift_opt_level(OptLevel::Speed)
+            .epoch_interruption(true)
+            .async_stack_size(FIBER_STACK_BYTES)
+            .max_wasm_stack(WASM_STACK_BYTES)
+            .memory_init_cow(true)
+            .memory_reservation(self.memory_reservation_bytes)
+            .allocation_strategy(match allocation {
+                Allocation::Pooled(guests) => InstanceAllocationStrategy::Pooling(self.pool(guests)),
+                Allocation::OnDemand => InstanceAllocationStrategy::OnDemand,
+            });
+        Engine::new(&config)
+    }
+
+    fn pool(self, guests: u32) -> PoolingAllocationConfig {
+        let several = |each: u32| guests.saturating_mul(each).saturating_add(EXTRA_INSTANCES);
+        let mut pool = PoolingAllocationConfig::new();
+        pool.total_component_instances(guests)
+            .total_core_instances(several(CORE_INSTANCES_PER_GUEST))
+            .total_memories(guests)
+            .total_tables(several(TABLES_PER_GUEST))
+            .total_stacks(guests)
+            .max_core_instance_size(MAX_INSTANCE_BYTES)
+            .max_component_instance_size(MAX_INSTANCE_BYTES)
+            .max_tables_per_module(MAX_TABLES_PER_MODULE)
+            .table_elements(MAX_TABLE_ELEMENTS)
+            .max_memory_size(usize::try_from(self.memory_reservation_bytes).unwrap_or(usize::MAX));
+        pool
+    }
+}
+
+/// What code compiled by this build, on this processor, is compatible with.
+pub(crate) fn fingerprint() -> &'static str {
+    static FINGERPRINT: OnceLock<String> = OnceLock::new();
+    FINGERPRINT.get_or_init(|| {
+        let mut hasher = DefaultHasher::new();
+        SETTINGS_VERSION.hash(&mut hasher);
+        match EngineOptions::default().engine(Allocation::OnDemand) {
+            Ok(engine) => engine.precompile_compatibility_hash().hash(&mut hasher),
+            // Nothing compiles or runs without an engine, so there is nothing to confuse it with.
+            Err(error) => tracing::error!(%error, "no wasm engine on this machine"),
+        }
+        format!("{:016x}", hasher.finish())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: &[u8] = b"\0asm\x01\0\0\0";
+
+    #[test]
+    fn fingerprints_are_stable_and_file_name_safe() {
+        let text = fingerprint();
+        assert_eq!(text.len(), 16);
+        assert!(text.chars().all(|c| c.is_ascii_hexdigit()));
+        assert_eq!(text, fingerprint());
+    }
+
+    #[test]
+    fn code_loads_whatever_the_allocation_but_not_with_another_reservation() {
+        let options = EngineOptions::default();
+        let compiled = options.engine(Allocation::OnDemand).unwrap().precompile_module(EMPTY).unwrap();
+        let pooled = options.engine(Allocation::Pooled(2)).unwrap();
+        let other = EngineOptions::parse("1048576").unwrap().engine(Allocation::Pooled(2)).unwrap();
+        // SAFETY: the bytes were compiled three lines above.
+        unsafe {
+            wasmtime::Module::deserialize(&pooled, &compiled).unwrap();
+            wasmtime::Module::deserialize(&other, &compiled).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn reservations_are_bounded() {
+        for (value, good) in [
+            ("65535", false),
+            ("65536", true),
+            ("4294967296", true),
+            ("4294967297", false),
+            ("-1", false),
+            ("x", false),
+        ] {
+            assert_eq!(EngineOptions::parse(value).is_some(), good, "{value}");
+        }
+    }
+
+    #[test]
+    fn ten_thousand_instances_can_be_reserved() {
+        EngineOptions::default().engine(Allocation::Pooled(10_000)).unwrap();
+    }
+}

@@ -1,0 +1,99 @@
+//! The runner's end of the stream: reads the agent's frames, writes its own.
+//!
+//! There are two lanes outwards. Logs, and what must follow them, wait in the order they were made; everything else
+//! overtakes. Both are short, and every run waits for its turn in a fair queue, so a guest that floods its standard
+//! output is slowed down and holds up nothing but itself.
+
+use crate::{
+    frame::{self, MAX_FROM_RUNNER_BYTES, MAX_TO_RUNNER_BYTES},
+    guests::Guests,
+    protocol::FromRunner,
+};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use tokio::{
+    io::{AsyncWriteExt, BufReader},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::mpsc,
+};
+
+/// Frames waiting in each lane.
+const LANE_FRAMES: usize = 64;
+/// How much buffer is kept between writes.
+const KEPT_BUFFER_BYTES: usize = 64 << 10;
+
+/// Where frames to the agent are put.
+#[derive(Debug, Clone)]
+pub(crate) struct Outbox {
+    /// Overtakes logs: `Ready`, `Started`, `StartFailed`, `Lookup`.
+    pub(crate) prompt: mpsc::Sender<FromRunner>,
+    /// Keeps its order: `Log`, `Exited`.
+    pub(crate) ordered: mpsc::Sender<FromRunner>,
+}
+
+/// The other end of an [`Outbox`].
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    prompt: mpsc::Receiver<FromRunner>,
+    ordered: mpsc::Receiver<FromRunner>,
+}
+
+pub(crate) fn outbox() -> (Outbox, Outgoing) {
+    let (prompt, prompt_receiver) = mpsc::channel(LANE_FRAMES);
+    let (ordered, ordered_receiver) = mpsc::channel(LANE_FRAMES);
+    (Outbox { prompt, ordered }, Outgoing { prompt: prompt_receiver, ordered: ordered_receiver })
+}
+
+/// Says that the runner is ready and serves until the stream ends or breaks.
+pub(crate) async fn serve(stream: StdUnixStream, guests: Guests, outgoing: Outgoing) {
+    let stream = match stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::error!(%error, "no stream to the agent");
+            return;
+        }
+    };
+    let (reader, writer) = stream.into_split();
+    tokio::select! {
+        () = read_frames(BufReader::new(reader), &guests) => {}
+        () = write_frames(writer, outgoing) => {}
+    }
+}
+
+/// Never waits for a guest or for the writer: a `Kill` behind any other frame must get through.
+async fn read_frames(mut stream: BufReader<OwnedReadHalf>, guests: &Guests) {
+    while let Ok(Some(frame)) = frame::read(&mut stream, MAX_TO_RUNNER_BYTES).await {
+        guests.handle(frame);
+    }
+}
+
+async fn write_frames(mut stream: OwnedWriteHalf, mut outgoing: Outgoing) {
+    let (mut prompt, mut ordered) = (vec![FromRunner::Ready], Vec::new());
+    let mut buffer = Vec::new();
+    loop {
+        // A run's `Started` was put into the prompt lane before its first log into the other, so whatever is in the
+        // prompt lane now goes first.
+        while let Ok(frame) = outgoing.prompt.try_recv() {
+            prompt.push(frame);
+        }
+        for frame in prompt.drain(..).chain(ordered.drain(..)) {
+            if let Err(error) = frame::encode(&frame, MAX_FROM_RUNNER_BYTES, &mut buffer) {
+                tracing::error!(%error, "a frame was dropped");
+            }
+        }
+        if stream.write_all(&buffer).await.is_err() {
+            return;
+        }
+        buffer.clear();
+        buffer.shrink_to(KEPT_BUFFER_BYTES);
+        tokio::select! {
+            count = outgoing.ordered.recv_many(&mut ordered, LANE_FRAMES) => if count == 0 { return },
+            frame = outgoing.prompt.recv() => match frame {
+                Some(frame) => prompt.push(frame),
+                None => return,
+            },
+        }
+    }
+}
