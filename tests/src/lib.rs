@@ -1,1 +1,32 @@
-//! owner: see plan
+//! What the end-to-end suites share: a cluster started from the built binary, real kubectls, bounded waiting.
+//!
+//! Nothing here looks inside the system: everything goes through the doors that users have.
+
+pub mod cluster;
+pub mod kubectl;
+pub mod processes;
+pub mod wait;
+
+pub use cluster::Cluster;
+pub use kubectl::Kubectl;
+pub use wait::eventually;
+
+use std::path::{Path, PathBuf};
+
+/// The root of the checkout.
+#[must_use]
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// A file below `examples/`.
+#[must_use]
+pub fn example(name: &str) -> PathBuf {
+    repository().join("examples").join(name)
+}
+
+/// A fixture below `tests/guests/`.
+#[must_use]
+pub fn guest(name: &str) -> PathBuf {
+    repository().join("tests/guests").join(name)
+}

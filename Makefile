@@ -1,0 +1,36 @@
+# `make demo` shows the main job, `make test` passes the tests; the rest is for people who work on Coracle.
+.PHONY: demo test setup build release bench guests lint
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     build, start a cluster, run the well-known init-container example, show it serving, stop"
+	@echo "make test     every test (fetches kubectl into a cache)"
+	@echo "make setup    install what the build needs (libclang, protoc), skipping what is there"
+	@echo "make bench    apply -> Running over 200 pods, idle memory, size of the release binary (slow: release build)"
+	@echo "make guests   rebuild the committed .wasm files from their sources (needs the target wasm32-wasip2)"
+
+setup:
+	@scripts/setup.sh
+
+build: setup
+	@echo "building (the first time compiles RocksDB and wasmtime: about ten minutes on two cores)"
+	@cargo build --locked -p coracle
+
+demo: build
+	@scripts/demo.sh
+
+test: build
+	@scripts/test.sh
+
+release: setup
+	@cargo build --locked --release -p coracle
+
+bench: release
+	@scripts/bench.sh
+
+guests:
+	@examples/build.sh
+
+lint:
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets --locked -- -D warnings

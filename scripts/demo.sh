@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# The main job in one go: a cluster in a temporary directory, the well-known init-container example, everything stopped
+# again. Commands are echoed as a person would type them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+binary="${CARGO_TARGET_DIR:-target}/debug/coracle"
+work=$(mktemp -d -t coracle-demo.XXXXXX)
+log="$work/coracle-dev.log"
+dev=
+tools="$work/bin"
+mkdir "$tools"
+ln -s "$(realpath "$binary")" "$tools/coracle"
+ln -s "$(scripts/kubectl.sh --any)" "$tools/kubectl"
+export PATH="$tools:$PATH" KUBECONFIG="$work/data/kubeconfig"
+
+finish() {
+    status=$?
+    trap - EXIT INT TERM
+    if [ -n "$dev" ] && kill -0 "$dev" 2>/dev/null; then
+        kill -TERM "$dev"
+        for _ in $(seq 200); do kill -0 "$dev" 2>/dev/null || break; sleep 0.1; done
+        kill -KILL "$dev" 2>/dev/null || true
+        wait "$dev" 2>/dev/null || true
+    fi
+    if [ "$status" = 0 ]; then
+        rm -rf "$work"
+        printf '\nDemo done in %d s; everything that it started has been stopped.\n' "$SECONDS"
+    else
+        printf '\nDemo FAILED: %s\nThe log of the cluster is in %s\n' "${failure:-a command above did not succeed}" "$log" >&2
+    fi
+    exit "$status"
+}
+trap finish EXIT
+trap 'failure="interrupted"; exit 130' INT TERM
+
+say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
+run() { printf '$ %s\n' "$*"; "$@"; }
+fail() { failure="$1"; exit 1; }
+
+# until_shown WHAT SECONDS COMMAND…: repeats the command until its output contains WHAT.
+until_shown() {
+    local what=$1 deadline=$((SECONDS + $2)) output=
+    shift 2
+    while [ "$SECONDS" -lt "$deadline" ]; do
+        kill -0 "$dev" 2>/dev/null || fail "the cluster ended by itself"
+        output=$("$@" 2>&1) || true
+        case "$output" in *"$what"*) return 0 ;; esac
+        sleep 0.2
+    done
+    fail "\"$what\" was not shown within the time; the last output of «$*» was: $output"
+}
+
+# refused WHAT COMMAND…: the command must fail and say WHAT.
+refused() {
+    local what=$1 output
+    shift
+    printf '$ %s\n' "$*"
+    if output=$("$@" 2>&1); then fail "«$*» should have been refused"; fi
+    printf '%s\n' "$output"
+    case "$output" in *"$what"*) ;; *) fail "the refusal does not say \"$what\"" ;; esac
+}
+
+say "A cluster: control plane and one node, everything below one directory"
+printf '$ coracle dev --data-dir %s --listen 127.0.0.1:0 &\n' "$work/data"
+coracle dev --data-dir "$work/data" --listen 127.0.0.1:0 >"$log" 2>&1 &
+dev=$!
+until_shown ok 60 kubectl get --raw /readyz
+run kubectl version
+run kubectl get nodes -o wide
+
+say "Workloads are wasm files; the cluster has a registry of its own"
+run coracle push examples/init-pod/wait-for.wasm wait-for:1
+run coracle push examples/init-pod/app.wasm myapp:1
+
+say "The pod waits: its init containers look for two services that are not there"
+run kubectl apply -f examples/init-pod/pod.yaml
+until_shown "waiting for myservice" 30 kubectl logs myapp-pod -c init-myservice
+until_shown "Init:0/2" 10 kubectl get pod myapp-pod
+run kubectl get -f examples/init-pod/pod.yaml
+run kubectl logs myapp-pod -c init-myservice
+run kubectl describe -f examples/init-pod/pod.yaml
+
+say "The first service: one init container ends, the other goes on waiting"
+run kubectl apply -f examples/init-pod/myservice.yaml
+until_shown "Init:1/2" 30 kubectl get pod myapp-pod
+run kubectl get pod myapp-pod
+
+say "The second: the app starts"
+run kubectl apply -f examples/init-pod/mydb.yaml
+until_shown Running 30 kubectl get pod myapp-pod
+until_shown "The app is running!" 10 kubectl logs myapp-pod
+run kubectl get pod myapp-pod
+run kubectl logs myapp-pod
+run kubectl get events
+
+say "The same cluster over gRPC, with coracle's own command"
+run coracle get pods,services
+run coracle logs myapp-pod -c init-mydb --tail 1
+
+say "Mistakes are refused, and say where they are"
+refused 'spec.initContainer' kubectl apply -f examples/init-pod/pod-unknown-field.yaml
+refused 'spec.containers[1].name: Duplicate value' kubectl apply -f examples/init-pod/pod-duplicate-container.yaml
+refused 'spec.initContainers[0].readinessProbe' kubectl apply -f examples/init-pod/pod-init-readiness.yaml
+
+say "And away"
+run kubectl delete -f examples/init-pod/pod.yaml -f examples/init-pod/myservice.yaml -f examples/init-pod/mydb.yaml

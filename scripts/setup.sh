@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Installs what the build needs from Debian's or Ubuntu's packages, skipping what is there. Needs root or sudo only then.
+set -euo pipefail
+
+wanted=()
+has_libclang() {
+    [ -n "${LIBCLANG_PATH:-}" ] && return 0
+    ldconfig -p 2>/dev/null | grep -q 'libclang[-.]' && return 0
+    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && ls /usr/lib/llvm-*/lib/libclang.so* >/dev/null 2>&1
+}
+has_libclang || wanted+=(libclang-dev)
+command -v protoc >/dev/null || wanted+=(protobuf-compiler)
+# bindgen reads the C++ headers with libclang; rocksdb's and ring's sources need a compiler.
+command -v c++ >/dev/null || wanted+=(g++)
+command -v ip >/dev/null || wanted+=(iproute2)
+command -v nft >/dev/null || [ -x /usr/sbin/nft ] || wanted+=(nftables)
+command -v curl >/dev/null || wanted+=(curl)
+
+if ! command -v cargo >/dev/null; then
+    echo "setup: Rust is missing: install it with rustup (1.95 or newer), then run this again" >&2
+    exit 1
+fi
+if [ ${#wanted[@]} -eq 0 ]; then
+    echo "setup: everything the build needs is there"
+    exit 0
+fi
+command -v apt-get >/dev/null || {
+    echo "setup: missing: ${wanted[*]} (Debian's names); apt-get is not there to install them" >&2
+    exit 1
+}
+as_root=()
+if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || { echo "setup: installing ${wanted[*]} needs root or sudo" >&2; exit 1; }
+    as_root=(sudo)
+fi
+echo "setup: installing ${wanted[*]}"
+log=$(mktemp)
+if ! { "${as_root[@]}" apt-get update && DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y --no-install-recommends "${wanted[@]}"; } >"$log" 2>&1; then
+    tail -20 "$log" >&2
+    echo "setup: apt-get failed; the whole log is in $log" >&2
+    exit 1
+fi
+rm -f "$log"
+echo "setup: done"

@@ -1,0 +1,202 @@
+//! A cluster of one `coracle dev` process in a directory of its own.
+
+use crate::{
+    kubectl::{Kubectl, texts},
+    processes,
+    wait::eventually,
+};
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    env, fs,
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+use tempfile::TempDir;
+
+/// A running (or stopped) cluster; dropping it kills the process and removes the directory.
+pub struct Cluster {
+    directory: TempDir,
+    child: Option<Child>,
+}
+
+/// The binary under test, beside the test's own.
+pub fn binary() -> Result<PathBuf> {
+    let test = env::current_exe().context("this test has no path")?;
+    let found = test.ancestors().skip(1).map(|folder| folder.join("coracle")).find(|path| path.is_file());
+    found.context("the binary `coracle` is not built; run the tests with `make test`")
+}
+
+impl Cluster {
+    /// Starts a cluster and waits until a pod could run.
+    ///
+    /// # Panics
+    /// When it does not become ready; the log is part of the message.
+    #[must_use]
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
+        let mut cluster = Self { directory, child: None };
+        cluster.start_again();
+        cluster
+    }
+
+    /// Starts the stopped cluster on the same directory.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    pub fn start_again(&mut self) {
+        if let Err(error) = self.spawn() {
+            panic!("the cluster does not start: {error:#}");
+        }
+        let kubectl = self.kubectl();
+        eventually("readiness of the cluster", || {
+            if let Some(status) = self.ended() {
+                panic!("the cluster ended with {status}:\n{}", self.log());
+            }
+            kubectl.run("get --raw /readyz").map_err(|error| format!("{error}\n{}", self.log()))
+        });
+    }
+
+    fn spawn(&mut self) -> Result<()> {
+        if self.child.is_some() {
+            bail!("it is running already");
+        }
+        // A stale kubeconfig names the port of the last start.
+        fs::remove_file(self.kubeconfig()).or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })?;
+        let log = File::options().create(true).append(true).open(self.directory.path().join("log"))?;
+        let child = Command::new(binary()?)
+            .args(["dev", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(self.data_dir())
+            .env_remove("KUBECONFIG")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// The kubeconfig that the cluster writes.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data_dir().join("kubeconfig")
+    }
+
+    /// Everything the process has printed.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Process id of `coracle dev`.
+    ///
+    /// # Panics
+    /// When it is stopped.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the cluster runs").id()
+    }
+
+    /// Process ids of its runners.
+    #[must_use]
+    pub fn runners(&self) -> Vec<u32> {
+        let children = processes::descendants(self.pid());
+        children.into_iter().filter(|pid| processes::command_line(*pid).iter().any(|word| word == "runner")).collect()
+    }
+
+    /// Its exit status, when it has ended by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().and_then(|child| child.try_wait().ok().flatten())
+    }
+
+    /// Ends it as Ctrl-C does and answers its exit status.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGINT);
+        let status = eventually("a clean end", || self.ended().ok_or_else(|| "still running".to_owned()));
+        self.child = None;
+        status
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // A failure means that it has ended already, which is what is wanted.
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).map(Pid::from_raw);
+        if let Ok(pid) = pid {
+            kill(pid, signal).unwrap_or_else(|error| panic!("cannot signal the cluster: {error}"));
+        }
+    }
+
+    /// The first kubectl.
+    #[must_use]
+    pub fn kubectl(&self) -> Kubectl {
+        self.kubectl_of(&Kubectl::programs()[0])
+    }
+
+    /// Every kubectl.
+    #[must_use]
+    pub fn kubectls(&self) -> Vec<Kubectl> {
+        Kubectl::programs().iter().map(|program| self.kubectl_of(program)).collect()
+    }
+
+    fn kubectl_of(&self, program: &Path) -> Kubectl {
+        Kubectl::new(program, &self.kubeconfig(), &self.directory.path().join("kubectl-cache"))
+    }
+
+    /// Runs the `coracle` command against the cluster; words are split at spaces.
+    pub fn coracle(&self, words: &str) -> Result<String, String> {
+        self.coracle_arguments(&words.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// Runs the `coracle` command with exact arguments.
+    pub fn coracle_arguments(&self, arguments: &[&str]) -> Result<String, String> {
+        let binary = binary().map_err(|error| error.to_string())?;
+        let output = Command::new(binary)
+            .args(arguments)
+            .env("KUBECONFIG", self.kubeconfig())
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| format!("coracle does not run: {error}"))?;
+        texts(&output)
+    }
+
+    /// Pushes a wasm file as an image of the cluster's registry.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn push(&self, file: &Path, name: &str) {
+        let path = file.display().to_string();
+        self.coracle_arguments(&["push", &path, name]).unwrap_or_else(|error| panic!("push {path}: {error}"));
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the cluster ---\n{}", self.log());
+        }
+        self.kill();
+    }
+}

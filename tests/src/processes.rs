@@ -1,0 +1,63 @@
+//! Looking at processes from outside: children, descriptors, environment, memory.
+
+use std::{fs, path::PathBuf};
+
+/// Process ids of the children of `pid`, and theirs.
+#[must_use]
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut waiting = vec![pid];
+    while let Some(parent) = waiting.pop() {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
+        for task in tasks.flatten() {
+            let text = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            let children = text.split_whitespace().filter_map(|word| word.parse().ok());
+            for child in children {
+                found.push(child);
+                waiting.push(child);
+            }
+        }
+    }
+    found
+}
+
+/// The command line of a process.
+#[must_use]
+pub fn command_line(pid: u32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+    words.map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// The environment of a process as it was started.
+#[must_use]
+pub fn environment(pid: u32) -> String {
+    String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/environ")).unwrap_or_default()).replace('\0', "\n")
+}
+
+/// What each open descriptor of a process points at.
+#[must_use]
+pub fn descriptors(pid: u32) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).collect()
+}
+
+/// Inodes of the sockets that are in state LISTEN anywhere, TCP over IPv4 and IPv6.
+#[must_use]
+pub fn listening_inodes() -> Vec<String> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let lines = tables.iter().flat_map(|table| table.lines().skip(1));
+    let columns = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
+    columns
+        .filter(|columns| columns.get(3) == Some(&"0A"))
+        .filter_map(|columns| columns.get(9).map(|inode| (*inode).to_owned()))
+        .collect()
+}
+
+/// Proportional set size in KiB.
+#[must_use]
+pub fn pss_kib(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = text.lines().find(|line| line.starts_with("Pss:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
