@@ -3,6 +3,15 @@
 use coracle_tests::{Cluster, Kubectl, eventually, guest, wait::contains};
 use serde_json::{Value, json};
 
+/// A component that wants an interface that no node has.
+const ROCKET: &str = r#"(component
+  (import "acme:rocket/launch@1.2.3" (instance (export "go" (func))))
+  (core module $module (func (export "run") (result i32) i32.const 0))
+  (core instance $core (instantiate $module))
+  (func $run (result (result)) (canon lift (core func $core "run")))
+  (instance $commands (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.3" (instance $commands)))"#;
+
 fn cluster() -> (Cluster, Kubectl) {
     let cluster = Cluster::start();
     cluster.push(&guest("toolbox.wasm"), "toolbox:1");
@@ -73,7 +82,8 @@ fn guests_see_their_arguments_environment_and_volumes() {
     kubectl.apply("{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {password: hunter2}}").unwrap();
     assert_eq!(kubectl.json("get secret keys").unwrap()["data"]["password"], "aHVudGVyMg==");
     let container = json!({
-        "name": "main", "image": "toolbox:1", "command": ["mine", "echo-env"], "args": ["$(GREETING) there", "$$(GREETING)"],
+        "name": "main", "image": "toolbox:1", "command": ["mine", "args", "--", "env"],
+        "args": ["--", "echo", "$(GREETING) there", "$$(GREETING)"],
         "env": [
             {"name": "GREETING", "value": "hello"},
             {"name": "COLOUR", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "colour"}}},
@@ -84,6 +94,7 @@ fn guests_see_their_arguments_environment_and_volumes() {
     kubectl.apply(&pod("seer", "Never", &container)).unwrap();
     phase(&kubectl, "seer", "Succeeded");
     let log = kubectl.run("logs seer").unwrap();
+    assert_eq!(log.lines().next(), Some("mine"), "command[0] replaces the module's name:\n{log}");
     for part in ["hello there", "$(GREETING)", "COLOUR=blue", "PASSWORD=hunter2", "WHO=seer", "HOSTNAME=seer"] {
         assert!(log.contains(part), "{part} is missing in:\n{log}");
     }
@@ -158,8 +169,10 @@ fn images_that_cannot_be_had_say_why() {
         eventually("InvalidImageName", || contains(&kubectl.run("get pod nonsense")?, "InvalidImageName"));
     }
     // A component that wants what nobody provides; the event names it.
-    let refused = cluster.coracle_arguments(&["push", &guest("bad-import.wasm").display().to_string(), "rocket:1"]);
-    refused.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let rocket = directory.path().join("rocket.wasm");
+    std::fs::write(&rocket, wat::parse_str(ROCKET).unwrap()).unwrap();
+    cluster.push(&rocket, "rocket:1");
     kubectl.apply(&pod("rocket", "Never", &json!({"image": "rocket:1"}))).unwrap();
     eventually("the import's name", || contains(&kubectl.run("describe pod rocket")?, "acme:rocket/launch@1.2.3"));
     // `:latest`, spoken or not, means Always; another tag means IfNotPresent.
@@ -172,7 +185,7 @@ fn images_that_cannot_be_had_say_why() {
 #[test]
 fn deletion_gives_grace_and_then_ends_it() {
     let (_cluster, kubectl) = cluster();
-    kubectl.apply(&pod("polite", "Always", &json!({"image": "toolbox:1", "args": ["stdin-wait"]}))).unwrap();
+    kubectl.apply(&pod("polite", "Always", &json!({"image": "toolbox:1", "args": ["wait-eof"]}))).unwrap();
     kubectl.apply(&pod("spinner", "Always", &json!({"image": "toolbox:1", "args": ["spin"]}))).unwrap();
     for name in ["polite", "spinner"] {
         phase(&kubectl, name, "Running");

@@ -20,7 +20,7 @@ fn a_stopped_cluster_comes_back_as_it_was() {
         .to_string()
     };
     kubectl.apply(&pod("keeper", "Always", "myapp:1", &[])).unwrap();
-    kubectl.apply(&pod("once", "Never", "toolbox:1", &["stdin-wait"])).unwrap();
+    kubectl.apply(&pod("once", "Never", "toolbox:1", &["wait-eof"])).unwrap();
     kubectl.apply(&pod("finished", "Never", "toolbox:1", &["exit", "0"])).unwrap();
     for (name, wanted) in [("keeper", "Running"), ("once", "Running"), ("finished", "Completed")] {
         eventually(name, || contains(&kubectl.run(&format!("get pod {name}"))?, wanted));
