@@ -2,6 +2,8 @@
 
 use crate::kubeconfig::{Credentials, Proof};
 use coracle_objects::{ApiError, Kind, ObjectKey, Reason};
+pub use coracle_wire::v1::LogRequest;
+pub use coracle_wire::v1::watch_event::Type as Change;
 use coracle_wire::{STATUS_TRAILER, v1};
 use serde_json::Value;
 use std::time::Duration;
@@ -159,7 +161,7 @@ impl Connection {
         kind: &Kind,
         options: &ListOptions,
         resource_version: &str,
-    ) -> Result<impl Stream<Item = Result<(v1::watch_event::Type, Value), CallError>> + use<>, CallError> {
+    ) -> Result<impl Stream<Item = Result<(Change, Value), CallError>> + use<>, CallError> {
         let request = v1::WatchRequest {
             resource: Some(resource(kind)),
             namespace: options.namespace.clone(),
@@ -174,7 +176,7 @@ impl Connection {
             let event = event.map_err(|status| this.refused(&status))?;
             let body = object(&event.object)?;
             match event.r#type() {
-                v1::watch_event::Type::Error => Err(CallError::Refused(ApiError::from_status(&body))),
+                Change::Error => Err(CallError::Refused(ApiError::from_status(&body))),
                 change => Ok((change, body)),
             }
         }))
@@ -219,7 +221,7 @@ impl Connection {
     /// A container's log, in chunks.
     pub async fn logs(
         &self,
-        request: v1::LogRequest,
+        request: LogRequest,
     ) -> Result<impl Stream<Item = Result<bytes::Bytes, CallError>> + use<>, CallError> {
         let answer = self.logs.clone().read(request).await.map_err(|status| self.refused(&status))?;
         let this = self.clone();

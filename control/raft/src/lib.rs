@@ -11,6 +11,16 @@ pub struct ReplicaConfig {
     pub directory: PathBuf,
     /// This server's raft id, never reused.
     pub server_id: u64,
+    /// The cluster that the database must belong to; `None`: whichever it says, or a new one.
+    pub cluster_id: Option<String>,
+}
+
+impl ReplicaConfig {
+    /// The replica of server `server_id` in `directory`, of whichever cluster it belongs to.
+    #[must_use]
+    pub fn new(directory: impl Into<PathBuf>, server_id: u64) -> Self {
+        Self { directory: directory.into(), server_id, cluster_id: None }
+    }
 }
 
 /// A running replica: one thread owns the raft state, others propose and read.

@@ -39,7 +39,8 @@ pub enum Expect {
 /// One change of one key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
-    /// Writes `value`. At byte `splice_at` (if any) `apply` inserts `"resourceVersion":"REVISION",`.
+    /// Writes `value`. At byte `splice_at` (if any) `apply` inserts `"resourceVersion":"REVISION",`; another member must follow
+    /// there, as the name always does in `metadata`.
     Put {
         /// Where.
         key: Key,
@@ -50,7 +51,7 @@ pub enum Op {
         /// Precondition.
         expect: Expect,
     },
-    /// Removes the key. Watchers see `last_value` (spliced likewise), or the stored value when `None`.
+    /// Removes the key. Watchers see the stored value with the deletion's revision spliced in.
     Delete {
         /// Where.
         key: Key,
@@ -93,7 +94,7 @@ pub struct UniqueChange {
 /// What came of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// Applied; every changed object now has this revision.
+    /// Applied; every changed object now has this revision. An empty command changes nothing and gets the current one.
     Applied(Revision),
     /// Nothing changed.
     Rejected(Rejection),
@@ -122,5 +123,10 @@ pub enum Rejection {
         key: String,
         /// Its holder.
         holder: String,
+    },
+    /// The command makes no sense whatever the state: a defect of its author, never of a user.
+    Malformed {
+        /// What is wrong with it.
+        reason: String,
     },
 }

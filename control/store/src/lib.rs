@@ -1,12 +1,29 @@
 //! The MVCC state machine: commands in, revisions, history and watch events out.
 //!
-//! Nothing here reads a clock or a random number; `apply` of the same commands gives the same bytes everywhere.
+//! Nothing here reads a clock or a random number; `apply` of the same commands gives the same bytes everywhere. Time, uid and
+//! generated names are stamped by the API before a command is proposed.
+//!
+//! ```text
+//! Command ──▶ Machine::apply ──▶ staged ──▶ Machine::commit ──▶ one Backend batch ──▶ current state, watch hub ──▶ Store
+//!             (one log entry)               (applied index, objects, history, counters, unique keys)
+//! ```
 
+pub mod backend;
+pub mod codec;
 pub mod command;
+mod hub;
+pub mod machine;
 pub mod read;
+mod record;
+mod state;
+pub mod testing;
+pub mod watch;
 
-pub use command::{Command, Expect, Key, Op, Outcome, Rejection, Revision};
-pub use read::{Entry, EventKind, Page, ReadError, Store, StoreEvent, Watch};
+pub use codec::Payload;
+pub use command::{Command, CounterChange, Expect, Key, Op, Outcome, Rejection, Revision, UniqueChange};
+pub use machine::{Limits, Machine, MachineError};
+pub use read::{Entry, EventKind, Page, ReadError, Store, StoreEvent, Watched};
+pub use watch::Watch;
 
 use async_trait::async_trait;
 use thiserror::Error;

@@ -100,3 +100,8 @@ pub fn check_document(
 pub fn shape_of(kind: &Kind) -> &'static table::Shape {
     Document::from(kind).table_type().map_or(&table::Shape::Any, |row| &row.shape)
 }
+
+/// A plain `value` in the one spelling that Kubernetes prints; anything that is not of the shape stays as it is.
+pub(crate) fn normal(value: &Value, shape: &'static table::Shape) -> Value {
+    check::normal(value, shape)
+}

@@ -59,6 +59,15 @@ pub(super) fn document(
     Ok(Checked { object, warnings: problems })
 }
 
+/// See [`super::normal`].
+pub(super) fn normal(value: &Value, shape: &'static Shape) -> Value {
+    let mut spelled = value.clone();
+    match scalar::check(&mut spelled, shape.resolved()) {
+        Ok(()) => spelled,
+        Err(_) => value.clone(),
+    }
+}
+
 /// Holds `apiVersion` and `kind` against what the document must be, and fills them in where they are missing.
 fn identity(document: &Document<'_>, object: &mut Value) -> Result<(), ApiError> {
     let kind = document.kind;

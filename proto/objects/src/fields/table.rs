@@ -154,6 +154,25 @@ impl Shape {
         let fields = self.fields();
         fields.binary_search_by(|field| field.name.cmp(name)).ok().map(|place| &fields[place])
     }
+
+    /// Shape and list rules of what stands under `name`: a field, or a value of a map. `None` where the table knows
+    /// nothing: free JSON, or a field that pruning will drop.
+    #[must_use]
+    pub fn child(&'static self, name: &str) -> Option<(&'static Self, ListRules)> {
+        match self.resolved() {
+            Self::Map(inner) => Some((inner, ListRules::UNSPECIFIED)),
+            object => object.field(name).map(|field| (&field.shape, field.list)),
+        }
+    }
+
+    /// Shape of the elements, if this is a list.
+    #[must_use]
+    pub fn element(&'static self) -> Option<&'static Self> {
+        match self.resolved() {
+            Self::List(element) => Some(element),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,14 @@
 //! Nodes: defaults, preparation, validation and columns.
 
-use crate::{Cause, kind::Column};
+use super::{
+    Causes, Path,
+    access::{flag, keep, keep_all_but, list, pairs, set_default, text},
+    age,
+    metadata::{self, Scope},
+    print::{condition, or_none},
+    taint,
+};
+use crate::{Cause, kind::Column, meta, names::Spelling, quantity::Quantity};
 use serde_json::Value;
 
 /// What `kubectl get` prints.
@@ -22,27 +30,123 @@ pub const SELECTABLE: &[&str] = &["spec.unschedulable"];
 
 /// Cells in the order of [`COLUMNS`].
 #[must_use]
-pub fn cells(_object: &Value, _now_seconds: i64) -> Vec<Value> {
-    COLUMNS.iter().map(|_| Value::Null).collect()
+pub fn cells(object: &Value, now_seconds: i64) -> Vec<Value> {
+    let status = &object["status"];
+    let info = |field| match text(&status["nodeInfo"], field) {
+        "" => "<unknown>",
+        text => text,
+    };
+    vec![
+        meta::name(object).into(),
+        readiness(object).into(),
+        or_none(&roles(object)),
+        age::age(object, now_seconds).into(),
+        text(&status["nodeInfo"], "kubeletVersion").into(),
+        or_none(address(status, "InternalIP")),
+        or_none(address(status, "ExternalIP")),
+        info("osImage").into(),
+        info("kernelVersion").into(),
+        info("containerRuntimeVersion").into(),
+    ]
 }
 
-/// Fills in Kubernetes' defaults.
-pub fn default(_object: &mut Value) {}
+fn readiness(object: &Value) -> String {
+    let ready = match condition(&object["status"], "Ready") {
+        Some(ready) if ready["status"] == "True" => "Ready",
+        Some(_) => "NotReady",
+        None => "Unknown",
+    };
+    if flag(&object["spec"], "unschedulable") { format!("{ready},SchedulingDisabled") } else { ready.to_owned() }
+}
 
-/// Resets what a creator may not decide.
+fn roles(object: &Value) -> String {
+    let mut roles: Vec<&str> = pairs(&object["metadata"], "labels")
+        .filter_map(|(key, value)| match key {
+            "kubernetes.io/role" => value.as_str(),
+            _ => key.strip_prefix("node-role.kubernetes.io/"),
+        })
+        .filter(|role| !role.is_empty())
+        .collect();
+    roles.sort_unstable();
+    roles.dedup();
+    roles.join(",")
+}
+
+fn address<'a>(status: &'a Value, address_type: &str) -> &'a str {
+    let wanted = list(status, "addresses").iter().find(|address| address["type"] == address_type);
+    wanted.map_or("", |address| text(address, "address"))
+}
+
+/// Fills in Kubernetes' defaults: all of the capacity may be used.
+pub fn default(object: &mut Value) {
+    if let Some(status) = object.get_mut("status")
+        && status["capacity"].is_object()
+    {
+        let capacity = status["capacity"].clone();
+        set_default(status, "allocatable", capacity);
+    }
+}
+
+/// Resets what a creator may not decide: nothing, since nodes create themselves with their status.
 pub fn prepare_create(_object: &mut Value) {}
 
 /// Carries over from `old` what this path may not change.
-pub fn prepare_update(_new: &mut Value, _old: &Value, _subresource: &str) {}
+pub fn prepare_update(new: &mut Value, old: &Value, subresource: &str) {
+    if subresource == "status" {
+        keep_all_but(new, old, "status");
+    } else {
+        keep(new, old, "status");
+    }
+}
 
 /// Everything wrong with a new, defaulted object.
 #[must_use]
-pub fn validate_create(_object: &Value) -> Vec<Cause> {
-    Vec::new()
+pub fn validate_create(object: &Value) -> Vec<Cause> {
+    let mut causes = Causes::default();
+    metadata::check_new(object, Scope::Cluster, Spelling::DnsSubdomain, &mut causes);
+    check_spec(object, &mut causes);
+    check_status(object, &mut causes);
+    causes.into_vec()
 }
 
 /// Everything wrong with a change.
 #[must_use]
-pub fn validate_update(_new: &Value, _old: &Value, _subresource: &str) -> Vec<Cause> {
-    Vec::new()
+pub fn validate_update(new: &Value, old: &Value, subresource: &str) -> Vec<Cause> {
+    let mut causes = Causes::default();
+    metadata::check_changed(new, old, &mut causes);
+    if subresource == "status" {
+        check_status(new, &mut causes);
+        return causes.into_vec();
+    }
+    check_spec(new, &mut causes);
+    let path = Path::new("spec");
+    for field in ["providerID", "podCIDR"] {
+        let (is, was) = (text(&new["spec"], field), text(&old["spec"], field));
+        if !was.is_empty() && is != was {
+            causes.forbidden(&path.child(field), "node updates may not change it once it is set");
+        }
+    }
+    causes.into_vec()
+}
+
+fn check_spec(object: &Value, causes: &mut Causes) {
+    taint::check_taints(&Path::new("spec").child("taints"), list(&object["spec"], "taints"), causes);
+}
+
+fn check_status(object: &Value, causes: &mut Causes) {
+    for field in ["capacity", "allocatable"] {
+        let path = Path::new("status").child(field);
+        for (resource, amount) in pairs(&object["status"], field) {
+            if causes.is_full() {
+                return;
+            }
+            match Quantity::from_value(amount) {
+                Err(error) => causes.invalid(&path.key(resource), amount.clone(), &error.to_string()),
+                Ok(quantity) if quantity.is_negative() => {
+                    causes.invalid(&path.key(resource), amount.clone(), "must be greater than or equal to 0");
+                }
+                Ok(_) => {}
+            }
+        }
+    }
 }

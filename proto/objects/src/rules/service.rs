@@ -1,7 +1,18 @@
 //! Services: defaults, preparation, validation and columns.
 
-use crate::{Cause, kind::Column};
-use serde_json::Value;
+mod validation;
+
+use super::{
+    access::{given, integer, items_at, keep, keep_all_but, list, object_at, remove, set_default, text},
+    age,
+    print::{labels, or_none},
+};
+use crate::{Cause, kind::Column, meta};
+use serde_json::{Value, json};
+use std::collections::{HashMap, HashSet};
+
+/// How long a client stays with its endpoint under `sessionAffinity: ClientIP`: three hours.
+const AFFINITY_SECONDS_DEFAULT: i64 = 10_800;
 
 /// What `kubectl get` prints.
 pub const COLUMNS: &[Column] = &[
@@ -19,27 +30,178 @@ pub const SELECTABLE: &[&str] = &["spec.clusterIP", "spec.type"];
 
 /// Cells in the order of [`COLUMNS`].
 #[must_use]
-pub fn cells(_object: &Value, _now_seconds: i64) -> Vec<Value> {
-    COLUMNS.iter().map(|_| Value::Null).collect()
+pub fn cells(object: &Value, now_seconds: i64) -> Vec<Value> {
+    let spec = &object["spec"];
+    vec![
+        meta::name(object).into(),
+        text(spec, "type").into(),
+        or_none(text(spec, "clusterIP")),
+        or_none(&external_ip(object)),
+        or_none(&ports(spec)),
+        age::age(object, now_seconds).into(),
+        labels(spec, "selector"),
+    ]
 }
 
-/// Fills in Kubernetes' defaults.
-pub fn default(_object: &mut Value) {}
+fn external_ip(object: &Value) -> String {
+    let spec = &object["spec"];
+    let mut addresses: Vec<&str> = Vec::new();
+    match text(spec, "type") {
+        "ExternalName" => return text(spec, "externalName").to_owned(),
+        "LoadBalancer" => {
+            let ingress = list(&object["status"]["loadBalancer"], "ingress").iter();
+            addresses.extend(ingress.map(|one| match text(one, "ip") {
+                "" => text(one, "hostname"),
+                ip => ip,
+            }));
+        }
+        _ => {}
+    }
+    addresses.extend(list(spec, "externalIPs").iter().filter_map(Value::as_str));
+    match (addresses.is_empty(), text(spec, "type")) {
+        (true, "LoadBalancer") => "<pending>".to_owned(),
+        _ => addresses.join(","),
+    }
+}
 
-/// Resets what a creator may not decide.
-pub fn prepare_create(_object: &mut Value) {}
+fn ports(spec: &Value) -> String {
+    let port = |port: &Value| {
+        let (number, protocol) = (integer(port, "port").unwrap_or_default(), text(port, "protocol"));
+        match integer(port, "nodePort").unwrap_or_default() {
+            0 => format!("{number}/{protocol}"),
+            node_port => format!("{number}:{node_port}/{protocol}"),
+        }
+    };
+    list(spec, "ports").iter().map(port).collect::<Vec<_>>().join(",")
+}
 
-/// Carries over from `old` what this path may not change.
-pub fn prepare_update(_new: &mut Value, _old: &Value, _subresource: &str) {}
+/// Fills in Kubernetes' defaults. Cluster IPs, node ports and IP families are allocated at the door.
+pub fn default(object: &mut Value) {
+    let Some(spec) = object_at(object, "spec") else { return };
+    set_default(spec, "sessionAffinity", "None");
+    if text(spec, "sessionAffinity") == "None" {
+        remove(spec, "sessionAffinityConfig");
+    } else if let Some(client) =
+        object_at(spec, "sessionAffinityConfig").and_then(|config| object_at(config, "clientIP"))
+    {
+        set_default(client, "timeoutSeconds", AFFINITY_SECONDS_DEFAULT);
+    }
+    set_default(spec, "type", "ClusterIP");
+    for port in items_at(spec, "ports") {
+        set_default(port, "protocol", "TCP");
+        let target_unset = port["targetPort"].is_null() || port["targetPort"] == 0 || port["targetPort"] == "";
+        if target_unset && let Some(number) = given(port, "port").cloned() {
+            port["targetPort"] = number;
+        }
+    }
+    let service_type = text(spec, "type").to_owned();
+    if matches!(service_type.as_str(), "NodePort" | "LoadBalancer") {
+        set_default(spec, "externalTrafficPolicy", "Cluster");
+    }
+    if matches!(service_type.as_str(), "ClusterIP" | "NodePort" | "LoadBalancer") {
+        set_default(spec, "internalTrafficPolicy", "Cluster");
+    }
+    if service_type == "LoadBalancer" {
+        set_default(spec, "allocateLoadBalancerNodePorts", true);
+    }
+}
+
+/// Resets what a creator may not decide: the status.
+pub fn prepare_create(object: &mut Value) {
+    if let Some(map) = object.as_object_mut() {
+        map.insert("status".to_owned(), json!({"loadBalancer": {}}));
+    }
+}
+
+/// Carries over from `old` what this path may not change. An update that leaves out what the door allocated keeps it, as
+/// long as the service's type still has it.
+pub fn prepare_update(new: &mut Value, old: &Value, subresource: &str) {
+    if subresource == "status" {
+        keep_all_but(new, old, "status");
+        return;
+    }
+    keep(new, old, "status");
+    let old_spec = &old["spec"];
+    let Some(spec) = object_at(new, "spec") else { return };
+    drop_what_the_type_lost(spec, old_spec);
+    if text(spec, "type") == "ExternalName" || text(old_spec, "type") == "ExternalName" {
+        return;
+    }
+    if text(spec, "clusterIP").is_empty() && list(spec, "clusterIPs").is_empty() {
+        keep(spec, old_spec, "clusterIP");
+        keep(spec, old_spec, "clusterIPs");
+    } else if !text(spec, "clusterIP").is_empty() && list(spec, "clusterIPs").is_empty() {
+        spec["clusterIPs"] = json!([spec["clusterIP"]]);
+    }
+    for field in ["ipFamilies", "ipFamilyPolicy"] {
+        if given(spec, field).is_none() {
+            keep(spec, old_spec, field);
+        }
+    }
+    let has_node_ports = |spec: &Value| matches!(text(spec, "type"), "NodePort" | "LoadBalancer");
+    if has_node_ports(spec) && has_node_ports(old_spec) {
+        keep_node_ports(spec, old_spec);
+    }
+}
+
+/// A port that says nothing about its node port keeps the one that the same port had.
+fn keep_node_ports(spec: &mut Value, old_spec: &Value) {
+    let identity = |port: &Value| (text(port, "protocol").to_owned(), integer(port, "port"));
+    let node_port = |port: &Value| integer(port, "nodePort").filter(|number| *number != 0);
+    let taken: HashSet<i64> = list(spec, "ports").iter().filter_map(node_port).collect();
+    let had: HashMap<_, i64> = list(old_spec, "ports")
+        .iter()
+        .filter_map(|port| Some((identity(port), node_port(port)?)))
+        .filter(|(_, number)| !taken.contains(number))
+        .collect();
+    for port in items_at(spec, "ports").filter(|port| node_port(port).is_none()) {
+        if let Some(number) = had.get(&identity(port)) {
+            port["nodePort"] = (*number).into();
+        }
+    }
+}
+
+/// What only the old type needed goes with it, unless the writer set it anew.
+fn drop_what_the_type_lost(spec: &mut Value, old_spec: &Value) {
+    let has_node_ports = |spec: &Value| matches!(text(spec, "type"), "NodePort" | "LoadBalancer");
+    if has_node_ports(old_spec) && !has_node_ports(spec) {
+        let had: HashSet<i64> = list(old_spec, "ports").iter().filter_map(|port| integer(port, "nodePort")).collect();
+        for port in items_at(spec, "ports") {
+            if integer(port, "nodePort").is_some_and(|number| had.contains(&number)) {
+                remove(port, "nodePort");
+            }
+        }
+        if list(spec, "externalIPs").is_empty() {
+            remove_unchanged(spec, old_spec, "externalTrafficPolicy");
+        }
+    }
+    if text(old_spec, "type") == "LoadBalancer" && text(spec, "type") != "LoadBalancer" {
+        remove_unchanged(spec, old_spec, "allocateLoadBalancerNodePorts");
+    }
+    if text(spec, "type") == "ExternalName" {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            remove_unchanged(spec, old_spec, field);
+        }
+    }
+}
+
+fn remove_unchanged(spec: &mut Value, old_spec: &Value, field: &str) {
+    if given(spec, field).is_some() && spec[field] == old_spec[field] {
+        remove(spec, field);
+    }
+}
 
 /// Everything wrong with a new, defaulted object.
 #[must_use]
-pub fn validate_create(_object: &Value) -> Vec<Cause> {
-    Vec::new()
+pub fn validate_create(object: &Value) -> Vec<Cause> {
+    validation::new(object)
 }
 
 /// Everything wrong with a change.
 #[must_use]
-pub fn validate_update(_new: &Value, _old: &Value, _subresource: &str) -> Vec<Cause> {
-    Vec::new()
+pub fn validate_update(new: &Value, old: &Value, subresource: &str) -> Vec<Cause> {
+    if subresource == "status" { validation::changed_status(new, old) } else { validation::changed(new, old) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! What a user does with a cluster: one module per verb, all over gRPC.
+
+mod apply;
+mod delete;
+mod describe;
+mod get;
+mod inspect;
+mod jsonpath;
+mod logs;
+mod print;
+mod push;
+mod target;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand};
+use coracle_sdk::{Connection, Credentials};
+use std::{path::PathBuf, process::ExitCode};
+
+/// The verbs, as the command line offers them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Create or change objects so that they are as a manifest says
+    Apply(apply::Apply),
+    /// Print objects
+    Get(get::Get),
+    /// Explain one object in detail, with its events
+    Describe(describe::Describe),
+    /// Print the log of a container
+    Logs(logs::Logs),
+    /// Delete objects
+    Delete(delete::Delete),
+    /// Push a wasm file to a registry as a workload image
+    Push(push::Push),
+    /// Say what a wasm file is, what it needs and what it offers
+    Inspect(inspect::Inspect),
+}
+
+/// Runs a verb; an error is printed by the caller and means exit code 1.
+pub(crate) async fn run(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Apply(command) => command.run().await,
+        Verb::Get(command) => command.run().await,
+        Verb::Describe(command) => command.run().await,
+        Verb::Logs(command) => command.run().await,
+        Verb::Delete(command) => command.run().await,
+        Verb::Push(command) => command.run().await,
+        Verb::Inspect(command) => command.run(),
+    }
+}
+
+/// Which cluster, and as whom.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ClusterArgs {
+    /// File with the cluster's address and credentials [default: $KUBECONFIG, then ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig to use instead of its current one
+    #[arg(long)]
+    context: Option<String>,
+}
+
+impl ClusterArgs {
+    fn credentials(&self) -> Result<Credentials> {
+        Ok(Credentials::load(self.kubeconfig.as_deref(), self.context.as_deref())?)
+    }
+
+    fn connect(&self) -> Result<(Connection, Credentials)> {
+        let credentials = self.credentials()?;
+        let connection = Connection::new(&credentials).context("cannot use the kubeconfig")?;
+        Ok((connection, credentials))
+    }
+}
+
+/// Which cluster and which namespace.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ScopeArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Namespace [default: the context's]
+    #[arg(short, long)]
+    namespace: Option<String>,
+}
+
+impl ScopeArgs {
+    /// The connection, and the namespace that is meant.
+    fn connect(&self) -> Result<(Connection, String)> {
+        let (connection, credentials) = self.cluster.connect()?;
+        Ok((connection, self.namespace.clone().unwrap_or(credentials.namespace)))
+    }
+}
