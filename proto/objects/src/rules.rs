@@ -22,3 +22,6 @@ pub mod secret;
 pub mod service;
 
 use causes::{Causes, Path};
+
+#[cfg(test)]
+mod tests;
