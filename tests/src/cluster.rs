@@ -24,8 +24,11 @@ pub struct Cluster {
     child: Option<Child>,
 }
 
-/// The binary under test, beside the test's own.
+/// The binary under test: `CORACLE_TEST_BINARY`, else the one beside the test's own.
 pub fn binary() -> Result<PathBuf> {
+    if let Some(named) = env::var_os("CORACLE_TEST_BINARY") {
+        return Ok(PathBuf::from(named));
+    }
     let test = env::current_exe().context("this test has no path")?;
     let found = test.ancestors().skip(1).map(|folder| folder.join("coracle")).find(|path| path.is_file());
     found.context("the binary `coracle` is not built; run the tests with `make test`")
