@@ -1,0 +1,107 @@
+//! Runner and compiler through their public doors, as processes.
+//!
+//! The program starts itself as runner (`runner …`), as compiler (`compile …`) and as an agent that is about to be
+//! killed (`agent …`); without such a word it runs the cases, or those whose name contains the word given.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test program, which clippy does not see because it has its own main"
+)]
+
+mod compiling;
+mod exits;
+mod files;
+mod fixture;
+mod limits;
+mod names;
+mod output;
+mod processes;
+
+use fixture::Context;
+use futures::future::BoxFuture;
+use std::{env, process::ExitCode, sync::Arc, time::Duration};
+
+type Case = (&'static str, fn(Arc<Context>) -> BoxFuture<'static, ()>);
+
+/// No case may take longer, on a machine that does other things too.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+macro_rules! cases {
+    ($($module:ident :: $name:ident),* $(,)?) => {
+        &[$((concat!(stringify!($module), "::", stringify!($name)), |context| Box::pin($module::$name(context)))),*]
+    };
+}
+
+const CASES: &[Case] = cases![
+    compiling::garbage_is_refused_with_the_reason,
+    compiling::guests_compile_and_say_their_kind,
+    compiling::what_is_no_compiler_has_failed,
+    exits::components,
+    exits::modules,
+    exits::components_may_choose_their_code,
+    exits::traps_say_where,
+    exits::arguments_and_environment_arrive,
+    exits::what_cannot_start_says_why,
+    files::mounts_are_found_where_they_should_be,
+    files::read_only_mounts_stay_as_they_are,
+    files::guests_stay_inside_their_mounts,
+    files::mounts_outside_the_volumes_are_refused,
+    limits::memory_beyond_the_limit_kills,
+    limits::a_spinning_guest_starves_nobody_and_dies_at_once,
+    limits::a_full_runner_refuses,
+    names::the_agent_answers,
+    names::a_guest_can_wait_for_a_name,
+    names::a_guest_that_waits_for_an_answer_can_be_killed,
+    names::there_are_no_sockets,
+    output::streams_arrive_in_order_and_before_the_end,
+    output::end_of_input_asks_to_stop,
+    output::large_writes_are_cut_in_pieces,
+    output::a_flood_waits_for_the_agent,
+    processes::a_runner_has_nothing_to_steal,
+    processes::a_runner_that_dies_ends_its_frames,
+    processes::a_dropped_runner_dies,
+    processes::a_runner_dies_with_its_agent,
+    processes::what_is_no_runner_is_not_ready,
+    processes::a_runner_that_breaks_the_protocol_is_killed,
+];
+
+fn main() -> ExitCode {
+    let words = env::args().skip(1).collect::<Vec<_>>();
+    match words.first().map(String::as_str) {
+        Some("runner") => coracle_runner::child::main(&words[1..]),
+        Some("compile") => coracle_runner::compile::main(&words[1..]),
+        Some("agent") => processes::agent(&words[1..]),
+        Some("measure") => runtime().block_on(fixture::measure(Arc::new(Context::new()))),
+        _ => run_cases(words.iter().find(|word| !word.starts_with('-')).map_or("", String::as_str)),
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+fn run_cases(filter: &str) -> ExitCode {
+    let runtime = runtime();
+    let context = Arc::new(Context::new());
+    let mut failed = Vec::new();
+    for (name, case) in CASES.iter().filter(|(name, _)| name.contains(filter)) {
+        let case = case(Arc::clone(&context));
+        let run = runtime.spawn(async { tokio::time::timeout(PATIENCE, case).await });
+        let verdict = match runtime.block_on(run) {
+            Ok(Ok(())) => "ok",
+            Ok(Err(_)) => "FAILED: it took too long",
+            Err(_) => "FAILED",
+        };
+        println!("test {name} ... {verdict}");
+        if verdict != "ok" {
+            failed.push(*name);
+        }
+    }
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("failed: {}", failed.join(", "));
+    ExitCode::FAILURE
+}

@@ -1,0 +1,182 @@
+//! The life of a runner process, and what it holds.
+
+use crate::fixture::{Context, Guest, exited, myself, proc_figure, until};
+use coracle_runner::{
+    process::{RunnerConfig, RunnerError, RunnerProcess},
+    protocol::ToRunner,
+};
+use nix::{
+    fcntl::{OFlag, open},
+    sys::{
+        signal::{Signal, kill},
+        stat::Mode,
+    },
+    unistd::Pid,
+};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    sync::Arc,
+};
+
+fn pid(number: u32) -> Pid {
+    Pid::from_raw(i32::try_from(number).unwrap())
+}
+
+/// A process that is gone, or only waits to be reaped.
+fn is_dead(process: u32) -> bool {
+    match fs::read_to_string(format!("/proc/{process}/stat")) {
+        Ok(text) => text.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
+        Err(_) => true,
+    }
+}
+
+fn descriptors(process: u32) -> BTreeMap<u32, PathBuf> {
+    let entries = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let entries = entries.map(|entry| entry.unwrap());
+    entries
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, fs::read_link(entry.path()).ok()?)))
+        .collect()
+}
+
+/// Inodes of the sockets that a process could reach the network with, or that somebody could connect to.
+fn open_to_the_world(process: u32) -> Vec<String> {
+    let mut inodes = Vec::new();
+    for table in ["tcp", "tcp6", "udp", "udp6", "raw", "raw6"] {
+        let text = fs::read_to_string(format!("/proc/{process}/net/{table}")).unwrap_or_default();
+        inodes.extend(text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(9).map(str::to_owned)));
+    }
+    let text = fs::read_to_string(format!("/proc/{process}/net/unix")).unwrap();
+    let listening = text.lines().skip(1).filter(|line| line.split_whitespace().nth(3) == Some("00010000"));
+    inodes.extend(listening.filter_map(|line| line.split_whitespace().nth(6).map(str::to_owned)));
+    inodes
+}
+
+pub(crate) async fn a_runner_has_nothing_to_steal(context: Arc<Context>) {
+    // A descriptor that whoever opened it forgot to close on exec.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let leaky = open(file.path(), OFlag::O_RDONLY, Mode::empty()).unwrap();
+    let mut runner = context.runner().await;
+    let start = runner.guest(Guest::Toolbox, &["wait-eof"]).await;
+    let run = runner.start(start).await;
+    runner.until_written(&run, "waiting").await;
+    let process = runner.process.pid();
+
+    assert_eq!(fs::read(format!("/proc/{process}/environ")).unwrap(), b"");
+    assert_eq!(proc_figure(process, "status", "NoNewPrivs"), 1);
+    let status = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let group = status.rsplit(')').next().unwrap().split_whitespace().nth(2).unwrap();
+    assert_eq!(group, process.to_string(), "its own process group");
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+    assert!(limits.lines().any(|line| line.starts_with("Max core file size") && line.contains(" 0 ")), "{limits}");
+
+    let open = descriptors(process);
+    assert_eq!(open[&0], Path::new("/dev/null"));
+    assert_eq!(open[&1], Path::new("/dev/null"));
+    assert!(open[&2].to_str().unwrap().starts_with("pipe:"), "{open:?}");
+    assert!(open[&3].to_str().unwrap().starts_with("socket:"), "{open:?}");
+    let exposed = open_to_the_world(process);
+    for (number, target) in &open {
+        let target = target.to_str().unwrap();
+        // wasmtime keeps compiled files open to map them into instances.
+        let code = runner.root.path().join("code");
+        let harmless = *number <= 3
+            || target.starts_with(code.to_str().unwrap())
+            || target.starts_with("anon_inode:")
+            || target.starts_with("socket:");
+        assert!(harmless, "descriptor {number} is {target}");
+        let inode = target.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
+        assert!(!exposed.iter().any(|exposed| Some(exposed.as_str()) == inode), "descriptor {number} is exposed");
+    }
+    drop(leaky);
+}
+
+pub(crate) async fn a_runner_that_dies_ends_its_frames(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    let start = runner.guest(Guest::Toolbox, &["wait-eof"]).await;
+    let run = runner.start(start).await;
+    runner.until_written(&run, "waiting").await;
+    kill(pid(runner.process.pid()), Signal::SIGKILL).unwrap();
+    assert!(runner.frames.recv().await.is_none());
+    // What is sent into the void fails once the void has been noticed.
+    while runner.process.send(ToRunner::Kill(run.clone())).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+pub(crate) async fn a_dropped_runner_dies(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    let start = runner.guest(Guest::Toolbox, &["spin"]).await;
+    let run = runner.start(start).await;
+    runner.until_written(&run, "spinning").await;
+    let process = runner.process.pid();
+    drop(runner);
+    until(|| is_dead(process)).await;
+}
+
+/// Starts a runner, says its process id, and waits to be killed.
+pub(crate) fn agent(words: &[String]) -> ExitCode {
+    crate::runtime().block_on(async {
+        let config = RunnerConfig { command: myself("runner"), root: PathBuf::from(&words[0]), max_instances: 1 };
+        let (process, _frames) = RunnerProcess::spawn(config).await.unwrap();
+        println!("{}", process.pid());
+        std::io::stdout().flush().unwrap();
+        std::future::pending::<()>().await;
+    });
+    ExitCode::SUCCESS
+}
+
+pub(crate) async fn a_runner_dies_with_its_agent(_context: Arc<Context>) {
+    let root = tempfile::tempdir().unwrap();
+    let mut command = Command::new(&myself("agent")[0]);
+    let mut agent = command.arg("agent").arg(root.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(agent.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let process = line.trim().parse().unwrap();
+    assert!(!is_dead(process));
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    until(|| is_dead(process)).await;
+}
+
+fn shell(script: &str) -> RunnerConfig {
+    let command = ["/bin/sh", "-c", script].map(OsString::from).to_vec();
+    RunnerConfig { command, root: PathBuf::from("/nonexistent"), max_instances: 1 }
+}
+
+pub(crate) async fn what_is_no_runner_is_not_ready(_context: Arc<Context>) {
+    for (script, expected) in [
+        ("echo broken beyond repair >&2; exit 3", "broken beyond repair (exit status: 3)"),
+        ("exit 0", "exit status: 0"),
+        ("printf nonsense >&0; exit 4", "exit status: 4"),
+    ] {
+        match RunnerProcess::spawn(shell(script)).await {
+            Err(RunnerError::NotReady(text)) => assert!(text.contains(expected), "{script}: {text}"),
+            other => panic!("{script}: {:?}", other.err()),
+        }
+    }
+    let missing = RunnerConfig { command: vec!["/none".into()], ..shell("") };
+    assert!(matches!(RunnerProcess::spawn(missing).await, Err(RunnerError::Spawn(_))));
+    let nothing = RunnerConfig { command: Vec::new(), ..shell("") };
+    assert!(matches!(RunnerProcess::spawn(nothing).await, Err(RunnerError::Spawn(_))));
+}
+
+pub(crate) async fn a_runner_that_breaks_the_protocol_is_killed(context: Arc<Context>) {
+    // `Ready`, and then a frame of 4 GB.
+    let script = r"printf '\1\0\0\0\0\377\377\377\377' >&0; exec sleep 1000";
+    let (process, mut frames) = RunnerProcess::spawn(shell(script)).await.unwrap();
+    assert!(frames.recv().await.is_none());
+    until(|| is_dead(process.pid())).await;
+    // And what the agent must not send is refused before it is sent.
+    let mut runner = context.runner().await;
+    let mut start = runner.guest(Guest::Toolbox, &["echo", "x"]).await;
+    let good = start.clone();
+    start.env = vec![("LARGE".into(), "x".repeat(5 << 20))];
+    let result = runner.process.send(ToRunner::Start(Box::new(start))).await;
+    assert!(matches!(result, Err(RunnerError::TooLarge { .. })), "{result:?}");
+    assert_eq!(runner.run(good).await.exit, exited(0));
+}
