@@ -5,6 +5,8 @@ pub mod auth;
 mod client;
 pub mod door;
 pub mod identity;
+pub mod listener;
 pub mod nodelink;
+pub mod registry;
 
 pub use door::{Door, DoorConfig};

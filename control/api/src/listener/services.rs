@@ -1,0 +1,43 @@
+//! The list of all that is served.
+
+use super::App;
+use crate::{
+    Door,
+    auth::Authenticator,
+    nodelink::{NodeLinkService, NodeLinks},
+    registry::{self, Registry},
+};
+use axum::Router;
+use coracle_wire::{FILE_DESCRIPTOR_SET, v1::node_link_server::NodeLinkServer};
+use std::sync::Arc;
+use tonic::service::Routes;
+use tonic_reflection::server::{Builder as Reflection, Error as ReflectionError};
+
+/// What the services stand on.
+pub struct Services {
+    /// Objects.
+    pub door: Arc<Door>,
+    /// Connected nodes.
+    pub links: Arc<NodeLinks>,
+    /// Images.
+    pub registry: Arc<Registry>,
+    /// Who is who.
+    pub authenticator: Arc<Authenticator>,
+}
+
+impl Services {
+    /// Puts them together.
+    ///
+    /// # Errors
+    /// When this build's gRPC descriptors cannot be read.
+    pub fn into_app(self) -> Result<App, ReflectionError> {
+        let Self { door: _door, links, registry, authenticator } = self;
+        let http = Router::new().merge(registry::routes(registry, Arc::clone(&authenticator)));
+        // Clients ask for either version of reflection.
+        let reflection = || Reflection::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
+        let grpc = Routes::new(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .add_service(NodeLinkServer::new(NodeLinkService::new(links, Arc::clone(&authenticator))));
+        Ok(App::new(http, grpc, authenticator))
+    }
+}

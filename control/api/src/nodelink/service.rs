@@ -1,0 +1,144 @@
+//! The gRPC service that node agents call.
+
+use super::links::{Connected, NodeLinks, Opened, Signals};
+use crate::auth::Authenticator;
+use coracle_wire::v1::{
+    NodeHello, NodeSignal, ServerPong, ServerSignal, SessionFrame, node_link_server::NodeLink, node_signal,
+    server_signal, session_frame,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+/// How long a stream may take to say what it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// A control stream that is silent for longer is taken for dead; agents ping several times within it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(40);
+/// Frames to a node that wait for it to read them.
+const SESSION_QUEUE: usize = 4;
+
+/// Serves control and session streams.
+pub struct NodeLinkService {
+    links: Arc<NodeLinks>,
+    authenticator: Arc<Authenticator>,
+}
+
+impl NodeLinkService {
+    /// A service that feeds `links`.
+    #[must_use]
+    pub fn new(links: Arc<NodeLinks>, authenticator: Arc<Authenticator>) -> Self {
+        Self { links, authenticator }
+    }
+
+    /// The name of the node that calls.
+    fn caller<T>(&self, request: &Request<T>) -> Result<String, Status> {
+        let identity = self.authenticator.authenticate_with(request.metadata().as_ref(), request.extensions());
+        let identity = identity.map_err(|error| Status::unauthenticated(error.message))?;
+        let refusal = || Status::permission_denied(format!("user \"{}\" is not a node", identity.user));
+        identity.node_name().map(str::to_owned).ok_or_else(refusal)
+    }
+}
+
+#[tonic::async_trait]
+impl NodeLink for NodeLinkService {
+    type ControlStream = ReceiverStream<Result<ServerSignal, Status>>;
+    type SessionStream = ReceiverStream<Result<SessionFrame, Status>>;
+
+    async fn control(&self, request: Request<Streaming<NodeSignal>>) -> Result<Response<Self::ControlStream>, Status> {
+        let node = self.caller(&request)?;
+        let (signals, receiver) = NodeLinks::signal_channel();
+        let links = Arc::clone(&self.links);
+        // The answer begins before the node says hello: a client may wait for it before it sends anything.
+        tokio::spawn(async move {
+            if let Err(status) = serve_control(links, &node, request.into_inner(), &signals).await {
+                tracing::debug!(node, status = status.message(), "control stream ended");
+                // Fails only when the node has gone, and then there is nobody to tell.
+                signals.try_send(Err(status)).ok();
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn session(
+        &self,
+        request: Request<Streaming<SessionFrame>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let node = self.caller(&request)?;
+        let (to_node, receiver) = mpsc::channel(SESSION_QUEUE);
+        let links = Arc::clone(&self.links);
+        tokio::spawn(async move {
+            let refusals = to_node.clone();
+            if let Err(status) = begin_session(&links, &node, request.into_inner(), to_node).await {
+                refusals.try_send(Err(status)).ok();
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// Hello, then pings, until the stream ends.
+async fn serve_control(
+    links: Arc<NodeLinks>,
+    node: &str,
+    mut inbound: Streaming<NodeSignal>,
+    signals: &Signals,
+) -> Result<(), Status> {
+    match next(&mut inbound, HELLO_TIMEOUT).await?.and_then(|message| message.signal) {
+        Some(node_signal::Signal::Hello(NodeHello { node_name })) if node_name == node => {}
+        Some(node_signal::Signal::Hello(NodeHello { node_name })) => {
+            let message = format!("the credentials are those of node \"{node}\", not of \"{node_name}\"");
+            return Err(Status::permission_denied(message));
+        }
+        _ => return Err(Status::invalid_argument("a control stream begins with hello")),
+    }
+    let connected = links.connect(node, signals.clone());
+    tracing::info!(node, "node connected");
+    let outcome = answer_pings(&connected, &mut inbound, signals).await;
+    tracing::info!(node, "node disconnected");
+    outcome
+}
+
+async fn answer_pings(
+    connected: &Connected,
+    inbound: &mut Streaming<NodeSignal>,
+    signals: &Signals,
+) -> Result<(), Status> {
+    loop {
+        let message = tokio::select! {
+            () = connected.ended.cancelled() => {
+                return Err(Status::aborted("a newer connection of this node has taken over, or the server stops"));
+            }
+            message = next(inbound, IDLE_TIMEOUT) => message?,
+        };
+        match message.map(|message| message.signal) {
+            None => return Ok(()),
+            Some(Some(node_signal::Signal::Ping(_))) => {
+                let pong = ServerSignal { signal: Some(server_signal::Signal::Pong(ServerPong {})) };
+                // A node that does not read its control stream is as good as gone; waiting for it would hide that.
+                signals.try_send(Ok(pong)).map_err(|_| Status::resource_exhausted("signals are not being read"))?;
+            }
+            Some(_) => return Err(Status::invalid_argument("only pings follow the hello")),
+        }
+    }
+}
+
+async fn begin_session(
+    links: &NodeLinks,
+    node: &str,
+    mut from_node: Streaming<SessionFrame>,
+    to_node: mpsc::Sender<Result<SessionFrame, Status>>,
+) -> Result<(), Status> {
+    match next(&mut from_node, HELLO_TIMEOUT).await?.and_then(|message| message.frame) {
+        Some(session_frame::Frame::SessionId(id)) => links.opened(node, &id, Opened { from_node, to_node }),
+        _ => Err(Status::invalid_argument("a session's first frame names the session")),
+    }
+}
+
+/// The next message, or `None` at the stream's end.
+async fn next<T>(stream: &mut Streaming<T>, limit: Duration) -> Result<Option<T>, Status> {
+    match tokio::time::timeout(limit, stream.message()).await {
+        Ok(message) => message,
+        Err(_) => Err(Status::deadline_exceeded("nothing was sent for too long")),
+    }
+}

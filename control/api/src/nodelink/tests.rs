@@ -1,0 +1,265 @@
+use super::*;
+use crate::{auth::Authenticator, identity::Identity};
+use coracle_objects::Reason;
+use coracle_wire::v1::{
+    NodeHello, NodePing, NodeSignal, OpenSession, ServerSignal, SessionEnd, SessionFrame,
+    node_link_client::NodeLinkClient, node_link_server::NodeLinkServer, node_signal, open_session::Purpose,
+    server_signal, session_frame::Frame,
+};
+use futures::StreamExt;
+use hyper_util::rt::TokioIo;
+use std::{io, sync::Arc};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code, Request, Status, Streaming,
+    transport::{Channel, Endpoint, Server},
+};
+
+struct Setting {
+    links: Arc<NodeLinks>,
+    channel: Channel,
+    closing: CancellationToken,
+}
+
+async fn setting() -> Setting {
+    let closing = CancellationToken::new();
+    let links = NodeLinks::new(closing.clone());
+    let mut authenticator = Authenticator::new().with_token("admin", Identity::admin());
+    for node in ["one", "two"] {
+        authenticator = authenticator.with_token(node, Identity::node(node));
+    }
+    let service = NodeLinkServer::new(NodeLinkService::new(Arc::clone(&links), Arc::new(authenticator)));
+    let (client, server) = tokio::io::duplex(1 << 16);
+    let incoming = futures::stream::iter([Ok::<_, io::Error>(server)]);
+    tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+    let mut client = Some(TokioIo::new(client));
+    let connector = tower::service_fn(move |_| {
+        std::future::ready(client.take().ok_or_else(|| io::Error::other("there is one connection only")))
+    });
+    let channel = Endpoint::from_static("http://server").connect_with_connector(connector).await.unwrap();
+    Setting { links, channel, closing }
+}
+
+fn with_token<T>(token: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    request
+}
+
+fn hello(node: &str) -> NodeSignal {
+    NodeSignal { signal: Some(node_signal::Signal::Hello(NodeHello { node_name: node.to_owned() })) }
+}
+
+fn frame(frame: Frame) -> SessionFrame {
+    SessionFrame { frame: Some(frame) }
+}
+
+/// A node as a test plays it.
+struct Node {
+    token: &'static str,
+    client: NodeLinkClient<Channel>,
+    to_server: mpsc::Sender<NodeSignal>,
+    signals: Streaming<ServerSignal>,
+}
+
+impl Node {
+    async fn connect(setting: &Setting, token: &'static str, name: &str) -> Self {
+        let mut client = NodeLinkClient::new(setting.channel.clone());
+        let (to_server, outgoing) = mpsc::channel(8);
+        let answer = client.control(with_token(token, ReceiverStream::new(outgoing))).await.unwrap();
+        to_server.send(hello(name)).await.unwrap();
+        Self { token, client, to_server, signals: answer.into_inner() }
+    }
+
+    /// Connected: the server has answered a ping.
+    async fn ready(setting: &Setting, name: &'static str) -> Self {
+        let mut node = Self::connect(setting, name, name).await;
+        node.ping().await.unwrap();
+        node
+    }
+
+    async fn ping(&mut self) -> Result<(), Status> {
+        let ping = NodeSignal { signal: Some(node_signal::Signal::Ping(NodePing {})) };
+        self.to_server.send(ping).await.ok();
+        match self.signals.message().await?.and_then(|message| message.signal) {
+            Some(server_signal::Signal::Pong(_)) => Ok(()),
+            other => Err(Status::internal(format!("no pong but {other:?}"))),
+        }
+    }
+
+    async fn asked(&mut self) -> OpenSession {
+        match self.signals.message().await.unwrap().and_then(|message| message.signal) {
+            Some(server_signal::Signal::OpenSession(open)) => open,
+            other => panic!("not asked for a session: {other:?}"),
+        }
+    }
+
+    async fn open(&mut self, session_id: String) -> (mpsc::Sender<SessionFrame>, Streaming<SessionFrame>) {
+        let (sender, outgoing) = mpsc::channel(1);
+        let answer = self.client.session(with_token(self.token, ReceiverStream::new(outgoing))).await.unwrap();
+        sender.send(frame(Frame::SessionId(session_id))).await.unwrap();
+        (sender, answer.into_inner())
+    }
+}
+
+fn request() -> LogRequest {
+    LogRequest {
+        namespace: "default".to_owned(),
+        pod: "p".to_owned(),
+        container: "c".to_owned(),
+        ..LogRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn a_log_comes_over_a_session_that_the_node_opens() {
+    let setting = setting().await;
+    let mut node = Node::ready(&setting, "one").await;
+    let links = Arc::clone(&setting.links);
+    let reading = tokio::spawn(async move { links.open("one", request()).await });
+    let asked = node.asked().await;
+    assert_eq!(asked.purpose, Some(Purpose::Logs(request())));
+    let (sender, _answer) = node.open(asked.session_id).await;
+    for line in ["a\n", "b\n"] {
+        sender.send(frame(Frame::Data(Bytes::from_static(line.as_bytes())))).await.unwrap();
+    }
+    sender.send(frame(Frame::End(SessionEnd::default()))).await.unwrap();
+    let log = reading.await.unwrap().unwrap_or_else(|error| panic!("{error}"));
+    let text: Vec<_> = log.map(Result::unwrap).collect().await;
+    assert_eq!(text.concat(), b"a\nb\n");
+}
+
+#[tokio::test]
+async fn a_refusal_before_the_first_byte_is_an_error_and_a_break_later_too() {
+    let setting = setting().await;
+    let mut node = Node::ready(&setting, "one").await;
+    let links = Arc::clone(&setting.links);
+    let reading = tokio::spawn(async move { links.open("one", request()).await.map(drop) });
+    let asked = node.asked().await;
+    let (sender, _answer) = node.open(asked.session_id).await;
+    let status = ApiError::bad_request("container \"c\" is waiting to start").to_status().to_string();
+    sender.send(frame(Frame::End(SessionEnd { status: status.into() }))).await.unwrap();
+    let error = reading.await.unwrap().unwrap_err();
+    assert_eq!((error.code(), error.message.as_str()), (400, "container \"c\" is waiting to start"));
+
+    let links = Arc::clone(&setting.links);
+    let reading = tokio::spawn(async move { links.open("one", request()).await });
+    let asked = node.asked().await;
+    let (sender, _answer) = node.open(asked.session_id).await;
+    sender.send(frame(Frame::Data(Bytes::from_static(b"half")))).await.unwrap();
+    drop(sender);
+    let mut log = reading.await.unwrap().unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(log.next().await.unwrap().unwrap(), "half");
+    assert_eq!(log.next().await.unwrap().unwrap_err().reason, Reason::ServiceUnavailable);
+    assert!(log.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_ends_the_nodes_call() {
+    let setting = setting().await;
+    let mut node = Node::ready(&setting, "one").await;
+    let links = Arc::clone(&setting.links);
+    let reading = tokio::spawn(async move { links.open("one", request()).await });
+    let asked = node.asked().await;
+    let (sender, mut answer) = node.open(asked.session_id).await;
+    sender.send(frame(Frame::Data(Bytes::from_static(b"x")))).await.unwrap();
+    drop(reading.await.unwrap());
+    assert!(matches!(answer.message().await, Ok(None) | Err(_)), "the node is told that nobody listens");
+}
+
+#[tokio::test]
+async fn a_flood_that_nobody_reads_does_not_delay_the_control_stream() {
+    let setting = setting().await;
+    let mut node = Node::ready(&setting, "one").await;
+    let links = Arc::clone(&setting.links);
+    let reading = tokio::spawn(async move { links.open("one", request()).await });
+    let asked = node.asked().await;
+    let (sender, _answer) = node.open(asked.session_id).await;
+    // Fill the session until the server's window is used up: then `try_send` stays refused.
+    let chunk = Bytes::from(vec![b'x'; 16 * 1024]);
+    let (stop, mut stopped) = mpsc::channel::<()>(1);
+    let flood = tokio::spawn(async move {
+        let mut sent = 0_usize;
+        loop {
+            tokio::select! {
+                _ = stopped.recv() => return sent,
+                result = sender.send(frame(Frame::Data(chunk.clone()))) => {
+                    if result.is_err() {
+                        return sent;
+                    }
+                    sent += chunk.len();
+                }
+            }
+        }
+    });
+    let log = reading.await.unwrap();
+    for _ in 0..50 {
+        node.ping().await.unwrap();
+    }
+    drop(stop);
+    assert!(flood.await.unwrap() < 64 << 20, "the flood was held back");
+    drop(log);
+}
+
+#[tokio::test]
+async fn only_the_node_itself_speaks_for_a_node() {
+    let setting = setting().await;
+    let mut client = NodeLinkClient::new(setting.channel.clone());
+    for (token, code) in [("admin", Code::PermissionDenied), ("wrong", Code::Unauthenticated)] {
+        let error = client.control(with_token(token, futures::stream::empty())).await.unwrap_err();
+        assert_eq!(error.code(), code, "{token}");
+        let error = client.session(with_token(token, futures::stream::empty())).await.unwrap_err();
+        assert_eq!(error.code(), code, "{token}");
+    }
+    let mut impostor = Node::connect(&setting, "two", "one").await;
+    assert_eq!(impostor.signals.message().await.unwrap_err().code(), Code::PermissionDenied);
+    assert!(!setting.links.is_connected("one"));
+}
+
+#[tokio::test]
+async fn another_node_cannot_take_a_session() {
+    let setting = setting().await;
+    let mut one = Node::ready(&setting, "one").await;
+    let mut two = Node::ready(&setting, "two").await;
+    let links = Arc::clone(&setting.links);
+    let reading = tokio::spawn(async move { links.open("one", request()).await });
+    let asked = one.asked().await;
+    let (_sender, mut refused) = two.open(asked.session_id.clone()).await;
+    assert_eq!(refused.message().await.unwrap_err().code(), Code::NotFound);
+    let (sender, _answer) = one.open(asked.session_id).await;
+    sender.send(frame(Frame::End(SessionEnd::default()))).await.unwrap();
+    assert!(reading.await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_there_is_named() {
+    let setting = setting().await;
+    let absent = |result: Result<_, ApiError>| {
+        let error = result.map(drop).unwrap_err();
+        assert_eq!(error.reason, Reason::ServiceUnavailable);
+        assert!(error.message.contains("node \"one\""), "{}", error.message);
+    };
+    absent(setting.links.open("one", request()).await);
+    // Asked, but gone before it opened the session.
+    let mut node = Node::ready(&setting, "one").await;
+    let links = Arc::clone(&setting.links);
+    let reading = tokio::spawn(async move { links.open("one", request()).await });
+    node.asked().await;
+    drop(node);
+    absent(reading.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_second_connection_replaces_the_first_and_closing_ends_all() {
+    let setting = setting().await;
+    let mut first = Node::ready(&setting, "one").await;
+    let mut second = Node::ready(&setting, "one").await;
+    assert_eq!(first.signals.message().await.unwrap_err().code(), Code::Aborted);
+    drop(first);
+    second.ping().await.unwrap();
+    assert!(setting.links.is_connected("one"));
+    setting.closing.cancel();
+    assert_eq!(second.signals.message().await.unwrap_err().code(), Code::Aborted);
+}

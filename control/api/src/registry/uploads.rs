@@ -1,0 +1,138 @@
+//! Uploads under way: a file that grows and its hash so far.
+
+use super::{
+    MAX_BLOB_BYTES, MAX_UPLOADS,
+    blobs::Blobs,
+    error::{Code, Refusal},
+    path::Digest,
+};
+use axum::body::Body;
+use futures::StreamExt as _;
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+use std::{collections::HashMap, fs, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{fs::File, io::AsyncWriteExt as _, time::Instant};
+use uuid::Uuid;
+
+/// A client that sends nothing for longer has gone away.
+const STALL_TIMEOUT: Duration = Duration::from_mins(1);
+/// An upload that nobody has touched for longer makes room for a new one.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
+
+/// All uploads.
+pub(super) struct Uploads {
+    blobs: Arc<Blobs>,
+    running: Mutex<HashMap<String, Entry>>,
+}
+
+struct Entry {
+    repository: String,
+    touched: Instant,
+    upload: Arc<tokio::sync::Mutex<Upload>>,
+}
+
+/// One upload. Dropping it removes its file.
+pub(super) struct Upload {
+    path: PathBuf,
+    file: File,
+    hash: Sha256,
+    /// Bytes written.
+    pub(super) size: u64,
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // Gone already when it has become a blob.
+        fs::remove_file(&self.path).ok();
+    }
+}
+
+impl Uploads {
+    pub(super) fn new(blobs: Arc<Blobs>) -> Self {
+        Self { blobs, running: Mutex::default() }
+    }
+
+    /// Begins an upload and answers its id.
+    pub(super) async fn begin(&self, repository: &str) -> Result<String, Refusal> {
+        let id = Uuid::new_v4().to_string();
+        let path = self.blobs.uploads().join(&id);
+        let file = File::options().write(true).create_new(true).open(&path).await?;
+        let upload = Arc::new(tokio::sync::Mutex::new(Upload { path, file, hash: Sha256::new(), size: 0 }));
+        let now = Instant::now();
+        let mut running = self.running.lock();
+        if running.len() >= MAX_UPLOADS {
+            running.retain(|_, entry| now.duration_since(entry.touched) < IDLE_TIMEOUT);
+        }
+        if running.len() >= MAX_UPLOADS {
+            let message = format!("{MAX_UPLOADS} uploads are under way; try again when one has ended");
+            return Err(Refusal::new(Code::TooManyRequests, message));
+        }
+        running.insert(id.clone(), Entry { repository: repository.to_owned(), touched: now, upload });
+        Ok(id)
+    }
+
+    /// The upload, which must have been begun in `repository`.
+    pub(super) fn find(&self, repository: &str, id: &str) -> Result<Arc<tokio::sync::Mutex<Upload>>, Refusal> {
+        let mut running = self.running.lock();
+        let entry = running.get_mut(id).filter(|entry| entry.repository == repository).ok_or_else(unknown)?;
+        entry.touched = Instant::now();
+        Ok(Arc::clone(&entry.upload))
+    }
+
+    /// Forgets an upload; its file goes with the last request that uses it.
+    pub(super) fn cancel(&self, repository: &str, id: &str) -> Result<(), Refusal> {
+        self.find(repository, id)?;
+        self.running.lock().remove(id);
+        Ok(())
+    }
+
+    /// Completes an upload: when its content has `digest` it becomes a blob; otherwise nothing is left of it.
+    pub(super) async fn finish(&self, repository: &str, id: &str, digest: &Digest) -> Result<(), Refusal> {
+        let upload = self.find(repository, id)?;
+        let upload = upload.lock().await;
+        // From here on the upload ends, whatever comes of it; a second request that waited finds nothing.
+        if self.running.lock().remove(id).is_none() {
+            return Err(unknown());
+        }
+        let actual = Digest::of(&upload.hash.clone().finalize());
+        if actual != *digest {
+            let message = format!("the content is {}, not {}", actual.as_str(), digest.as_str());
+            return Err(Refusal::new(Code::DigestInvalid, message));
+        }
+        if self.blobs.size(digest).await?.is_none() {
+            upload.file.sync_all().await?;
+            self.blobs.keep(upload.path.clone(), digest).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Upload {
+    /// Appends a request's body. What has arrived when it breaks off stays, and can be continued.
+    pub(super) async fn append(&mut self, body: Body) -> Result<(), Refusal> {
+        let mut chunks = body.into_data_stream();
+        loop {
+            let chunk = match tokio::time::timeout(STALL_TIMEOUT, chunks.next()).await {
+                Ok(None) => break,
+                Ok(Some(Ok(chunk))) => chunk,
+                Ok(Some(Err(error))) => {
+                    return Err(Refusal::new(Code::BlobUploadInvalid, format!("the body broke off: {error}")));
+                }
+                Err(_) => return Err(Refusal::new(Code::BlobUploadInvalid, "nothing was sent for too long")),
+            };
+            let size = self.size + chunk.len() as u64;
+            if size > MAX_BLOB_BYTES {
+                return Err(Refusal::new(Code::SizeInvalid, format!("a blob may have {MAX_BLOB_BYTES} bytes at most")));
+            }
+            self.file.write_all(&chunk).await?;
+            self.hash.update(&chunk);
+            self.size = size;
+        }
+        self.file.flush().await?;
+        Ok(())
+    }
+}
+
+fn unknown() -> Refusal {
+    Refusal::new(Code::BlobUploadUnknown, "there is no such upload; it may have ended or been given up")
+}
