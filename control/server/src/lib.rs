@@ -1,67 +1,91 @@
 //! Composition root of the control plane: configuration, certificates, wiring, shutdown.
+//!
+//! Nothing here decides anything about objects: what the server itself needs in the cluster (the first namespaces,
+//! the `kubernetes` service) it creates through the door like everybody else.
 
-use std::{net::SocketAddr, path::PathBuf};
+mod bootstrap;
+mod credentials;
+mod files;
+mod kubeconfig;
+mod pki;
+mod start;
+
+pub use credentials::{NodeCredentials, node_credentials};
+pub use kubeconfig::reachable;
+pub use start::{RunningServer, start};
+
+use coracle_objects::ApiError;
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 use thiserror::Error;
-use tokio_util::sync::CancellationToken;
+
+/// IPv4 range from which Services get their cluster IPs.
+pub const SERVICE_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 16);
+/// Cluster IP of the service `kubernetes`: the first of the range.
+pub const KUBERNETES_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
 /// How a server runs.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
     /// Everything it keeps lies below.
     pub data_dir: PathBuf,
-    /// Where the API listens.
+    /// Where the API listens; with port 0 the system picks one.
     pub listen: SocketAddr,
     /// Its name among the servers.
     pub name: String,
+    /// Nodes to make credentials for, besides those that have some already. A node's token is known to the server
+    /// from its next start on.
+    pub nodes: Vec<String>,
 }
 
-/// What a node needs to join; written at `DIR/nodes/NAME/` by [`node_credentials`].
-#[derive(Debug, Clone)]
-pub struct NodeCredentials {
-    /// PEM of the cluster's CA.
-    pub ca_pem: String,
-    /// PEM of the client certificate.
-    pub certificate_pem: String,
-    /// PEM of its key.
-    pub key_pem: String,
-    /// Token for the registry.
-    pub registry_token: String,
-}
-
-/// Why a server could not start or ended.
+/// Why a server could not start.
 #[derive(Debug, Error)]
 pub enum ServerError {
-    /// owner: server
-    #[error("{0}")]
-    Start(String),
-}
-
-/// A started server.
-pub struct RunningServer {
-    /// Where it really listens.
-    pub address: SocketAddr,
-    // owner: server
-}
-
-/// Makes certificates where there are none, opens the store, and starts API, controllers and scheduler.
-///
-/// # Errors
-/// When something in the data directory or the address cannot be used.
-pub async fn start(_config: ServerConfig, _shutdown: CancellationToken) -> Result<RunningServer, ServerError> {
-    unimplemented!("owner: server")
-}
-
-/// Credentials for a node of this cluster, made with the CA in `data_dir`.
-///
-/// # Errors
-/// When the CA is not there or cannot be read.
-pub fn node_credentials(_data_dir: &std::path::Path, _node: &str) -> Result<NodeCredentials, ServerError> {
-    unimplemented!("owner: server")
-}
-
-impl RunningServer {
-    /// Waits until everything has stopped after the shutdown token was cancelled.
-    pub async fn stopped(self) {
-        unimplemented!("owner: server")
-    }
+    /// Something under the data directory cannot be made, read or written.
+    #[error("cannot use {path}")]
+    DataDir {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another server runs on the data directory.
+    #[error("{path} is in use by another coracle server (process {process}); stop it or choose another --data-dir")]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+        /// Process id of the other server.
+        process: String,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}; stop what uses it or choose another --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A certificate or key is missing or cannot be used.
+    #[error("{0}: {1}")]
+    Pki(PathBuf, String),
+    /// TLS cannot be set up with the certificates.
+    #[error("TLS cannot be set up")]
+    Tls(#[from] coracle_api::listener::TlsError),
+    /// This build's gRPC descriptors cannot be read.
+    #[error("gRPC reflection cannot be set up")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The store cannot be opened.
+    #[error("the store cannot be opened")]
+    Store(#[from] coracle_raft::ReplicaError),
+    /// The first objects could not be created.
+    #[error("the cluster's first objects could not be created")]
+    Bootstrap(#[source] ApiError),
+    /// The name of a node cannot be the name of an object.
+    #[error("\"{0}\" cannot be a node's name: use lower-case letters, digits, '-' and '.'")]
+    NodeName(String),
 }

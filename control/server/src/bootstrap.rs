@@ -1,0 +1,77 @@
+//! What every cluster has from its first start on, made through the door; doing it again changes nothing.
+
+use crate::KUBERNETES_SERVICE_IP;
+use coracle_client::{Client, Part, Write};
+use coracle_objects::{ApiError, ObjectKey, Reason, catalogue};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Namespaces that are always there.
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// How often a store that has no leader yet is asked again, and how long in between.
+const ATTEMPTS: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Creates what is missing.
+pub(crate) async fn run(client: &dyn Client, port: u16) -> Result<(), ApiError> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match create_missing(client, port).await {
+            Err(error) if error.reason == Reason::ServiceUnavailable && attempts < ATTEMPTS => {
+                tracing::debug!(%error, "the store is not ready yet");
+                tokio::time::sleep(PAUSE).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn create_missing(client: &dyn Client, port: u16) -> Result<(), ApiError> {
+    for name in NAMESPACES {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        unless_there(client.write(Write::Create(catalogue::namespaces(), namespace)).await)?;
+    }
+    let key = ObjectKey::namespaced("default", "kubernetes");
+    match client.get(catalogue::services(), &key).await {
+        Ok(service) => {
+            // After a restart the server may listen on another port.
+            let mut service = Value::clone(&service);
+            let target = &mut service["spec"]["ports"][0]["targetPort"];
+            if *target == port {
+                return Ok(());
+            }
+            *target = json!(port);
+            client.write(Write::Update(catalogue::services(), Part::Object, service)).await.map(drop)
+        }
+        Err(error) if error.reason == Reason::NotFound => {
+            unless_there(client.write(Write::Create(catalogue::services(), kubernetes_service(port))).await)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn unless_there<T>(outcome: Result<T, ApiError>) -> Result<(), ApiError> {
+    match outcome {
+        Err(error) if error.reason != Reason::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The API itself as a service; it selects no pods.
+fn kubernetes_service(port: u16) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": KUBERNETES_SERVICE_IP.to_string(),
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
+        },
+    })
+}

@@ -1,0 +1,225 @@
+//! Starting everything in its order, and stopping it in the reverse.
+
+use crate::{
+    KUBERNETES_SERVICE_IP, SERVICE_RANGE, ServerConfig, ServerError, bootstrap, credentials,
+    files::{self, Lock, SECRET},
+    kubeconfig,
+    pki::{self, Authority, Issued, Subject},
+};
+use coracle_api::{
+    Door, DoorConfig,
+    auth::Authenticator,
+    identity::{GROUP_MASTERS, Identity},
+    listener::{self, Services},
+    nodelink::NodeLinks,
+    registry::Registry,
+};
+use coracle_objects::{catalogue, meta};
+use coracle_raft::{Replica, ReplicaConfig};
+use coracle_store::{Key, Store};
+use serde_json::Value;
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// Raft id of the only server.
+const SERVER_ID: u64 = 1;
+/// How long controllers and scheduler may take to end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A started server.
+pub struct RunningServer {
+    /// Where it really listens.
+    pub address: SocketAddr,
+    stopped: JoinHandle<()>,
+}
+
+impl RunningServer {
+    /// Waits until everything has stopped after the shutdown token was cancelled.
+    pub async fn stopped(self) {
+        if let Err(error) = self.stopped.await {
+            tracing::error!(%error, "the server did not stop in order");
+        }
+    }
+}
+
+/// Makes certificates where there are none, opens the store, and starts API, controllers and scheduler.
+///
+/// # Errors
+/// When something in the data directory or the address cannot be used.
+pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<RunningServer, ServerError> {
+    let data_dir = &config.data_dir;
+    files::private_directory(data_dir)?;
+    let lock = files::lock(data_dir)?;
+    let fail = |source| ServerError::Listen { address: config.listen, source };
+    let listener = TcpListener::bind(config.listen).await.map_err(fail)?;
+    let address = listener.local_addr().map_err(fail)?;
+    let access = Access::prepare(&config, address)?;
+    let store_dir = data_dir.join("store");
+    files::private_directory(&store_dir)?;
+    let replica = Replica::open(ReplicaConfig::new(store_dir, SERVER_ID)).await?;
+    let control_plane = ControlPlane::new(data_dir, replica, access.authenticator)?;
+    if let Err(error) = bootstrap::run(&*control_plane.door.client(Identity::admin()), address.port()).await {
+        control_plane.replica.shutdown().await;
+        return Err(ServerError::Bootstrap(error));
+    }
+    let app = control_plane.services().into_app()?;
+    let stopped = tokio::spawn(control_plane.run(listener, access.tls, app, shutdown, lock));
+    tracing::info!(%address, name = config.name, "server started");
+    Ok(RunningServer { address, stopped })
+}
+
+/// Certificates, tokens and the files that hold them.
+struct Access {
+    tls: Arc<rustls::ServerConfig>,
+    authenticator: Arc<Authenticator>,
+}
+
+impl Access {
+    fn prepare(config: &ServerConfig, address: SocketAddr) -> Result<Self, ServerError> {
+        let data_dir = &config.data_dir;
+        let authority = Authority::open_or_create(data_dir)?;
+        let server = authority.ensure("server", &Subject::Server(&server_names(address)))?;
+        let admin = authority.ensure("admin", &Subject::Client { user: "admin", group: GROUP_MASTERS })?;
+        let token = files::token(&data_dir.join("admin.token"))?;
+        for node in &config.nodes {
+            credentials::ensure(&authority, data_dir, node)?;
+        }
+        let authenticator = Arc::new(credentials::authenticator(data_dir, &token)?);
+        let tls = tls(data_dir, &server, &authority)?;
+        let text = kubeconfig::render(address, authority.certificate_pem(), &admin, &token);
+        files::write(&data_dir.join("kubeconfig"), text.as_bytes(), SECRET)?;
+        Ok(Self { tls, authenticator })
+    }
+}
+
+fn tls(data_dir: &Path, server: &Issued, authority: &Authority) -> Result<Arc<rustls::ServerConfig>, ServerError> {
+    let unusable =
+        |error: rustls_pki_types::pem::Error| ServerError::Pki(data_dir.join("pki/server.crt"), error.to_string());
+    let (chain, key) = pki::tls_pair(server).map_err(unusable)?;
+    Ok(listener::tls_config(chain, key, authority.certificate().clone())?)
+}
+
+/// Names under which the API is reached.
+fn server_names(address: SocketAddr) -> Vec<String> {
+    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+    names.push(KUBERNETES_SERVICE_IP.to_string());
+    let service =
+        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+    names.extend(service.map(str::to_owned));
+    let listen = kubeconfig::reachable(address).ip().to_string();
+    if !names.contains(&listen) {
+        names.push(listen);
+    }
+    names
+}
+
+/// Everything that runs.
+struct ControlPlane {
+    replica: Replica,
+    door: Arc<Door>,
+    links: Arc<NodeLinks>,
+    registry: Arc<Registry>,
+    authenticator: Arc<Authenticator>,
+}
+
+impl ControlPlane {
+    fn new(data_dir: &Path, replica: Replica, authenticator: Arc<Authenticator>) -> Result<Self, ServerError> {
+        let blob_dir = data_dir.join("blobs");
+        files::private_directory(&blob_dir)?;
+        let store = replica.store().clone();
+        let proposer = Arc::new(replica.clone());
+        let registry = Registry::open(blob_dir.clone(), proposer.clone(), store.clone())
+            .map_err(|source| ServerError::DataDir { path: blob_dir.clone(), source })?;
+        let door = Door::new(DoorConfig { proposer, store: store.clone(), service_range: SERVICE_RANGE, blob_dir });
+        let links = NodeLinks::new(door.closing().clone());
+        door.set_log_reader(Arc::clone(&links) as _);
+        let connected = Arc::clone(&links);
+        door.set_ready_check(Box::new(move || missing(&store, &|node| connected.is_connected(node))));
+        Ok(Self { replica, door, links, registry: Arc::new(registry), authenticator })
+    }
+
+    fn services(&self) -> Services {
+        Services {
+            door: Arc::clone(&self.door),
+            links: Arc::clone(&self.links),
+            registry: Arc::clone(&self.registry),
+            authenticator: Arc::clone(&self.authenticator),
+        }
+    }
+
+    /// Runs until `shutdown` is cancelled and everything has stopped.
+    async fn run(
+        self,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        app: listener::App,
+        shutdown: CancellationToken,
+        lock: Lock,
+    ) {
+        let loops = CancellationToken::new();
+        let scheduler = coracle_scheduler::run(self.door.client(Identity::scheduler()), loops.clone());
+        let controllers = coracle_controllers::run(self.door.client(Identity::controller_manager()), loops.clone());
+        let background = [tokio::spawn(scheduler), tokio::spawn(controllers)];
+        let serving = tokio::spawn(listener::serve(listener, tls, app, shutdown.clone()));
+        shutdown.cancelled().await;
+        // Loops first, so that none of them mistakes the end of its watches for a failure.
+        loops.cancel();
+        self.door.close();
+        for task in background {
+            let abort = task.abort_handle();
+            if tokio::time::timeout(STOP_TIMEOUT, task).await.is_err() {
+                tracing::warn!("a control loop did not stop in time");
+                abort.abort();
+            }
+        }
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the listener failed");
+        }
+        self.replica.shutdown().await;
+        drop(lock);
+    }
+}
+
+/// What is missing before a pod could run: a node that is ready, and is there: after a restart the store still shows
+/// what nodes said before it.
+fn missing(store: &Store, is_connected: &dyn Fn(&str) -> bool) -> Vec<String> {
+    let nodes = match store.list(&Key::prefix("", catalogue::nodes().plural, None), None, 0, None) {
+        Ok(page) => page.entries,
+        Err(error) => return vec![format!("the store cannot be read: {error}")],
+    };
+    let ready = nodes.iter().any(|entry| {
+        let node: Result<Value, _> = serde_json::from_slice(&entry.value);
+        node.is_ok_and(|node| is_ready(&node) && is_connected(meta::name(&node)))
+    });
+    if ready { Vec::new() } else { vec!["no node is ready".to_owned()] }
+}
+
+fn is_ready(node: &Value) -> bool {
+    let mut conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_of_the_certificate_follow_the_address() {
+        let names = server_names("127.0.0.7:1".parse().unwrap());
+        assert!(names.contains(&"127.0.0.7".to_owned()));
+        assert!(names.contains(&"10.96.0.1".to_owned()));
+        let everywhere = server_names("0.0.0.0:1".parse().unwrap());
+        assert_eq!(everywhere.iter().filter(|name| *name == "127.0.0.1").count(), 1);
+    }
+
+    #[test]
+    fn a_node_is_ready_when_it_says_so() {
+        let node = |kind: &str, status: &str| json!({"status": {"conditions": [{"type": kind, "status": status}]}});
+        assert!(is_ready(&node("Ready", "True")));
+        assert!(!is_ready(&node("Ready", "Unknown")));
+        assert!(!is_ready(&node("MemoryPressure", "True")));
+        assert!(!is_ready(&json!({})));
+    }
+}
