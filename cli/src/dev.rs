@@ -1,0 +1,85 @@
+//! `coracle dev`: control plane and one node in this process; guests run in processes of their own here too.
+
+use crate::{
+    node,
+    server::{absolute, address},
+    signals::Signals,
+};
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use coracle_server::ServerConfig;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+use tokio_util::sync::CancellationToken;
+
+/// The options of `coracle dev`.
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    /// Directory for everything; made when it is not there, continued when it is
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Address of the API; with port 0 the system picks a free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:6443", value_parser = address)]
+    pub(crate) listen: SocketAddr,
+    /// Name of the node
+    #[arg(long, value_name = "NAME", default_value = "node-1")]
+    node_name: String,
+}
+
+impl Dev {
+    /// Runs until a signal asks it to stop.
+    pub(crate) async fn run(self) -> Result<ExitCode> {
+        let mut signals = Signals::listen()?;
+        let data_dir = absolute(&self.data_dir)?;
+        let (server_stop, agent_stop) = (CancellationToken::new(), CancellationToken::new());
+        let config = ServerConfig {
+            data_dir: data_dir.clone(),
+            listen: self.listen,
+            name: "server-1".to_owned(),
+            nodes: vec![self.node_name.clone()],
+        };
+        let server = coracle_server::start(config, server_stop.clone()).await?;
+        let reachable = coracle_server::reachable(server.address);
+        let credentials = coracle_server::node_credentials(&data_dir, &self.node_name)?;
+        let config = node::config(
+            credentials,
+            data_dir.join("node"),
+            format!("https://{reachable}"),
+            reachable.ip().to_string(),
+        )?;
+        let mut agent = tokio::spawn(coracle_agent::run(config, agent_stop.clone()));
+        print_banner(reachable, &data_dir, &self.node_name);
+        let ended = tokio::select! {
+            ended = &mut agent => Some(ended),
+            () = signals.next() => None,
+        };
+        // The agent first: it still has to say how its pods ended.
+        agent_stop.cancel();
+        let ended_by_itself = ended.is_some();
+        let ended = match ended {
+            Some(ended) => ended,
+            None => signals.or_exit(agent).await,
+        };
+        server_stop.cancel();
+        signals.or_exit(server.stopped()).await;
+        ended.context("the node agent failed")??;
+        if ended_by_itself {
+            bail!("the node agent has ended by itself");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "says what to type next")]
+fn print_banner(address: SocketAddr, data_dir: &Path, node: &str) {
+    println!("Coracle is up: https://{address}, node {node}, everything under {}\n", data_dir.display());
+    println!("  export KUBECONFIG={}/kubeconfig", data_dir.display());
+    println!("  kubectl get nodes");
+    println!("  coracle push hello.wasm hello:1");
+    println!("  kubectl run hello --image=hello:1 --restart=Never");
+    println!("  kubectl logs -f hello\n");
+    println!("Ctrl-C stops it. Started again on the same directory, everything is still there.");
+}

@@ -1,0 +1,78 @@
+//! `coracle server`: the control plane alone.
+
+use crate::signals::Signals;
+use anyhow::{Context as _, Result};
+use clap::Args;
+use coracle_server::ServerConfig;
+use std::{
+    net::{SocketAddr, ToSocketAddrs as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+use tokio_util::sync::CancellationToken;
+
+/// The options of `coracle server`.
+#[derive(Debug, Args)]
+pub(crate) struct Server {
+    /// Directory for everything the server keeps; made when it is not there
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Address of the API; with port 0 the system picks a free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:6443", value_parser = address)]
+    listen: SocketAddr,
+    /// Name among the servers
+    #[arg(long, default_value = "server-1")]
+    name: String,
+    /// Make credentials for a node, in DIR/nodes/NAME; may be repeated
+    #[arg(long = "node", value_name = "NAME")]
+    nodes: Vec<String>,
+}
+
+impl Server {
+    /// Runs until a signal asks it to stop.
+    pub(crate) async fn run(self) -> Result<ExitCode> {
+        let mut signals = Signals::listen()?;
+        let stop = CancellationToken::new();
+        let Self { data_dir, listen, name, nodes } = self;
+        let data_dir = absolute(&data_dir)?;
+        let config = ServerConfig { data_dir: data_dir.clone(), listen, name, nodes: nodes.clone() };
+        let server = coracle_server::start(config, stop.clone()).await?;
+        print_banner(server.address, &data_dir, &nodes);
+        signals.next().await;
+        stop.cancel();
+        signals.or_exit(server.stopped()).await;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "says what to type next")]
+fn print_banner(address: SocketAddr, data_dir: &Path, nodes: &[String]) {
+    let directory = data_dir.display();
+    println!("The control plane serves https://{address}.\n");
+    println!("  export KUBECONFIG={directory}/kubeconfig");
+    println!("  kubectl get nodes");
+    for node in nodes {
+        println!(
+            "  coracle node --server https://{address} --credentials {directory}/nodes/{node} --data-dir {node}-data"
+        );
+    }
+}
+
+/// `HOST:PORT`; of a name's addresses an IPv4 one is preferred.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let wrong = "must be HOST:PORT, for example 127.0.0.1:6443";
+    if text.rsplit_once(':').is_none_or(|(host, _)| host.is_empty()) {
+        return Err(wrong.to_owned());
+    }
+    let addresses: Vec<SocketAddr> = text.to_socket_addrs().map_err(|error| format!("{wrong}: {error}"))?.collect();
+    let preferred = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    preferred.copied().ok_or_else(|| wrong.to_owned())
+}
+
+/// The path as it means the same from any directory, since it is printed for others to use.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot use {}", path.display()))
+}
