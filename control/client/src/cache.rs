@@ -27,18 +27,17 @@ const EVENTS_PER_STEP: usize = 512;
 const RETRY: BackoffPolicy = BackoffPolicy { first: Duration::from_millis(200), max: Duration::from_secs(30) };
 
 /// What of an object is kept; lets a cache that needs only metadata drop the rest.
-pub type Projection = fn(Arc<Value>) -> Arc<Value>;
+pub type Projection = fn(&Arc<Value>) -> Arc<Value>;
 
 /// Keeps the object as it is.
 #[must_use]
-pub fn whole(object: Arc<Value>) -> Arc<Value> {
-    object
+pub fn whole(object: &Arc<Value>) -> Arc<Value> {
+    Arc::clone(object)
 }
 
 /// Keeps `apiVersion`, `kind` and `metadata` without managed fields and annotations.
 #[must_use]
-#[expect(clippy::needless_pass_by_value, reason = "the shape of a Projection")]
-pub fn metadata_only(object: Arc<Value>) -> Arc<Value> {
+pub fn metadata_only(object: &Arc<Value>) -> Arc<Value> {
     let mut kept = serde_json::Map::new();
     for field in ["apiVersion", "kind", "metadata"] {
         if let Some(value) = object.get(field) {
@@ -242,7 +241,7 @@ impl Shared {
 
     fn replace(&self, listing: Listing) {
         let items = listing.items.into_iter();
-        let fresh: BTreeMap<_, _> = items.map(|item| (meta::key(&item), (self.projection)(item))).collect();
+        let fresh: BTreeMap<_, _> = items.map(|item| (meta::key(&item), (self.projection)(&item))).collect();
         let mut objects = self.objects.write();
         if *self.synced.borrow() {
             let gone = objects.keys().filter(|key| !fresh.contains_key(*key)).cloned();
@@ -280,7 +279,7 @@ impl Shared {
             if gone {
                 objects.remove(&key);
             } else {
-                objects.insert(key.clone(), (self.projection)(object));
+                objects.insert(key.clone(), (self.projection)(&object));
             }
             changed.push(key);
         }

@@ -1,0 +1,242 @@
+//! Says that a node is unknown when nothing has been heard of it for a while. When it is heard of again, its agent says
+//! that it is ready.
+
+use crate::{
+    Context,
+    caches::NODE_LEASES,
+    runtime::{self, Controller, Next},
+};
+use async_trait::async_trait;
+use coracle_client::{Part, Write, clock, events::EventType};
+use coracle_objects::{ApiError, ObjectKey, catalogue, meta};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use std::{collections::HashMap, time::Duration};
+use time::OffsetDateTime;
+use tokio::task::JoinHandle;
+
+/// How long a node may be silent. Defaults are kube-controller-manager's.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// One that has said that it is ready before.
+    pub grace: Duration,
+    /// One that never has.
+    pub startup_grace: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self { grace: Duration::from_secs(40), startup_grace: Duration::from_mins(1) }
+    }
+}
+
+/// What becomes unknown with a silent node; `Ready` even if it was never there.
+const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+
+/// What to do about a node that has been silent for some time.
+#[derive(Debug, PartialEq)]
+pub enum Plan {
+    /// Nothing, before this much more time has passed.
+    Wait(Duration),
+    /// Nothing, before it is heard of again.
+    Leave,
+    /// Its status is to become this.
+    Unknown(Value),
+}
+
+fn condition<'a>(node: &'a Value, kind: &str) -> Option<&'a Value> {
+    node["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
+}
+
+/// What to do about `node`, which has been silent for `silent`.
+#[must_use]
+pub fn plan(node: &Value, silent: Duration, times: Times, now: OffsetDateTime) -> Plan {
+    let ready = condition(node, "Ready");
+    let allowed = if ready.is_some() { times.grace } else { times.startup_grace };
+    if ready.is_some_and(|ready| ready["status"] == "Unknown") {
+        return Plan::Leave;
+    }
+    let left = allowed.saturating_sub(silent);
+    if !left.is_zero() {
+        return Plan::Wait(left);
+    }
+    let mut unknown = node.clone();
+    let mut conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    for kind in CONDITIONS {
+        let place = conditions.iter().position(|condition| condition["type"] == kind);
+        let (reason, message) = match place {
+            Some(_) => ("NodeStatusUnknown", "Kubelet stopped posting node status."),
+            None => ("NodeStatusNeverUpdated", "Kubelet never posted node status."),
+        };
+        let mut condition = place.map_or_else(|| json!({"type": kind}), |place| conditions[place].clone());
+        condition["status"] = "Unknown".into();
+        condition["reason"] = reason.into();
+        condition["message"] = message.into();
+        condition["lastTransitionTime"] = clock::seconds_text(now).into();
+        match place {
+            Some(place) => conditions[place] = condition,
+            None if kind == "Ready" => conditions.push(condition),
+            None => {}
+        }
+    }
+    if !unknown["status"].is_object() {
+        unknown["status"] = json!({});
+    }
+    unknown["status"]["conditions"] = conditions.into();
+    Plan::Unknown(unknown)
+}
+
+/// The last sign of life of a node, and when it came *here*: the node's clock is not compared with ours.
+struct Heard {
+    sign: String,
+    at: Duration,
+}
+
+struct NodeLifecycle {
+    context: Context,
+    times: Times,
+    heard: Mutex<HashMap<String, Heard>>,
+}
+
+impl NodeLifecycle {
+    /// How long the node has been silent.
+    fn silence(&self, node: &Value) -> Duration {
+        let name = meta::name(node);
+        let lease = self.context.caches.leases.get(&ObjectKey::namespaced(NODE_LEASES, name));
+        let renewed = lease.as_ref().and_then(|lease| lease["spec"]["renewTime"].as_str()).unwrap_or_default();
+        let beat = condition(node, "Ready").and_then(|ready| ready["lastHeartbeatTime"].as_str()).unwrap_or_default();
+        let (sign, now) = (format!("{}/{renewed}/{beat}", meta::uid(node)), self.context.clock.monotonic());
+        let mut heard = self.heard.lock();
+        let last = heard.entry(name.to_owned()).or_insert_with(|| Heard { sign: sign.clone(), at: now });
+        if last.sign != sign {
+            *last = Heard { sign, at: now };
+        }
+        now.saturating_sub(last.at)
+    }
+}
+
+#[async_trait]
+impl Controller for NodeLifecycle {
+    type Key = ObjectKey;
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Next, ApiError> {
+        let Some(node) = self.context.caches.nodes.get(key) else {
+            self.heard.lock().remove(&key.name);
+            return Ok(Next::Done);
+        };
+        match plan(&node, self.silence(&node), self.times, self.context.clock.now()) {
+            Plan::Wait(time) => Ok(Next::After(time)),
+            Plan::Leave => Ok(Next::Done),
+            Plan::Unknown(status) => {
+                self.context.client.write(Write::Update(catalogue::nodes(), Part::Status, status)).await?;
+                let message = format!("Node {key} status is now: NodeNotReady");
+                self.context.recorder.record(catalogue::nodes(), &node, EventType::Normal, "NodeNotReady", &message);
+                Ok(Next::Done)
+            }
+        }
+    }
+}
+
+/// Starts the controller.
+pub fn start(context: &Context, times: Times) -> JoinHandle<()> {
+    runtime::spawn("node lifecycle", context, move |context| {
+        let leases = runtime::keys_from(&context.caches.leases, |leases, changed| {
+            let keys = runtime::changed_keys(leases, changed).into_iter();
+            keys.filter(|key| key.namespace == NODE_LEASES).map(|key| ObjectKey::cluster(key.name)).collect()
+        });
+        let sources = vec![runtime::same_keys(&context.caches.nodes), leases];
+        (NodeLifecycle { context: context.clone(), times, heard: Mutex::default() }, sources)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coracle_client::fake::{Fake, ManualClock};
+    use std::sync::Arc;
+    use time::macros::datetime;
+    use tokio_util::sync::CancellationToken;
+
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn node(status: &str, beat: &str) -> Value {
+        let ready = json!({"type": "Ready", "status": status, "reason": "R", "lastHeartbeatTime": beat});
+        json!({"metadata": {"name": "n1"}, "status": {"capacity": {"cpu": "1"}, "conditions": [
+            ready, {"type": "DiskPressure", "status": "False"}, {"type": "Own", "status": "True"},
+        ]}})
+    }
+
+    #[test]
+    fn silence_is_borne_for_a_while() {
+        let now = datetime!(2026-01-01 00:00:00 UTC);
+        let table = [
+            (node("True", "1"), 0, Some(40)),
+            (node("True", "1"), 39, Some(1)),
+            (node("False", "1"), 39, Some(1)),
+            (json!({"metadata": {}}), 59, Some(1)),
+            (node("Unknown", "1"), 99, None),
+        ];
+        for (node, silent, expected) in table {
+            let expected = expected.map_or(Plan::Leave, |wait| Plan::Wait(seconds(wait)));
+            assert_eq!(plan(&node, seconds(silent), Times::default(), now), expected, "{silent} s");
+        }
+    }
+
+    #[test]
+    fn then_its_conditions_become_unknown() {
+        let now = datetime!(2026-01-01 00:00:00 UTC);
+        let Plan::Unknown(unknown) = plan(&node("True", "1"), seconds(40), Times::default(), now) else { panic!() };
+        let table = [
+            (
+                "Ready",
+                json!({
+                    "type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown", "lastHeartbeatTime": "1",
+                    "message": "Kubelet stopped posting node status.", "lastTransitionTime": "2026-01-01T00:00:00Z",
+                }),
+            ),
+            ("Own", json!({"type": "Own", "status": "True"})),
+        ];
+        for (kind, expected) in table {
+            assert_eq!(condition(&unknown, kind), Some(&expected));
+        }
+        assert_eq!(condition(&unknown, "DiskPressure").unwrap()["status"], "Unknown");
+        assert_eq!(condition(&unknown, "PIDPressure"), None);
+        assert_eq!(unknown["status"]["capacity"]["cpu"], "1");
+        let Plan::Unknown(never) = plan(&json!({}), seconds(60), Times::default(), now) else { panic!() };
+        assert_eq!(never["status"]["conditions"][0]["reason"], "NodeStatusNeverUpdated");
+    }
+
+    #[tokio::test]
+    async fn a_silent_node_becomes_unknown_and_its_agent_brings_it_back() {
+        let (clock, shutdown) = (ManualClock::new(), CancellationToken::new());
+        let _ends = shutdown.clone().drop_guard();
+        let fake = Fake::new(&clock);
+        let lease = |renewed: &str| json!({"metadata": {"namespace": NODE_LEASES, "name": "n1"}, "spec": {"renewTime": renewed}});
+        fake.put(catalogue::nodes(), node("True", "1"));
+        let context = Context::new(fake.client(), Arc::new(clock.clone()), shutdown);
+        start(&context, Times::default());
+        let ready = || {
+            let node = fake.peek(catalogue::nodes(), &ObjectKey::cluster("n1")).unwrap();
+            condition(&node, "Ready").unwrap()["status"].as_str().unwrap().to_owned()
+        };
+        for renewed in ["a", "b", "c"] {
+            fake.put(catalogue::leases(), lease(renewed));
+            clock.advance(seconds(39)).await;
+            assert_eq!(ready(), "True");
+        }
+        clock.advance(seconds(1)).await;
+        assert_eq!(ready(), "Unknown");
+        let events = fake.peek_all(catalogue::events());
+        assert_eq!(events[0]["message"], "Node n1 status is now: NodeNotReady");
+        clock.advance(seconds(300)).await;
+
+        fake.put(catalogue::leases(), lease("d"));
+        fake.put(catalogue::nodes(), node("True", "2"));
+        clock.advance(seconds(39)).await;
+        assert_eq!(ready(), "True");
+        clock.advance(seconds(1)).await;
+        assert_eq!(ready(), "Unknown");
+    }
+}
