@@ -1,5 +1,6 @@
 //! Pods: defaults, preparation, validation and columns.
 
+mod affinity;
 mod cells;
 mod container;
 mod defaults;

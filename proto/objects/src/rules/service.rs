@@ -9,7 +9,6 @@ use super::{
 };
 use crate::{Cause, kind::Column, meta};
 use serde_json::{Value, json};
-use std::collections::{HashMap, HashSet};
 
 /// How long a client stays with its endpoint under `sessionAffinity: ClientIP`: three hours.
 const AFFINITY_SECONDS_DEFAULT: i64 = 10_800;
@@ -113,75 +112,29 @@ pub fn prepare_create(object: &mut Value) {
     }
 }
 
-/// Carries over from `old` what this path may not change. An update that leaves out what the door allocated keeps it, as
-/// long as the service's type still has it.
+/// Carries over from `old` what this path may not change. Addresses and node ports are carried over at the door, which
+/// allocates them.
 pub fn prepare_update(new: &mut Value, old: &Value, subresource: &str) {
     if subresource == "status" {
         keep_all_but(new, old, "status");
         return;
     }
     keep(new, old, "status");
-    let old_spec = &old["spec"];
-    let Some(spec) = object_at(new, "spec") else { return };
-    drop_what_the_type_lost(spec, old_spec);
-    if text(spec, "type") == "ExternalName" || text(old_spec, "type") == "ExternalName" {
-        return;
-    }
-    if text(spec, "clusterIP").is_empty() && list(spec, "clusterIPs").is_empty() {
-        keep(spec, old_spec, "clusterIP");
-        keep(spec, old_spec, "clusterIPs");
-    } else if !text(spec, "clusterIP").is_empty() && list(spec, "clusterIPs").is_empty() {
-        spec["clusterIPs"] = json!([spec["clusterIP"]]);
-    }
-    for field in ["ipFamilies", "ipFamilyPolicy"] {
-        if given(spec, field).is_none() {
-            keep(spec, old_spec, field);
-        }
-    }
-    let has_node_ports = |spec: &Value| matches!(text(spec, "type"), "NodePort" | "LoadBalancer");
-    if has_node_ports(spec) && has_node_ports(old_spec) {
-        keep_node_ports(spec, old_spec);
-    }
-}
-
-/// A port that says nothing about its node port keeps the one that the same port had.
-fn keep_node_ports(spec: &mut Value, old_spec: &Value) {
-    let identity = |port: &Value| (text(port, "protocol").to_owned(), integer(port, "port"));
-    let node_port = |port: &Value| integer(port, "nodePort").filter(|number| *number != 0);
-    let taken: HashSet<i64> = list(spec, "ports").iter().filter_map(node_port).collect();
-    let had: HashMap<_, i64> = list(old_spec, "ports")
-        .iter()
-        .filter_map(|port| Some((identity(port), node_port(port)?)))
-        .filter(|(_, number)| !taken.contains(number))
-        .collect();
-    for port in items_at(spec, "ports").filter(|port| node_port(port).is_none()) {
-        if let Some(number) = had.get(&identity(port)) {
-            port["nodePort"] = (*number).into();
-        }
+    if let Some(spec) = object_at(new, "spec") {
+        drop_what_the_type_lost(spec, &old["spec"]);
     }
 }
 
 /// What only the old type needed goes with it, unless the writer set it anew.
 fn drop_what_the_type_lost(spec: &mut Value, old_spec: &Value) {
-    let has_node_ports = |spec: &Value| matches!(text(spec, "type"), "NodePort" | "LoadBalancer");
-    if has_node_ports(old_spec) && !has_node_ports(spec) {
-        let had: HashSet<i64> = list(old_spec, "ports").iter().filter_map(|port| integer(port, "nodePort")).collect();
-        for port in items_at(spec, "ports") {
-            if integer(port, "nodePort").is_some_and(|number| had.contains(&number)) {
-                remove(port, "nodePort");
-            }
-        }
-        if list(spec, "externalIPs").is_empty() {
-            remove_unchanged(spec, old_spec, "externalTrafficPolicy");
-        }
+    let was_reachable = matches!(text(old_spec, "type"), "NodePort" | "LoadBalancer");
+    let is_reachable =
+        matches!(text(spec, "type"), "NodePort" | "LoadBalancer") || !list(spec, "externalIPs").is_empty();
+    if was_reachable && !is_reachable {
+        remove_unchanged(spec, old_spec, "externalTrafficPolicy");
     }
     if text(old_spec, "type") == "LoadBalancer" && text(spec, "type") != "LoadBalancer" {
         remove_unchanged(spec, old_spec, "allocateLoadBalancerNodePorts");
-    }
-    if text(spec, "type") == "ExternalName" {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            remove_unchanged(spec, old_spec, field);
-        }
     }
 }
 

@@ -169,9 +169,6 @@ fn volume(volume: &mut Value) {
             }
         }
     }
-    if let Some(host_path) = volume.get_mut("hostPath").filter(|source| source.is_object()) {
-        set_default(host_path, "type", "");
-    }
 }
 
 fn downward_items(source: &mut Value) {

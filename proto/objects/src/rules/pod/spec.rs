@@ -7,6 +7,7 @@ use super::{
         metadata::{self, Scope},
         network, taint,
     },
+    affinity,
     container::{self, Surroundings},
     resources, volume,
 };
@@ -14,12 +15,11 @@ use crate::{Cause, names::Spelling};
 use serde_json::Value;
 
 /// Fields that would do nothing here, and why: refused, since a manifest that relies on them would run wrongly.
-const UNSUPPORTED: [(&str, &str); 9] = [
+const UNSUPPORTED: [(&str, &str); 8] = [
     ("hostNetwork", "pods have a virtual network of their own; a WebAssembly container cannot share the host's"),
     ("hostPID", "a WebAssembly container is no process of the host"),
     ("hostIPC", "a WebAssembly container is no process of the host"),
     ("shareProcessNamespace", "WebAssembly containers are no processes"),
-    ("affinity", "affinity is not supported yet; nodeSelector is"),
     ("topologySpreadConstraints", "topology spread constraints are not supported yet"),
     ("schedulingGates", "scheduling gates are not supported yet"),
     ("resourceClaims", "resource claims are not supported"),
@@ -50,6 +50,7 @@ pub(super) fn check(spec: &Value, causes: &mut Causes) {
     causes.labels(&path.child("nodeSelector"), &spec["nodeSelector"]);
     check_security(&spec["securityContext"], &path.child("securityContext"), causes);
     check_unsupported(spec, &path, causes);
+    affinity::check(&spec["affinity"], &path.child("affinity"), causes);
     check_dns(spec, &path.child("dnsConfig"), causes);
     for (index, gate) in list(spec, "readinessGates").iter().enumerate() {
         let path = path.child("readinessGates").index(index).child("conditionType");

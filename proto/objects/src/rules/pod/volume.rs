@@ -12,13 +12,10 @@ use serde_json::Value;
 use std::collections::HashSet;
 
 /// Volume sources that nodes provide.
-const SUPPORTED_SOURCES: [&str; 6] = ["configMap", "downwardAPI", "emptyDir", "hostPath", "projected", "secret"];
+const SUPPORTED_SOURCES: [&str; 5] = ["configMap", "downwardAPI", "emptyDir", "projected", "secret"];
 
 /// What a projected volume may combine.
 const SUPPORTED_PROJECTIONS: [&str; 3] = ["configMap", "downwardAPI", "secret"];
-
-const HOST_PATH_TYPES: [&str; 8] =
-    ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
 
 /// Checks `volumes`; the answer is the names that may be mounted.
 pub(super) fn check<'a>(volumes: &'a [Value], path: &Path, causes: &mut Causes) -> HashSet<&'a str> {
@@ -54,7 +51,6 @@ fn check_source(volume: &Value, path: &Path, causes: &mut Causes) {
         }
         match field.as_str() {
             "emptyDir" => check_empty_dir(source, &path, causes),
-            "hostPath" => check_host_path(source, &path, causes),
             "secret" => check_files(source, "secretName", &path, causes),
             "configMap" => check_files(source, "name", &path, causes),
             "downwardAPI" => check_downward(source, &path, causes),
@@ -79,18 +75,6 @@ fn check_empty_dir(source: &Value, path: &Path, causes: &mut Causes) {
     let medium = text(source, "medium");
     if !matches!(medium, "" | "Memory") {
         causes.not_supported(&path.child("medium"), medium, &["", "Memory"]);
-    }
-}
-
-fn check_host_path(source: &Value, path: &Path, causes: &mut Causes) {
-    let target = text(source, "path");
-    if target.is_empty() {
-        causes.required(&path.child("path"), "");
-        return;
-    }
-    check_no_backsteps(target, &path.child("path"), causes);
-    if !HOST_PATH_TYPES.contains(&text(source, "type")) {
-        causes.not_supported(&path.child("type"), text(source, "type"), &HOST_PATH_TYPES);
     }
 }
 

@@ -176,22 +176,11 @@ fn check_cluster_ip(spec: &Value, path: &Path, causes: &mut Causes) {
             causes.invalid(&path, *address, "must be an IPv4 address: the cluster is IPv4 only");
         }
     }
-    if list(spec, "ipFamilies").iter().any(|family| family != "IPv4") {
-        causes.invalid(&path.child("ipFamilies"), spec["ipFamilies"].clone(), "the cluster is IPv4 only");
-    }
-    match text(spec, "ipFamilyPolicy") {
-        "" | "SingleStack" | "PreferDualStack" => {}
-        "RequireDualStack" => {
-            causes.invalid(
-                &path.child("ipFamilyPolicy"),
-                "RequireDualStack",
-                "this cluster is not configured for dual-stack services",
-            );
-        }
-        other => {
-            let known = ["PreferDualStack", "RequireDualStack", "SingleStack"];
-            causes.not_supported(&path.child("ipFamilyPolicy"), other, &known);
-        }
+    let policy = text(spec, "ipFamilyPolicy");
+    if !policy.is_empty() {
+        // Which families the cluster has is known to the door alone.
+        let known = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+        causes.one_of(&path.child("ipFamilyPolicy"), policy, &known);
     }
 }
 

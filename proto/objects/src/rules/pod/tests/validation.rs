@@ -120,8 +120,8 @@ fn what_cannot_work_here_is_refused() {
         (json!({"hostPID": true}), &["spec.hostPID: Forbidden: a WebAssembly container is no process of the host"]),
         (json!({"hostIPC": true}), &["spec.hostIPC: Forbidden: a WebAssembly container is no process of the host"]),
         (
-            json!({"affinity": {"nodeAffinity": {}}}),
-            &["spec.affinity: Forbidden: affinity is not supported yet; nodeSelector is"],
+            json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}}}),
+            &["spec.affinity.podAntiAffinity: Forbidden: affinity between pods is not supported yet; nodeAffinity is"],
         ),
         (
             json!({"initContainers": [{"name": "i", "image": "x:1", "restartPolicy": "Always"}]}),
@@ -152,23 +152,18 @@ fn volumes_have_unique_names_and_one_known_source() {
         (json!({"volumes": [{"emptyDir": {}}]}), &["spec.volumes[0].name: Required value"]),
         (json!({"volumes": [{"name": "A"}]}), &[label.as_str()]),
         (
-            json!({"volumes": [{"name": "a", "emptyDir": {}, "hostPath": {"path": "/x"}}]}),
-            &["spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type"],
+            json!({"volumes": [{"name": "a", "emptyDir": {}, "secret": {"secretName": "x"}}]}),
+            &["spec.volumes[0].secret: Forbidden: may not specify more than 1 volume type"],
         ),
         (
             json!({"volumes": [{"name": "a", "persistentVolumeClaim": {"claimName": "x"}}]}),
             &[
-                "spec.volumes[0].persistentVolumeClaim: Forbidden: not supported; supported volume types: configMap, downwardAPI, emptyDir, hostPath, projected, secret",
+                "spec.volumes[0].persistentVolumeClaim: Forbidden: not supported; supported volume types: configMap, downwardAPI, emptyDir, projected, secret",
             ],
         ),
         (
             json!({"volumes": [{"name": "a", "emptyDir": {"sizeLimit": "-1"}}]}),
             &["spec.volumes[0].emptyDir.sizeLimit: Forbidden: SizeLimit field must be a valid resource quantity"],
-        ),
-        (json!({"volumes": [{"name": "a", "hostPath": {}}]}), &["spec.volumes[0].hostPath.path: Required value"]),
-        (
-            json!({"volumes": [{"name": "a", "hostPath": {"path": "/a/../b"}}]}),
-            &["spec.volumes[0].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'"],
         ),
         (json!({"volumes": [{"name": "a", "secret": {}}]}), &["spec.volumes[0].secret.secretName: Required value"]),
         (json!({"volumes": [{"name": "a", "configMap": {}}]}), &["spec.volumes[0].configMap.name: Required value"]),
@@ -232,6 +227,56 @@ fn tolerations_make_sense() {
             ],
         ),
     ]);
+}
+
+#[test]
+fn node_affinity_has_terms_that_can_match() {
+    let required = |terms: Value| json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}});
+    let expression = |one: Value| required(json!([{"matchExpressions": [one]}]));
+    let terms_path = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+    let cases = [
+        (expression(json!({"key": "a", "operator": "In", "values": ["b"]})), None),
+        (required(json!([{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]}])), None),
+        (required(json!([])), Some(": Required value: must have at least one node selector term")),
+        (
+            expression(json!({"key": "a", "operator": "In"})),
+            Some(
+                "[0].matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'",
+            ),
+        ),
+        (
+            expression(json!({"key": "a", "operator": "Exists", "values": ["b"]})),
+            Some(
+                "[0].matchExpressions[0].values: Forbidden: may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+            ),
+        ),
+        (
+            expression(json!({"key": "a", "operator": "Gt"})),
+            Some(
+                "[0].matchExpressions[0].values: Required value: must be specified single value when `operator` is 'Lt' or 'Gt'",
+            ),
+        ),
+        (
+            expression(json!({"key": "a", "operator": "Is"})),
+            Some("[0].matchExpressions[0].operator: Invalid value: \"Is\": not a valid selector operator"),
+        ),
+        (
+            required(json!([{"matchFields": [{"key": "spec.x", "operator": "In", "values": ["n"]}]}])),
+            Some("[0].matchFields[0].key: Invalid value: \"spec.x\": not a valid field selector key"),
+        ),
+    ];
+    for (spec, expected) in cases {
+        let expected: Vec<String> = expected.into_iter().map(|text| format!("{terms_path}{text}")).collect();
+        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+        expect_create(&[(spec, &expected)]);
+    }
+    let preferred = json!({"weight": 0, "preference": {}});
+    expect_create(&[(
+        json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}}}),
+        &[
+            "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight: Invalid value: 0: must be in the range 1-100",
+        ],
+    )]);
 }
 
 #[test]
