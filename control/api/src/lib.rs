@@ -4,9 +4,12 @@ mod admission;
 pub mod auth;
 mod client;
 pub mod door;
+pub mod http;
 pub mod identity;
 pub mod listener;
 pub mod nodelink;
 pub mod registry;
+#[cfg(test)]
+mod testing;
 
 pub use door::{Door, DoorConfig};

@@ -2,11 +2,11 @@
 //!
 //! HTTP, gRPC and in-process callers all come through here; nothing else in this process proposes changes of objects.
 
-mod change;
+pub(crate) mod change;
 mod create;
 mod delete;
 pub(crate) mod encode;
-mod gate;
+pub(crate) mod gate;
 pub(crate) mod read;
 pub(crate) mod stamp;
 pub(crate) mod target;

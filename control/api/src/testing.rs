@@ -1,0 +1,59 @@
+//! A door over a store in memory, for this crate's tests.
+
+use crate::{
+    auth::Authenticator,
+    door::{Body, Door, DoorConfig, Target, WriteOptions},
+    identity::Identity,
+};
+use coracle_objects::{ApiError, catalogue};
+use coracle_store::testing::LocalProposer;
+use serde_json::{Value, json};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
+
+/// Token of the administrator at [`authenticator`].
+pub(crate) const TOKEN: &str = "secret";
+
+/// A door, the proposer behind it, and a namespace `default`.
+pub(crate) async fn door() -> (Arc<Door>, Arc<LocalProposer>) {
+    let proposer = Arc::new(LocalProposer::new().unwrap());
+    let door = Door::new(DoorConfig {
+        store: proposer.store().clone(),
+        proposer: Arc::clone(&proposer) as _,
+        service_range: (Ipv4Addr::new(10, 96, 0, 0), 16),
+        blob_dir: PathBuf::from("/nonexistent"),
+    });
+    create(&door, &Target::collection(catalogue::namespaces(), ""), json!({"metadata": {"name": "default"}}))
+        .await
+        .unwrap();
+    (door, proposer)
+}
+
+pub(crate) fn authenticator() -> Arc<Authenticator> {
+    Arc::new(Authenticator::new().with_token(TOKEN, Identity::admin()))
+}
+
+/// Creates an object as the administrator.
+pub(crate) async fn create(door: &Door, target: &Target, mut object: Value) -> Result<Value, ApiError> {
+    object["apiVersion"] = Value::from(target.kind.api_version());
+    object["kind"] = Value::from(target.kind.kind);
+    let written = door.create(&Identity::admin(), target, Body::Value(object), WriteOptions::default()).await?;
+    Ok(serde_json::from_slice(&written.bytes).unwrap())
+}
+
+/// A pod that is valid.
+pub(crate) fn pod(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"containers": [{"name": "main", "image": "app:1"}]},
+    })
+}
+
+/// A config map.
+pub(crate) fn config_map(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "1"}})
+}
+
+/// A service with one port.
+pub(crate) fn service(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": [{"port": 80}], "selector": {"app": "x"}}})
+}
