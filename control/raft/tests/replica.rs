@@ -1,5 +1,7 @@
 //! A replica on disk: what a server sees of it.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use bytes::Bytes;
 use coracle_raft::{Replica, ReplicaConfig, ReplicaError};
 use coracle_store::{Command, Expect, Key, Op, Outcome, ProposeError, Proposer, Revision, Watched};

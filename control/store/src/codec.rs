@@ -312,3 +312,101 @@ impl<'a> Reader<'a> {
         rest
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn expect() -> impl Strategy<Value = Expect> {
+        prop_oneof![
+            Just(Expect::Absent),
+            Just(Expect::Present),
+            any::<u64>().prop_map(|at| Expect::Revision(Revision(at)))
+        ]
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let bytes = prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from);
+        prop_oneof![
+            (".{0,40}", bytes, any::<Option<u32>>(), expect()).prop_map(|(key, value, splice_at, expect)| Op::Put {
+                key: Key(key),
+                value,
+                splice_at,
+                expect
+            }),
+            (".{0,40}", expect()).prop_map(|(key, expect)| Op::Delete { key: Key(key), expect }),
+        ]
+    }
+
+    fn command() -> impl Strategy<Value = Command> {
+        let counter = (".{0,9}", any::<i64>(), any::<Option<i64>>()).prop_map(|(name, delta, limit)| CounterChange {
+            name,
+            delta,
+            limit,
+        });
+        let unique = (".{0,9}", any::<Option<String>>()).prop_map(|(key, holder)| UniqueChange { key, holder });
+        (prop::collection::vec(op(), 0..6), prop::collection::vec(counter, 0..4), prop::collection::vec(unique, 0..4))
+            .prop_map(|(ops, counters, uniques)| Command { ops, counters, uniques })
+    }
+
+    proptest! {
+        #[test]
+        fn commands_come_back_as_they_were(command in command()) {
+            let encoded = Bytes::from(Payload::encode_command(&command));
+            prop_assert_eq!(Payload::decode(&encoded), Ok(Payload::Command(command)));
+        }
+
+        #[test]
+        fn no_cut_or_byte_makes_decoding_fail_badly(
+            command in command(), cut in any::<prop::sample::Index>(), byte in any::<u8>(),
+        ) {
+            let mut encoded = Payload::encode_command(&command);
+            let at = cut.index(encoded.len());
+            prop_assert!(Payload::decode(&Bytes::copy_from_slice(&encoded[..at])).is_err());
+            encoded[at] = byte;
+            // Whatever it makes of it, it ends and what it accepts is well-formed.
+            if let Ok(Payload::Command(other)) = Payload::decode(&Bytes::from(encoded)) {
+                let again = Bytes::from(Payload::encode_command(&other));
+                prop_assert_eq!(Payload::decode(&again), Ok(Payload::Command(other)));
+            }
+        }
+
+        #[test]
+        fn numbers_come_back(unsigned in any::<u64>(), signed in any::<i64>()) {
+            let mut out = vec![VERSION];
+            put_u64(&mut out, unsigned);
+            put_i64(&mut out, signed);
+            let mut reader = Reader::new(&out).unwrap();
+            prop_assert_eq!(reader.u64(), Ok(unsigned));
+            prop_assert_eq!(reader.i64(), Ok(signed));
+            prop_assert_eq!(reader.finish(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused() {
+        for (bytes, error) in [
+            (&[][..], CodecError::Truncated(0)),
+            (&[9, 0], CodecError::Version(9)),
+            (&[1, 7], CodecError::Tag { tag: 7, at: 1 }),
+            (&[1, 1, 5, 0], CodecError::Trailing(1)),
+            // A list that claims more elements than there are bytes must not reserve room for them.
+            (&[1, 0, 0xff, 0xff, 0xff, 0xff, 0x0f], CodecError::Truncated(7)),
+        ] {
+            assert_eq!(Payload::decode(&Bytes::copy_from_slice(bytes)), Err(error), "{bytes:?}");
+        }
+        // Eleven bytes of varint are more than 64 bits.
+        assert!(Payload::decode(&Bytes::from(vec![1, 1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2])).is_err());
+    }
+
+    #[test]
+    fn values_share_the_entry() {
+        let value = Bytes::from(vec![7; 1000]);
+        let op = Op::Put { key: Key("k".into()), value, splice_at: None, expect: Expect::Absent };
+        let encoded = Bytes::from(Payload::encode_command(&Command { ops: vec![op], ..Command::default() }));
+        let Ok(Payload::Command(command)) = Payload::decode(&encoded) else { panic!("decodes") };
+        let Op::Put { value, .. } = &command.ops[0] else { panic!("a put") };
+        assert!(encoded.as_ptr_range().contains(&value.as_ptr()));
+    }
+}

@@ -83,11 +83,19 @@ impl Watch {
     /// say at this moment.
     #[must_use]
     pub fn progress(&self) -> Option<Revision> {
-        let Feed::Live(subscription) = &self.feed else { return None };
-        // Under the lock nothing can be queued between the look at the queue and the look at the revision.
-        let hub = self.shared.hub.lock();
-        let idle = self.backlog.is_empty() && subscription.queue.is_empty() && !subscription.queue.is_closed();
-        idle.then(|| hub.revision())
+        if !self.backlog.is_empty() {
+            return None;
+        }
+        match &self.feed {
+            Feed::Ended(_) => None,
+            Feed::History => Some(self.position),
+            Feed::Live(subscription) => {
+                // Under the lock nothing can be queued between the look at the queue and the look at the revision.
+                let hub = self.shared.hub.lock();
+                let cut_off = subscription.cut_off.load(Ordering::Acquire);
+                (subscription.queue.is_empty() && !cut_off).then(|| hub.revision())
+            }
+        }
     }
 
     /// Goes live if the recent changes reach back to our position.

@@ -5,6 +5,8 @@
 //! part of a batch, neither to a reader nor after a crash, and must never lose a batch that was written with `sync`, nor
 //! any batch before it.
 
+#[cfg(test)]
+mod conformance;
 mod memory;
 mod rocks;
 

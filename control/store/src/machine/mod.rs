@@ -11,6 +11,8 @@
 mod check;
 mod segments;
 mod staged;
+#[cfg(test)]
+mod tests;
 
 use crate::backend::{Backend, BackendError, Batch, Family};
 use crate::codec::{CodecError, Payload};
