@@ -1,7 +1,34 @@
 //! Images: references, pulling, verifying, and the content store. Knows nothing of wasmtime.
+//!
+//! Whatever comes from a registry is bounded, hashed while it streams to disk, and gets its final name only when it
+//! is what the manifest announced; a name means an image here only when all of its modules are.
 
-use std::path::PathBuf;
+mod manifest;
+mod pull;
+mod reference;
+mod registry;
+mod store;
+
+use crate::{
+    manifest::{Layer, Manifest},
+    pull::{Flight, Puller},
+    registry::Registries,
+    store::Store,
+};
+use futures::FutureExt;
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
 use thiserror::Error;
+use tokio::sync::Semaphore;
+
+pub use reference::Reference;
+
+/// Most pulls at one time; others wait for their turn.
+const PARALLEL_PULLS_MAX: usize = 4;
 
 /// A registry that names without a host mean: the cluster's own.
 #[derive(Clone)]
@@ -50,7 +77,7 @@ pub struct Image {
 }
 
 /// Why an image is not here.
-#[derive(Debug, Clone, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PullError {
     /// The reference cannot be read: `InvalidImageName`.
     #[error("couldn't parse image name \"{reference}\": {detail}")]
@@ -78,23 +105,83 @@ pub enum PullError {
 
 /// The node's images; one pull per reference however many wait.
 pub struct Images {
-    // owner: agent
+    puller: Arc<Puller>,
+    flights: Arc<Mutex<HashMap<String, Flight>>>,
 }
 
 impl Images {
     /// Opens (or makes) the content store in `directory`.
     ///
     /// # Errors
-    /// When the directory cannot be used.
-    pub fn open(_directory: PathBuf, _registry: ClusterRegistry) -> std::io::Result<Self> {
-        unimplemented!("owner: agent")
+    /// When the directory or the registry's certificate cannot be used.
+    pub fn open(directory: &Path, registry: ClusterRegistry) -> io::Result<Self> {
+        let registries = Registries::new(registry)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("registry's certificate: {error}")))?;
+        Self::with_registries(directory, registries)
+    }
+
+    fn with_registries(directory: &Path, registries: Registries) -> io::Result<Self> {
+        let store = Store::open(directory)?;
+        let turns = Semaphore::new(PARALLEL_PULLS_MAX);
+        Ok(Self { puller: Arc::new(Puller { store, registries, turns }), flights: Arc::default() })
+    }
+
+    /// The image if it is here, whole.
+    ///
+    /// # Errors
+    /// [`PullError::InvalidName`] only.
+    pub fn local(&self, reference: &str) -> Result<Option<Image>, PullError> {
+        Ok(self.puller.local(&parse(reference)?))
     }
 
     /// Makes sure that the image is here.
     ///
     /// # Errors
     /// See [`PullError`].
-    pub async fn ensure(&self, _reference: &str, _policy: PullPolicy) -> Result<Image, PullError> {
-        unimplemented!("owner: agent")
+    pub async fn ensure(&self, reference: &str, policy: PullPolicy) -> Result<Image, PullError> {
+        let parsed = parse(reference)?;
+        if policy != PullPolicy::Always
+            && let Some(image) = self.puller.local(&parsed)
+        {
+            return Ok(image);
+        }
+        if policy == PullPolicy::Never {
+            return Err(PullError::NeverPull { reference: reference.to_owned() });
+        }
+        self.join(&parsed).await.map_err(|detail| PullError::Pull { reference: reference.to_owned(), detail })
+    }
+
+    /// Joins the pull of this name that is under way, or starts one. It goes on when the caller gives up.
+    async fn join(&self, reference: &Reference) -> Result<Image, String> {
+        let name = pull::index_name(reference);
+        let flight = {
+            let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(flight) = flights.get(&name) {
+                flight.clone()
+            } else {
+                let flight = self.start(name.clone(), reference.clone());
+                flights.insert(name, flight.clone());
+                flight
+            }
+        };
+        flight.await
+    }
+
+    fn start(&self, name: String, reference: Reference) -> Flight {
+        let (puller, flights) = (self.puller.clone(), self.flights.clone());
+        let task = tokio::spawn(async move {
+            let result = puller.pull(&reference).await;
+            flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            result
+        });
+        task.map(|joined| joined.unwrap_or_else(|_| Err("the pull was interrupted".to_owned()))).boxed().shared()
     }
 }
+
+fn parse(reference: &str) -> Result<Reference, PullError> {
+    Reference::parse(reference)
+        .map_err(|detail| PullError::InvalidName { reference: reference.to_owned(), detail: detail.to_owned() })
+}
+
+#[cfg(test)]
+mod tests;

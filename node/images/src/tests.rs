@@ -1,0 +1,200 @@
+//! Pulling from a registry that the test controls.
+
+use super::*;
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const TOKEN: &str = "registry-token";
+
+#[derive(Default)]
+struct Fake {
+    manifests: Mutex<HashMap<String, Vec<u8>>>,
+    blobs: Mutex<HashMap<String, Vec<u8>>>,
+    manifest_requests: AtomicUsize,
+    blob_requests: AtomicUsize,
+}
+
+impl Fake {
+    fn push(&self, tag: &str, media_type: &str, module: &[u8]) -> String {
+        let digest = digest_of(module);
+        self.blobs.lock().unwrap().insert(digest.clone(), module.to_vec());
+        let manifest = json!({
+            "schemaVersion": 2, "config": {"mediaType": "application/vnd.wasm.config.v0+json", "digest": digest, "size": 2},
+            "layers": [{"mediaType": media_type, "digest": digest, "size": module.len()}],
+        });
+        let manifest = manifest.to_string().into_bytes();
+        let digest = digest_of(&manifest);
+        let mut manifests = self.manifests.lock().unwrap();
+        manifests.insert(tag.to_owned(), manifest.clone());
+        manifests.insert(digest.clone(), manifest);
+        digest
+    }
+}
+
+fn digest_of(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+fn authorized(headers: &HeaderMap) -> bool {
+    headers.get("authorization").is_some_and(|value| value == &format!("Bearer {TOKEN}"))
+}
+
+async fn manifest(State(fake): State<Arc<Fake>>, Path(version): Path<String>, headers: HeaderMap) -> Response {
+    fake.manifest_requests.fetch_add(1, Ordering::SeqCst);
+    if !authorized(&headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let found = fake.manifests.lock().unwrap().get(&version).cloned();
+    let missing = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
+    found.map_or_else(|| (StatusCode::NOT_FOUND, missing).into_response(), IntoResponse::into_response)
+}
+
+async fn blob(State(fake): State<Arc<Fake>>, Path(digest): Path<String>) -> Response {
+    fake.blob_requests.fetch_add(1, Ordering::SeqCst);
+    let found = fake.blobs.lock().unwrap().get(&digest).cloned();
+    found.map_or_else(|| StatusCode::NOT_FOUND.into_response(), |bytes| Body::from(bytes).into_response())
+}
+
+struct World {
+    fake: Arc<Fake>,
+    images: Images,
+    directory: tempfile::TempDir,
+    address: String,
+}
+
+impl World {
+    async fn new() -> Self {
+        let fake = Arc::new(Fake::default());
+        let app = Router::new()
+            .route("/v2/app/manifests/{version}", get(manifest))
+            .route("/v2/app/blobs/{digest}", get(blob))
+            .with_state(fake.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let directory = tempfile::tempdir().unwrap();
+        let images = open(&directory, &address, TOKEN);
+        Self { fake, images, directory, address }
+    }
+}
+
+fn open(directory: &tempfile::TempDir, address: &str, token: &str) -> Images {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cluster = ClusterRegistry { address: address.to_owned(), ca_pem: String::new(), token: token.to_owned() };
+    Images::with_registries(directory.path(), Registries::plain_http(cluster)).unwrap()
+}
+
+fn detail(result: Result<Image, PullError>) -> String {
+    match result {
+        Err(PullError::Pull { detail, .. }) => detail,
+        other => panic!("expected a failed pull, got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_pulled_image_is_verified_and_stays() {
+    let world = World::new().await;
+    let digest = world.fake.push("v1", "application/wasm", b"\0asm module");
+    let image = world.images.ensure("app:v1", PullPolicy::IfNotPresent).await.unwrap();
+    assert!(image.pulled);
+    assert_eq!(image.id, format!("{}/app@{digest}", world.address));
+    assert_eq!(image.modules.len(), 1);
+    assert_eq!((image.modules[0].name.as_str(), image.size_bytes), ("app", 11));
+    assert_eq!(std::fs::read(&image.modules[0].path).unwrap(), b"\0asm module");
+
+    let requests = world.fake.manifest_requests.load(Ordering::SeqCst);
+    let again = world.images.ensure("app:v1", PullPolicy::IfNotPresent).await.unwrap();
+    assert!(!again.pulled && again.id == image.id);
+    assert_eq!(world.fake.manifest_requests.load(Ordering::SeqCst), requests, "asked although present");
+
+    let reopened = open(&world.directory, &world.address, TOKEN);
+    assert_eq!(reopened.local("app:v1").unwrap().unwrap().id, image.id);
+    assert_eq!(reopened.ensure("app:v1", PullPolicy::Never).await.unwrap().id, image.id);
+}
+
+#[tokio::test]
+async fn policies_decide_when_the_registry_is_asked() {
+    let world = World::new().await;
+    let never = world.images.ensure("app:v1", PullPolicy::Never).await.unwrap_err();
+    assert_eq!(never.to_string(), "image \"app:v1\" is not present with pull policy of Never");
+
+    world.fake.push("v1", "application/wasm", b"one");
+    let first = world.images.ensure("app:v1", PullPolicy::Always).await.unwrap();
+    assert!(!world.images.ensure("app:v1", PullPolicy::Always).await.unwrap().pulled);
+    world.fake.push("v1", "application/wasm", b"two");
+    let kept = world.images.ensure("app:v1", PullPolicy::IfNotPresent).await.unwrap();
+    assert_eq!(kept.id, first.id);
+    let second = world.images.ensure("app:v1", PullPolicy::Always).await.unwrap();
+    assert!(second.pulled && second.id != first.id);
+    assert_eq!(world.images.local("app:v1").unwrap().unwrap().id, second.id);
+}
+
+#[tokio::test]
+async fn many_that_wait_pull_once() {
+    let world = World::new().await;
+    world.fake.push("v1", "application/wasm", b"shared");
+    let all = (0..16).map(|_| world.images.ensure("app:v1", PullPolicy::IfNotPresent));
+    for result in futures::future::join_all(all).await {
+        result.unwrap();
+    }
+    assert_eq!(world.fake.manifest_requests.load(Ordering::SeqCst), 1);
+    assert_eq!(world.fake.blob_requests.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn failures_say_why_and_leave_nothing() {
+    let world = World::new().await;
+    let address = &world.address;
+    let missing = detail(world.images.ensure("app:v9", PullPolicy::IfNotPresent).await);
+    assert_eq!(missing, format!("not found in registry {address}: manifest unknown"));
+
+    let tar = "application/vnd.oci.image.layer.v1.tar";
+    world.fake.push("tar", tar, b"tar");
+    let not_wasm = detail(world.images.ensure("app:tar", PullPolicy::IfNotPresent).await);
+    assert_eq!(not_wasm, format!("app:tar is not a wasm workload image: its layers are {tar}"));
+
+    let digest = world.fake.push("bad", "application/wasm", b"what was promised");
+    let module = digest_of(b"what was promised");
+    world.fake.blobs.lock().unwrap().insert(module, b"what was delivere".to_vec());
+    let forged = detail(world.images.ensure("app:bad", PullPolicy::IfNotPresent).await);
+    assert!(forged.contains("has digest"), "{forged}");
+    assert_eq!(world.images.local("app:bad").unwrap(), None);
+
+    world.fake.manifests.lock().unwrap().insert(digest.clone(), b"{\"schemaVersion\":2,\"layers\":[]}".to_vec());
+    let forged = detail(world.images.ensure(&format!("app@{digest}"), PullPolicy::IfNotPresent).await);
+    assert!(forged.starts_with("the manifest that came for"), "{forged}");
+
+    let huge = vec![b' '; registry::MANIFEST_BYTES_MAX + 1];
+    world.fake.manifests.lock().unwrap().insert("huge".to_owned(), huge);
+    let huge = detail(world.images.ensure("app:huge", PullPolicy::IfNotPresent).await);
+    assert!(huge.contains("is longer than"), "{huge}");
+
+    let stranger = open(&world.directory, address, "wrong");
+    let denied = detail(stranger.ensure("app:v1", PullPolicy::Always).await);
+    assert_eq!(denied, format!("registry {address} denies access (401)"));
+
+    let invalid = world.images.ensure("App:v1", PullPolicy::Always).await.unwrap_err();
+    let text = "couldn't parse image name \"App:v1\": the repository name must be lowercase";
+    assert_eq!(invalid.to_string(), text);
+}
+
+#[tokio::test]
+async fn a_registry_that_is_not_there_is_named() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let directory = tempfile::tempdir().unwrap();
+    let images = open(&directory, &address, TOKEN);
+    let text = detail(images.ensure("app", PullPolicy::IfNotPresent).await);
+    assert!(text.contains(&address) && text.contains("refused"), "{text}");
+}
