@@ -155,12 +155,13 @@ pub(crate) fn parse_digest(digest: &str) -> Result<String, &'static str> {
 mod tests {
     use super::*;
 
+    type Row = (&'static str, Option<&'static str>, &'static str, Option<&'static str>, bool);
+
     const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
     #[test]
     fn names_are_taken_apart() {
         let digest = format!("sha256:{HEX}");
-        type Row = (&'static str, Option<&'static str>, &'static str, Option<&'static str>, bool);
         let rows: &[Row] = &[
             ("app", None, "app", Some("latest"), false),
             ("app:v1", None, "app", Some("v1"), false),
