@@ -1,0 +1,56 @@
+//! What every pod's owner task shares.
+
+use crate::{
+    events::Recorder,
+    guests::Guests,
+    ledger::Ledger,
+    link::{Link, NAMESPACES},
+    logs::Logs,
+    reflector::Cache,
+    reports::Reports,
+    workloads::Workloads,
+};
+use coracle_objects::{ApiError, ObjectKey, meta};
+use std::{path::PathBuf, sync::Arc};
+
+/// Objects that the agent keeps up with.
+#[derive(Clone)]
+pub(crate) struct Caches {
+    pub(crate) services: Cache,
+    pub(crate) namespaces: Cache,
+}
+
+/// See the module.
+pub(crate) struct Context {
+    pub(crate) link: Arc<dyn Link>,
+    pub(crate) workloads: Arc<dyn Workloads>,
+    pub(crate) guests: Arc<dyn Guests>,
+    pub(crate) recorder: Recorder,
+    pub(crate) reports: Arc<Reports>,
+    pub(crate) logs: Arc<Logs>,
+    pub(crate) ledger: Ledger,
+    pub(crate) caches: Caches,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) host_ip: String,
+}
+
+impl Context {
+    /// The uid of a namespace: from the cache, or from the server where the cache is behind.
+    pub(crate) async fn namespace_uid(&self, name: &str) -> Result<String, ApiError> {
+        let key = ObjectKey::cluster(name);
+        let uid = match self.caches.namespaces.get(&key) {
+            Some(namespace) => meta::uid(&namespace).to_owned(),
+            None => meta::uid(&self.link.get(NAMESPACES, &key).await?).to_owned(),
+        };
+        if crate::ledger::is_file_name(&uid) {
+            Ok(uid)
+        } else {
+            Err(ApiError::internal(format!("namespace {name} has no usable uid")))
+        }
+    }
+
+    /// Where a pod's volumes are.
+    pub(crate) fn volumes(&self, namespace_uid: &str, pod_uid: &str) -> PathBuf {
+        self.data_dir.join("ns").join(namespace_uid).join("volumes").join(pod_uid)
+    }
+}

@@ -1,0 +1,237 @@
+//! Events: what happened to a pod, for people. Repeated ones are counted up, as kubelet does. Recording never waits:
+//! when the control plane is away for long, the oldest news are worth least and new ones are dropped with a warning.
+
+use crate::{
+    clock,
+    link::{EVENTS, Link},
+    retry::Reconnect,
+};
+use coracle_objects::{Reason, meta};
+use serde_json::{Value, json};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+/// Events that wait to be written.
+const QUEUE_MAX: usize = 4096;
+/// Events that are remembered to be counted up.
+const REMEMBERED_MAX: usize = 4096;
+/// Longest message; Kubernetes allows 1024 bytes.
+const MESSAGE_BYTES_MAX: usize = 1024;
+/// How often one event is tried before it is given up.
+const TRIES_MAX: usize = 20;
+const COMPONENT: &str = "coracle-agent";
+
+/// Normal or Warning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Severity {
+    Normal,
+    Warning,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct News {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    /// `spec.containers{app}`, or empty for the pod itself.
+    pub(crate) field_path: String,
+    pub(crate) severity: Severity,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// Takes events from anywhere in the agent.
+#[derive(Clone)]
+pub(crate) struct Recorder {
+    queue: mpsc::Sender<(News, OffsetDateTime)>,
+}
+
+impl Recorder {
+    /// A recorder and the writer that must be run for it.
+    pub(crate) fn new(link: Arc<dyn Link>, node: &str) -> (Self, Writer) {
+        let (queue, receiver) = mpsc::channel(QUEUE_MAX);
+        let writer = Writer { link, node: node.to_owned(), receiver, known: HashMap::new(), order: VecDeque::new() };
+        (Self { queue }, writer)
+    }
+
+    /// Says that something happened to the pod, or to the part of it that `field_path` names.
+    pub(crate) fn record(
+        &self,
+        pod: &Value,
+        field_path: &str,
+        severity: Severity,
+        reason: &'static str,
+        message: &str,
+    ) {
+        let news = News {
+            namespace: meta::namespace(pod).to_owned(),
+            name: meta::name(pod).to_owned(),
+            uid: meta::uid(pod).to_owned(),
+            field_path: field_path.to_owned(),
+            severity,
+            reason,
+            message: truncated(message),
+        };
+        debug!(pod = news.name, reason, message, "event");
+        if self.queue.try_send((news, clock::now())).is_err() {
+            warn!(reason, "too many events wait to be written; dropped one");
+        }
+    }
+}
+
+fn truncated(message: &str) -> String {
+    let mut end = message.len().min(MESSAGE_BYTES_MAX);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    message[..end].to_owned()
+}
+
+/// Writes events in order.
+pub(crate) struct Writer {
+    link: Arc<dyn Link>,
+    node: String,
+    receiver: mpsc::Receiver<(News, OffsetDateTime)>,
+    known: HashMap<News, Value>,
+    order: VecDeque<News>,
+}
+
+impl Writer {
+    /// Runs until every [`Recorder`] is gone and the queue is empty.
+    pub(crate) async fn run(mut self) {
+        while let Some((news, at)) = self.receiver.recv().await {
+            self.write(news, at).await;
+        }
+    }
+
+    async fn write(&mut self, news: News, at: OffsetDateTime) {
+        let mut reconnect = Reconnect::new();
+        for _ in 0..TRIES_MAX {
+            let result = match self.known.get(&news) {
+                Some(known) => self.link.update(EVENTS, "", &repeated(known, at)).await,
+                None => self.link.create(EVENTS, &first(&news, &self.node, at)).await,
+            };
+            match result {
+                Ok(stored) => return self.remember(news, stored),
+                Err(error) => match error.reason {
+                    // Expired meanwhile, or somebody else's change: begin anew.
+                    Reason::NotFound | Reason::Conflict if self.known.remove(&news).is_some() => {
+                        self.order.retain(|known| *known != news);
+                    }
+                    Reason::ServiceUnavailable | Reason::Timeout | Reason::TooManyRequests | Reason::InternalError => {
+                        tokio::time::sleep(reconnect.delay()).await;
+                    }
+                    Reason::AlreadyExists => {}
+                    // The namespace may be gone or going: nobody can read the event any more.
+                    _ => return debug!(%error, "event refused"),
+                },
+            }
+        }
+        warn!(reason = news.reason, "gave up writing an event");
+    }
+
+    fn remember(&mut self, news: News, stored: Value) {
+        if self.known.insert(news.clone(), stored).is_none() {
+            self.order.push_back(news);
+        }
+        while self.order.len() > REMEMBERED_MAX {
+            if let Some(oldest) = self.order.pop_front() {
+                self.known.remove(&oldest);
+            }
+        }
+    }
+}
+
+fn first(news: &News, node: &str, at: OffsetDateTime) -> Value {
+    let at_text = clock::seconds(at);
+    let suffix: u64 = rand::random();
+    let mut involved = json!({
+        "kind": "Pod", "apiVersion": "v1", "namespace": news.namespace, "name": news.name, "uid": news.uid,
+    });
+    if !news.field_path.is_empty() {
+        involved["fieldPath"] = news.field_path.as_str().into();
+    }
+    json!({
+        "apiVersion": "v1", "kind": "Event",
+        "metadata": {"namespace": news.namespace, "name": format!("{}.{suffix:016x}", news.name)},
+        "involvedObject": involved,
+        "reason": news.reason,
+        "message": news.message,
+        "type": match news.severity { Severity::Normal => "Normal", Severity::Warning => "Warning" },
+        "count": 1,
+        "firstTimestamp": at_text,
+        "lastTimestamp": at_text,
+        "source": {"component": COMPONENT, "host": node},
+        "reportingComponent": COMPONENT,
+        "reportingInstance": node,
+    })
+}
+
+fn repeated(known: &Value, at: OffsetDateTime) -> Value {
+    let mut event = known.clone();
+    event["count"] = (known["count"].as_i64().unwrap_or(1) + 1).into();
+    event["lastTimestamp"] = clock::seconds(at).into();
+    event
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::FakeLink;
+
+    fn pod() -> Value {
+        json!({"metadata": {"namespace": "default", "name": "p", "uid": "u1"}})
+    }
+
+    fn told(link: &FakeLink) -> Vec<(String, i64)> {
+        let events = link.all(EVENTS);
+        let mut all: Vec<(String, i64)> = events
+            .iter()
+            .map(|event| (event["message"].as_str().unwrap().to_owned(), event["count"].as_i64().unwrap()))
+            .collect();
+        all.sort();
+        all
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repeated_events_are_counted_and_an_absence_is_outlived() {
+        let link = FakeLink::new();
+        let (recorder, writer) = Recorder::new(link.clone(), "n");
+        let task = tokio::spawn(writer.run());
+        let tell = |message: &str| recorder.record(&pod(), "spec.containers{a}", Severity::Warning, "BackOff", message);
+        tell("one");
+        tell("two");
+        tell("one");
+        link.wait("counted", |link| told(link) == [("one".to_owned(), 2), ("two".to_owned(), 1)]).await;
+
+        link.set_down(true);
+        tell("one");
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        link.set_down(false);
+        link.wait("written after the absence", |link| told(link)[0].1 == 3).await;
+
+        for event in link.all(EVENTS) {
+            link.remove(EVENTS, &meta::key(&event));
+        }
+        tell("one");
+        link.wait("begun anew", |link| told(link) == [("one".to_owned(), 1)]).await;
+        let event = link.all(EVENTS).remove(0);
+        assert_eq!(event["involvedObject"]["fieldPath"], "spec.containers{a}");
+        assert_eq!(event["source"], json!({"component": COMPONENT, "host": "n"}));
+        drop(recorder);
+        task.await.unwrap();
+    }
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let text = format!("a{}", "é".repeat(1000));
+        assert_eq!(truncated(&text).len(), MESSAGE_BYTES_MAX - 1);
+        assert_eq!(truncated("short"), "short");
+    }
+}

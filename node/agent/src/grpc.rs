@@ -1,0 +1,253 @@
+//! The connection to a server: one mutually authenticated HTTP/2 channel for everything. It connects when used and
+//! reconnects by itself; who calls decides how long to wait between tries.
+
+use crate::{
+    AgentConfig, AgentError,
+    link::{Change, Changes, Link, Listing, Resource},
+};
+use async_trait::async_trait;
+use coracle_objects::{ApiError, ObjectKey, Reason};
+use coracle_wire::{STATUS_TRAILER, v1};
+use futures::StreamExt;
+use serde_json::Value;
+use std::time::Duration;
+use tonic::{
+    Code, Status,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
+use v1::objects_client::ObjectsClient;
+
+/// Largest message that is taken: a page of [`PAGE_OBJECTS`] large objects.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Objects per page of a listing.
+const PAGE_OBJECTS: i64 = 250;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A call that is no stream gets this long.
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often an idle connection is tried, and how long it may stay silent: a dead server is noticed in between.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
+
+/// Opens the channel without connecting yet.
+///
+/// # Errors
+/// When address or certificates cannot be used.
+pub(crate) fn channel(config: &AgentConfig) -> Result<Channel, AgentError> {
+    let bad = |error: tonic::transport::Error| AgentError::Connection(chain(&error));
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(&config.ca_pem))
+        .identity(Identity::from_pem(&config.certificate_pem, &config.key_pem));
+    let endpoint = Endpoint::from_shared(config.server.clone()).map_err(bad)?;
+    let endpoint = endpoint
+        .tls_config(tls)
+        .map_err(bad)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1)
+        .keep_alive_while_idle(true);
+    Ok(endpoint.connect_lazy())
+}
+
+/// [`Link`] over the `Objects` service.
+#[derive(Clone)]
+pub(crate) struct GrpcLink {
+    client: ObjectsClient<Channel>,
+}
+
+impl GrpcLink {
+    pub(crate) fn new(channel: Channel) -> Self {
+        Self { client: ObjectsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX) }
+    }
+}
+
+fn wire(resource: Resource) -> Option<v1::Resource> {
+    Some(v1::Resource {
+        group: resource.group.to_owned(),
+        version: resource.version.to_owned(),
+        plural: resource.plural.to_owned(),
+    })
+}
+
+/// An error and what caused it, as one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
+}
+
+/// What a refusal over gRPC means: the `Status` it carries, or else what its code says.
+pub(crate) fn refusal(status: &Status) -> ApiError {
+    let carried = status.metadata().get_bin(STATUS_TRAILER).and_then(|value| value.to_bytes().ok());
+    if let Some(status) = carried.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok()) {
+        return ApiError::from_status(&status);
+    }
+    let reason = match status.code() {
+        Code::NotFound => Reason::NotFound,
+        Code::AlreadyExists => Reason::AlreadyExists,
+        Code::Aborted | Code::FailedPrecondition => Reason::Conflict,
+        Code::InvalidArgument => Reason::BadRequest,
+        Code::OutOfRange => Reason::Expired,
+        Code::PermissionDenied => Reason::Forbidden,
+        Code::Unauthenticated => Reason::Unauthorized,
+        Code::ResourceExhausted => Reason::TooManyRequests,
+        Code::DeadlineExceeded => Reason::Timeout,
+        Code::Internal => Reason::InternalError,
+        _ => Reason::ServiceUnavailable,
+    };
+    ApiError::new(reason, status.message())
+}
+
+fn decode(bytes: &[u8]) -> Result<Value, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| ApiError::internal(format!("the server sent no JSON: {error}")))
+}
+
+fn encode(object: &Value) -> Result<bytes::Bytes, ApiError> {
+    let bytes = serde_json::to_vec(object).map_err(|error| ApiError::internal(error.to_string()))?;
+    Ok(bytes.into())
+}
+
+fn change(event: &v1::WatchEvent) -> Result<Change, ApiError> {
+    use v1::watch_event::Type;
+    let object = decode(&event.object)?;
+    match event.r#type() {
+        Type::Added | Type::Modified => Ok(Change::Applied(object)),
+        Type::Deleted => Ok(Change::Deleted(object)),
+        Type::Bookmark => Ok(Change::Bookmark(coracle_objects::meta::resource_version(&object).to_owned())),
+        Type::Error => Err(ApiError::from_status(&object)),
+        Type::Unspecified => Err(ApiError::internal("the server sent a watch event without a type")),
+    }
+}
+
+async fn timed<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, ApiError> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(refusal(&status)),
+        Err(_) => Err(ApiError::new(Reason::Timeout, "the server did not answer in time")),
+    }
+}
+
+#[async_trait]
+impl Link for GrpcLink {
+    async fn get(&self, resource: Resource, key: &ObjectKey) -> Result<Value, ApiError> {
+        let mut client = self.client.clone();
+        let request =
+            v1::GetRequest { resource: wire(resource), namespace: key.namespace.clone(), name: key.name.clone() };
+        decode(&timed(client.get(request)).await?.json)
+    }
+
+    async fn list(&self, resource: Resource, field_selector: &str) -> Result<Listing, ApiError> {
+        let mut client = self.client.clone();
+        let mut listing = Listing::default();
+        let mut continue_token = String::new();
+        loop {
+            let request = v1::ListRequest {
+                resource: wire(resource),
+                field_selector: field_selector.to_owned(),
+                limit: PAGE_OBJECTS,
+                continue_token,
+                ..v1::ListRequest::default()
+            };
+            let page = timed(client.list(request)).await?;
+            for item in &page.items {
+                listing.items.push(decode(item)?);
+            }
+            listing.resource_version = page.resource_version;
+            continue_token = page.continue_token;
+            if continue_token.is_empty() {
+                return Ok(listing);
+            }
+        }
+    }
+
+    async fn watch(
+        &self,
+        resource: Resource,
+        field_selector: &str,
+        resource_version: &str,
+    ) -> Result<Changes, ApiError> {
+        let mut client = self.client.clone();
+        let request = v1::WatchRequest {
+            resource: wire(resource),
+            field_selector: field_selector.to_owned(),
+            resource_version: resource_version.to_owned(),
+            bookmarks: true,
+            ..v1::WatchRequest::default()
+        };
+        let stream = timed(client.watch(request)).await?;
+        let changes = stream.map(|event| event.map_err(|status| refusal(&status)).and_then(|event| change(&event)));
+        Ok(changes.boxed())
+    }
+
+    async fn create(&self, resource: Resource, object: &Value) -> Result<Value, ApiError> {
+        let mut client = self.client.clone();
+        let request = v1::CreateRequest {
+            resource: wire(resource),
+            namespace: coracle_objects::meta::namespace(object).to_owned(),
+            json: encode(object)?,
+            ..v1::CreateRequest::default()
+        };
+        decode(&timed(client.create(request)).await?.json)
+    }
+
+    async fn update(&self, resource: Resource, subresource: &str, object: &Value) -> Result<Value, ApiError> {
+        let mut client = self.client.clone();
+        let request = v1::UpdateRequest {
+            resource: wire(resource),
+            namespace: coracle_objects::meta::namespace(object).to_owned(),
+            name: coracle_objects::meta::name(object).to_owned(),
+            subresource: subresource.to_owned(),
+            json: encode(object)?,
+            ..v1::UpdateRequest::default()
+        };
+        decode(&timed(client.update(request)).await?.json)
+    }
+
+    async fn delete(&self, resource: Resource, key: &ObjectKey, grace_seconds: i64, uid: &str) -> Result<(), ApiError> {
+        let mut client = self.client.clone();
+        let request = v1::DeleteRequest {
+            resource: wire(resource),
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            grace_period_seconds: grace_seconds,
+            uid: uid.to_owned(),
+            ..v1::DeleteRequest::default()
+        };
+        timed(client.delete(request)).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::metadata::{MetadataMap, MetadataValue};
+
+    #[test]
+    fn a_refusal_keeps_what_the_server_said() {
+        let status = ApiError::not_found("", "pods", "x").to_status().to_string();
+        let mut metadata = MetadataMap::new();
+        metadata.insert_bin(STATUS_TRAILER, MetadataValue::from_bytes(status.as_bytes()));
+        let refused = refusal(&Status::with_metadata(Code::Unknown, "whatever", metadata));
+        assert_eq!((refused.reason, refused.message.as_str()), (Reason::NotFound, "pods \"x\" not found"));
+        let plain = refusal(&Status::unavailable("connection refused"));
+        assert_eq!(plain, ApiError::new(Reason::ServiceUnavailable, "connection refused"));
+    }
+
+    #[test]
+    fn watch_events_are_told_apart() {
+        let event = |kind: v1::watch_event::Type, json: &str| {
+            change(&v1::WatchEvent { r#type: kind.into(), object: json.to_owned().into() })
+        };
+        use v1::watch_event::Type;
+        assert!(matches!(event(Type::Modified, "{}"), Ok(Change::Applied(_))));
+        assert!(matches!(event(Type::Deleted, "{}"), Ok(Change::Deleted(_))));
+        let bookmark = event(Type::Bookmark, r#"{"metadata":{"resourceVersion":"7"}}"#);
+        assert_eq!(bookmark, Ok(Change::Bookmark("7".to_owned())));
+        let expired = event(Type::Error, r#"{"reason":"Expired","message":"too old"}"#).unwrap_err();
+        assert_eq!(expired.reason, Reason::Expired);
+        assert!(event(Type::Added, "{").is_err());
+    }
+}

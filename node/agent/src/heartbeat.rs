@@ -1,0 +1,184 @@
+//! Registers the Node, keeps its status true and its lease fresh.
+
+use crate::{
+    clock,
+    link::{LEASES, Link, NODES},
+    machine, node,
+    retry::Reconnect,
+};
+use coracle_objects::{ApiError, ObjectKey, Reason, meta};
+use serde_json::Value;
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// How often the lease is renewed: four times within its duration.
+const LEASE_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the status is looked at, and written if it changed.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the status is written although nothing changed.
+const STATUS_WRITE_INTERVAL: Duration = Duration::from_secs(300);
+
+/// Keeps one Node object up to date.
+pub(crate) struct Heartbeat {
+    pub(crate) link: Arc<dyn Link>,
+    pub(crate) identity: node::Identity,
+    pub(crate) data_dir: PathBuf,
+    /// Whether the agent knows its pods and can run them.
+    pub(crate) ready: watch::Receiver<bool>,
+}
+
+impl Heartbeat {
+    /// Runs until `stop`.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            () = self.keep_status() => {}
+            () = self.keep_lease() => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    async fn keep_status(&self) {
+        let mut ready = self.ready.clone();
+        let mut reconnect = Reconnect::new();
+        let mut written: Option<(Value, Instant)> = None;
+        loop {
+            let is_ready = *ready.borrow_and_update();
+            let due = match &written {
+                None => true,
+                Some((status, at)) => {
+                    at.elapsed() >= STATUS_WRITE_INTERVAL || node::differs(status, &self.status(is_ready, status))
+                }
+            };
+            if due {
+                match self.write_status(is_ready).await {
+                    Ok(status) => {
+                        if written.is_none() {
+                            info!(node = self.identity.name, "registered");
+                        }
+                        written = Some((status, Instant::now()));
+                        reconnect.reset();
+                    }
+                    Err(error) => {
+                        warn!(%error, "cannot write the node's status");
+                        tokio::time::sleep(reconnect.delay()).await;
+                        continue;
+                    }
+                }
+            }
+            tokio::select! {
+                changed = ready.changed() => if changed.is_err() { std::future::pending::<()>().await },
+                () = tokio::time::sleep(STATUS_INTERVAL) => {}
+            }
+        }
+    }
+
+    fn status(&self, is_ready: bool, previous: &Value) -> Value {
+        let ready = if is_ready { Ok(()) } else { Err("the node agent does not know its pods yet") };
+        node::status(&self.identity, ready, machine::pressure(&self.data_dir), previous, clock::now())
+    }
+
+    /// Creates the Node or brings labels and status of the one that is there up to date.
+    async fn write_status(&self, is_ready: bool) -> Result<Value, ApiError> {
+        let key = ObjectKey::cluster(&self.identity.name);
+        let mut found = match self.link.get(NODES, &key).await {
+            Err(error) if error.reason == Reason::NotFound => {
+                self.link.create(NODES, &node::object(&self.identity)).await?
+            }
+            other => other?,
+        };
+        let wanted = node::labels(&self.identity);
+        if wanted.iter().any(|(name, value)| found["metadata"]["labels"].get(name) != Some(value)) {
+            if !found["metadata"]["labels"].is_object() {
+                found["metadata"]["labels"] = Value::Object(serde_json::Map::new());
+            }
+            for (name, value) in wanted {
+                found["metadata"]["labels"][name] = value;
+            }
+            found = self.link.update(NODES, "", &found).await?;
+        }
+        let status = self.status(is_ready, &found["status"]);
+        found["status"] = status.clone();
+        self.link.update(NODES, "status", &found).await?;
+        Ok(status)
+    }
+
+    async fn keep_lease(&self) {
+        let mut reconnect = Reconnect::new();
+        let mut held: Option<Value> = None;
+        loop {
+            match self.renew(held.take()).await {
+                Ok(lease) => {
+                    held = Some(lease);
+                    reconnect.reset();
+                    tokio::time::sleep(LEASE_INTERVAL).await;
+                }
+                Err(error) => {
+                    warn!(%error, "cannot renew the node's lease");
+                    tokio::time::sleep(reconnect.delay()).await;
+                }
+            }
+        }
+    }
+
+    async fn renew(&self, held: Option<Value>) -> Result<Value, ApiError> {
+        let mut lease = node::lease(&self.identity.name, clock::now());
+        let current = match held {
+            Some(held) => held,
+            None => match self.link.get(LEASES, &meta::key(&lease)).await {
+                Err(error) if error.reason == Reason::NotFound => return self.link.create(LEASES, &lease).await,
+                other => other?,
+            },
+        };
+        lease["metadata"] = current["metadata"].clone();
+        self.link.update(LEASES, "", &lease).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fake::FakeLink, machine::Facts};
+    use std::collections::BTreeMap;
+
+    fn ready_status(link: &FakeLink) -> Option<String> {
+        let node = link.stored(NODES, &ObjectKey::cluster("n"))?;
+        let conditions = node["status"]["conditions"].as_array()?.clone();
+        let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready")?;
+        ready["status"].as_str().map(str::to_owned)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_registers_turns_ready_and_comes_back() {
+        let link = FakeLink::new();
+        let (ready_sender, ready) = watch::channel(false);
+        let identity = node::Identity {
+            name: "n".to_owned(),
+            address: "127.0.0.1".to_owned(),
+            labels: BTreeMap::new(),
+            facts: Facts::default(),
+            runtime_version: String::new(),
+        };
+        let heartbeat = Heartbeat { link: link.clone(), identity, data_dir: "/".into(), ready };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(heartbeat.run(stop.clone()));
+        link.wait("not ready at first", |link| ready_status(link).as_deref() == Some("False")).await;
+        ready_sender.send(true).unwrap();
+        link.wait("ready once the pods are known", |link| ready_status(link).as_deref() == Some("True")).await;
+
+        let lease_key = ObjectKey::namespaced(node::LEASE_NAMESPACE, "n");
+        link.wait("a lease", |link| link.stored(LEASES, &lease_key).is_some()).await;
+        let version =
+            |link: &FakeLink| link.stored(LEASES, &lease_key).map(|lease| meta::resource_version(&lease).to_owned());
+        let first = version(&link);
+        link.wait("the lease is renewed", |link| version(link) != first).await;
+
+        // Somebody deletes the Node and the lease: both come back without a restart.
+        link.remove(NODES, &ObjectKey::cluster("n"));
+        link.remove(LEASES, &lease_key);
+        link.wait("both are back", |link| ready_status(link).is_some() && version(link).is_some()).await;
+        stop.cancel();
+        task.await.unwrap();
+    }
+}

@@ -1,0 +1,153 @@
+//! One attempt to get a container running: image, code, environment. Tells what happens as kubelet does.
+
+use crate::{
+    context::Context,
+    events::Severity,
+    pod::{
+        env::{self, Surroundings},
+        spec,
+        state::Failure,
+        volumes,
+    },
+    retry::measured,
+};
+use coracle_images::{Image, PullError, PullPolicy};
+use coracle_objects::meta;
+use coracle_runner::{
+    compile::CompileError,
+    protocol::{RunId, StartGuest},
+};
+use serde_json::Value;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// Everything that a runner needs to know.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) guest: StartGuest,
+    pub(crate) image_id: String,
+}
+
+/// A container about to be started.
+pub(crate) struct Attempt {
+    pub(crate) context: Arc<Context>,
+    pub(crate) pod: Arc<Value>,
+    pub(crate) namespace_uid: String,
+    /// The container's spec.
+    pub(crate) container: Value,
+    /// Where events about it point.
+    pub(crate) field_path: String,
+    /// Which run this becomes.
+    pub(crate) run: RunId,
+}
+
+impl Attempt {
+    fn tell(&self, severity: Severity, reason: &'static str, message: &str) {
+        self.context.recorder.record(&self.pod, &self.field_path, severity, reason, message);
+    }
+
+    fn fail(&self, failure: Failure) -> Failure {
+        let what = match &failure {
+            Failure::CreateContainerConfigError(message)
+            | Failure::CreateContainerError(message)
+            | Failure::RunContainerError(message) => message,
+            Failure::InvalidImageName(_) | Failure::ErrImageNeverPull(_) | Failure::ErrImagePull(_) => failure.reason(),
+        };
+        self.tell(Severity::Warning, "Failed", &format!("Error: {what}"));
+        failure
+    }
+
+    /// Prepares the run.
+    ///
+    /// # Errors
+    /// What the container waits for now; events have been told.
+    pub(crate) async fn prepare(&self) -> Result<Prepared, Failure> {
+        let image = self.image().await.map_err(|failure| self.fail(failure))?;
+        let env = self.environment().await;
+        let env = env.map_err(|message| self.fail(Failure::CreateContainerConfigError(message)))?;
+        let mounts = volumes::mounts(&self.container, &self.pod);
+        let mounts = mounts.map_err(|message| self.fail(Failure::CreateContainerConfigError(message)))?;
+        let create = |message: String| self.fail(Failure::CreateContainerError(message));
+        let (module, argv) = env::command_line(&self.container, &image.modules, &env).map_err(create)?;
+        let code = self.context.workloads.code(&self.namespace_uid, module).await;
+        let code = code.map_err(|error| match error {
+            CompileError::Rejected(what) => create(format!("module {} cannot run: {what}", module.name)),
+            CompileError::Failed(what) => create(format!("module {} could not be compiled: {what}", module.name)),
+        })?;
+        let (memory_limit_bytes, cpu_limit_millis) = env::limits(&self.container);
+        let guest = StartGuest {
+            run: self.run.clone(),
+            pod_uid: meta::uid(&self.pod).to_owned(),
+            code: code.path,
+            kind: code.kind,
+            argv,
+            env,
+            mounts,
+            memory_limit_bytes,
+            cpu_limit_millis,
+        };
+        Ok(Prepared { guest, image_id: image.id })
+    }
+
+    async fn image(&self) -> Result<Image, Failure> {
+        let name = spec::text(&self.container, "image");
+        let policy = spec::pull_policy(&self.container);
+        let local = self.context.workloads.local(name).map_err(|error| {
+            self.tell(
+                Severity::Warning,
+                "InspectFailed",
+                &format!("Failed to apply default image tag \"{name}\": {error}"),
+            );
+            Failure::InvalidImageName(format!("Failed to apply default image tag \"{name}\": {error}"))
+        })?;
+        match (local, policy) {
+            (Some(image), PullPolicy::IfNotPresent | PullPolicy::Never) => {
+                let message = format!("Container image \"{name}\" already present on machine");
+                self.tell(Severity::Normal, "Pulled", &message);
+                Ok(image)
+            }
+            (None, PullPolicy::Never) => {
+                let message = format!("Container image \"{name}\" is not present with pull policy of Never");
+                self.tell(Severity::Warning, "ErrImageNeverPull", &message);
+                Err(Failure::ErrImageNeverPull(message))
+            }
+            (_, PullPolicy::Always) | (None, PullPolicy::IfNotPresent) => self.pull(name, policy).await,
+        }
+    }
+
+    async fn pull(&self, name: &str, policy: PullPolicy) -> Result<Image, Failure> {
+        self.tell(Severity::Normal, "Pulling", &format!("Pulling image \"{name}\""));
+        let begun = Instant::now();
+        match self.context.workloads.pull(name, policy).await {
+            Ok(image) => {
+                let took = measured(begun.elapsed());
+                let message = format!(
+                    "Successfully pulled image \"{name}\" in {took} ({took} including waiting). Image size: {} bytes.",
+                    image.size_bytes
+                );
+                self.tell(Severity::Normal, "Pulled", &message);
+                Ok(image)
+            }
+            Err(error) => {
+                let detail = match &error {
+                    PullError::Pull { detail, .. } | PullError::InvalidName { detail, .. } => detail.clone(),
+                    PullError::NeverPull { .. } => error.to_string(),
+                };
+                self.tell(Severity::Warning, "Failed", &format!("Failed to pull image \"{name}\": {detail}"));
+                Err(Failure::ErrImagePull(error.to_string()))
+            }
+        }
+    }
+
+    async fn environment(&self) -> Result<Vec<(String, String)>, String> {
+        let (config_maps, secrets) = env::needed(&self.container);
+        let sources = volumes::fetch(&*self.context.link, meta::namespace(&self.pod), config_maps, secrets).await;
+        let sources = sources.map_err(|error| format!("cannot read what the environment needs: {error}"))?;
+        let services = self.context.caches.services.all();
+        let services = env::service_variables(services.iter().map(|service| &**service), &self.pod);
+        env::environment(
+            &self.container,
+            &Surroundings { pod: &self.pod, host_ip: &self.context.host_ip, sources: &sources, services: &services },
+        )
+    }
+}

@@ -1,0 +1,174 @@
+use super::*;
+use serde_json::json;
+
+fn pod() -> Value {
+    json!({
+        "metadata": {"name": "p", "namespace": "default", "uid": "u", "labels": {"app": "web"}},
+        "spec": {"nodeName": "n"},
+    })
+}
+
+fn sources() -> Sources {
+    let data = |rows: &[(&str, &str)]| {
+        rows.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec())).collect::<BTreeMap<_, _>>()
+    };
+    Sources {
+        config_maps: BTreeMap::from([("cm".to_owned(), data(&[("color", "red"), ("size", "xl")]))]),
+        secrets: BTreeMap::from([("sec".to_owned(), data(&[("token", "t0p")]))]),
+    }
+}
+
+fn env_of(container: &Value) -> Result<Vec<(String, String)>, String> {
+    let services = BTreeMap::from([
+        ("DB_SERVICE_HOST".to_owned(), "10.96.0.9".to_owned()),
+        ("A".to_owned(), "from a service".to_owned()),
+    ]);
+    let (pod, sources) = (pod(), sources());
+    environment(container, &Surroundings { pod: &pod, host_ip: "127.0.0.1", sources: &sources, services: &services })
+}
+
+fn value<'a>(env: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
+#[test]
+fn variables_come_from_everywhere_and_the_last_one_counts() {
+    let env = env_of(&json!({
+        "envFrom": [{"prefix": "CM_", "configMapRef": {"name": "cm"}}, {"secretRef": {"name": "none", "optional": true}}],
+        "env": [
+            {"name": "A", "value": "1"},
+            {"name": "B", "value": "$(A)-$(DB_SERVICE_HOST)-$(NOBODY)-$$(A)"},
+            {"name": "CM_size", "value": "m"},
+            {"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+            {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
+            {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+            {"name": "COLOR", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "color"}}},
+            {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "sec", "key": "token"}}},
+            {"name": "OPT", "valueFrom": {"secretKeyRef": {"name": "sec", "key": "nope", "optional": true}}},
+            {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
+            {"name": "MEM", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
+        ],
+        "resources": {"limits": {"cpu": "1500m", "memory": "64Mi"}},
+    }))
+    .unwrap();
+    for (name, expected) in [
+        ("HOSTNAME", Some("p")),
+        ("A", Some("1")),
+        ("B", Some("1-10.96.0.9-$(NOBODY)-$(A)")),
+        ("CM_color", Some("red")),
+        ("CM_size", Some("m")),
+        ("NODE", Some("n")),
+        ("APP", Some("web")),
+        ("IP", Some("127.0.0.1")),
+        ("COLOR", Some("red")),
+        ("TOKEN", Some("t0p")),
+        ("OPT", None),
+        ("CPU", Some("2")),
+        ("MEM", Some("64")),
+        ("DB_SERVICE_HOST", Some("10.96.0.9")),
+    ] {
+        assert_eq!(value(&env, name), expected, "{name}");
+    }
+    assert_eq!(env.iter().filter(|(name, _)| name == "CM_size").count(), 1);
+}
+
+#[test]
+fn what_is_missing_is_named_as_kubelet_does() {
+    for (container, message) in [
+        (json!({"envFrom": [{"configMapRef": {"name": "x"}}]}), "configmap \"x\" not found"),
+        (json!({"envFrom": [{"secretRef": {"name": "x"}}]}), "secret \"x\" not found"),
+        (
+            json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}}]}),
+            "couldn't find key k in ConfigMap default/cm",
+        ),
+        (
+            json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "sec", "key": "k"}}}]}),
+            "couldn't find key k in Secret default/sec",
+        ),
+        (
+            json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]}),
+            "unsupported fieldPath: spec.x",
+        ),
+    ] {
+        assert_eq!(env_of(&container), Err(message.to_owned()));
+    }
+    let container = json!({
+        "envFrom": [{"configMapRef": {"name": "a"}}],
+        "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "b", "key": "k"}}}],
+    });
+    assert_eq!(needed(&container), (vec!["a"], vec!["b"]));
+}
+
+#[test]
+fn expansion_follows_kubernetes() {
+    let known = "v".to_owned();
+    let lookup = |name: &str| (name == "A").then_some(&known);
+    for (text, expected) in [
+        ("$(A)", "v"),
+        ("x$(A)y$(A)", "xvyv"),
+        ("$$(A)", "$(A)"),
+        ("$$$(A)", "$v"),
+        ("$(B)", "$(B)"),
+        ("$(A", "$(A"),
+        ("$A", "$A"),
+        ("$", "$"),
+        ("", ""),
+        ("é$(A)é", "évé"),
+    ] {
+        assert_eq!(expand(text, lookup), expected, "{text}");
+    }
+}
+
+#[test]
+fn the_command_line_is_the_designs() {
+    let module = |name: &str| ImageModule { name: name.to_owned(), digest: String::new(), path: "/".into() };
+    let (one, two) = (vec![module("app")], vec![module("app"), module("tool")]);
+    let env = [("A".to_owned(), "1".to_owned())];
+    let run = |modules: &[ImageModule], container: Value| {
+        command_line(&container, modules, &env).map(|(module, argv)| (module.name.clone(), argv.join(" ")))
+    };
+    for (modules, container, name, argv) in [
+        (&one, json!({}), "app", "app"),
+        (&one, json!({"args": ["$(A)", "b"]}), "app", "app 1 b"),
+        (&one, json!({"command": ["sh", "-c"], "args": ["x"]}), "app", "sh -c x"),
+        (&two, json!({}), "app", "app"),
+        (&two, json!({"command": ["tool", "-v"], "args": ["x"]}), "tool", "tool -v x"),
+    ] {
+        assert_eq!(run(modules, container.clone()), Ok((name.to_owned(), argv.to_owned())), "{container}");
+    }
+    let error = run(&two, json!({"command": ["sh"]})).unwrap_err();
+    assert_eq!(error, "the image has no module \"sh\"; it holds app, tool");
+    assert!(run(&one, json!({"args": ["a\u{0}b"]})).is_err());
+}
+
+#[test]
+fn services_are_told_by_variables() {
+    let services = [
+        json!({"metadata": {"namespace": "default", "name": "my-db"},
+            "spec": {"clusterIP": "10.96.0.9", "ports": [{"name": "sql-a", "port": 5432}, {"port": 53, "protocol": "UDP"}]}}),
+        json!({"metadata": {"namespace": "default", "name": "headless"}, "spec": {"clusterIP": "None", "ports": [{"port": 1}]}}),
+        json!({"metadata": {"namespace": "other", "name": "far"}, "spec": {"clusterIP": "10.96.0.8", "ports": [{"port": 1}]}}),
+    ];
+    let variables = service_variables(&services, &pod());
+    for (name, expected) in [
+        ("MY_DB_SERVICE_HOST", "10.96.0.9"),
+        ("MY_DB_SERVICE_PORT", "5432"),
+        ("MY_DB_SERVICE_PORT_SQL_A", "5432"),
+        ("MY_DB_PORT", "tcp://10.96.0.9:5432"),
+        ("MY_DB_PORT_53_UDP", "udp://10.96.0.9:53"),
+        ("MY_DB_PORT_53_UDP_ADDR", "10.96.0.9"),
+    ] {
+        assert_eq!(variables.get(name).map(String::as_str), Some(expected), "{name}");
+    }
+    assert!(!variables.keys().any(|name| name.starts_with("HEADLESS") || name.starts_with("FAR")));
+    let mut without = pod();
+    without["spec"]["enableServiceLinks"] = json!(false);
+    assert!(service_variables(&services, &without).is_empty());
+}
+
+#[test]
+fn limits_are_read() {
+    let container = json!({"resources": {"limits": {"memory": "64Mi", "cpu": "250m"}}});
+    assert_eq!(limits(&container), (Some(64 << 20), Some(250)));
+    assert_eq!(limits(&json!({})), (None, None));
+}

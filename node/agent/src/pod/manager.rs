@@ -1,0 +1,192 @@
+//! Which pods this node has: gives each its owner task, tells it what is desired, and removes what it left when it is
+//! gone.
+
+use crate::{
+    context::Context,
+    ledger::Entry,
+    pod::{
+        volumes,
+        worker::{Desired, Outcome, Worker},
+    },
+    reflector::Sink,
+};
+use coracle_objects::meta;
+use serde_json::Value;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+/// A pod with its owner task.
+struct Handle {
+    desired: watch::Sender<Desired>,
+    view: watch::Receiver<Arc<Value>>,
+}
+
+/// The pods of this node as others in the agent see them.
+#[derive(Clone, Default)]
+pub(crate) struct Registry {
+    handles: Arc<Mutex<HashMap<String, Handle>>>,
+}
+
+impl Registry {
+    fn handles(&self) -> std::sync::MutexGuard<'_, HashMap<String, Handle>> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A pod with its newest status: by uid, or by name where the uid is empty.
+    pub(crate) fn find(&self, uid: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        let handles = self.handles();
+        if !uid.is_empty() {
+            return handles.get(uid).map(|handle| handle.view.borrow().clone());
+        }
+        let pods = handles.values().map(|handle| handle.view.borrow().clone());
+        pods.into_iter().find(|pod| meta::namespace(pod) == namespace && meta::name(pod) == name)
+    }
+}
+
+/// See the module.
+pub(crate) struct Manager {
+    context: Arc<Context>,
+    registry: Registry,
+    ledger: Arc<Mutex<HashMap<String, Entry>>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    ready: watch::Sender<bool>,
+}
+
+impl Manager {
+    /// `entries` are what the ledger remembers; nothing runs before the first listing or [`Self::run_remembered`].
+    /// `ready` turns true with the first listing; `stop` ends all pods.
+    pub(crate) fn new(
+        context: Arc<Context>,
+        entries: Vec<Entry>,
+        stop: CancellationToken,
+        ready: watch::Sender<bool>,
+    ) -> Self {
+        let entries = entries.into_iter().map(|entry| (entry.uid().to_owned(), entry)).collect();
+        let ledger = Arc::new(Mutex::new(entries));
+        Self { context, registry: Registry::default(), ledger, tasks: TaskTracker::new(), stop, ready }
+    }
+
+    /// The pods as others see them.
+    pub(crate) fn registry(&self) -> Registry {
+        self.registry.clone()
+    }
+
+    /// The owner tasks, to wait for.
+    pub(crate) fn tasks(&self) -> TaskTracker {
+        self.tasks.clone()
+    }
+
+    /// Another view of the same pods, for a task that runs [`Self::run_remembered`].
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            context: self.context.clone(),
+            registry: self.registry.clone(),
+            ledger: self.ledger.clone(),
+            tasks: self.tasks.clone(),
+            stop: self.stop.clone(),
+            ready: self.ready.clone(),
+        }
+    }
+
+    /// Runs the pods that the ledger remembers although the control plane has not confirmed them.
+    pub(crate) fn run_remembered(&self) {
+        let entries: Vec<Entry> =
+            self.ledger.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        if !entries.is_empty() {
+            info!(pods = entries.len(), "the control plane is away: running the pods that the ledger remembers");
+        }
+        for entry in entries {
+            self.upsert(&entry.pod);
+        }
+    }
+
+    fn upsert(&self, pod: &Arc<Value>) {
+        let uid = meta::uid(pod).to_owned();
+        let mut handles = self.registry.handles();
+        if let Some(handle) = handles.get(&uid) {
+            handle.desired.send_replace(Desired::Present(pod.clone()));
+            return;
+        }
+        if self.stop.is_cancelled() {
+            return;
+        }
+        let entry = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+        let (desired, wanted) = watch::channel(Desired::Present(pod.clone()));
+        let (view, seen) = watch::channel(pod.clone());
+        let worker = Worker::new(self.context.clone(), pod.clone(), entry.as_ref(), wanted, view);
+        handles.insert(uid.clone(), Handle { desired, view: seen });
+        drop(handles);
+        let (context, registry, stop, pod) =
+            (self.context.clone(), self.registry.clone(), self.stop.clone(), pod.clone());
+        self.tasks.spawn(async move {
+            if worker.run(stop).await == Outcome::Gone {
+                registry.handles().remove(&uid);
+                clean_up(context, pod).await;
+            }
+        });
+    }
+
+    fn gone(&self, uid: &str) {
+        if let Some(handle) = self.registry.handles().get(uid) {
+            handle.desired.send_replace(Desired::Gone);
+        }
+    }
+}
+
+impl Sink for Manager {
+    fn replace(&mut self, objects: Vec<Value>) {
+        let listed: HashSet<String> = objects.iter().map(|pod| meta::uid(pod).to_owned()).collect();
+        for pod in objects {
+            self.upsert(&Arc::new(pod));
+        }
+        let known: Vec<String> = self.registry.handles().keys().cloned().collect();
+        known.iter().filter(|uid| !listed.contains(*uid)).for_each(|uid| self.gone(uid));
+        // What the ledger alone remembers was deleted while this agent was away.
+        let left: Vec<Entry> =
+            self.ledger.lock().unwrap_or_else(PoisonError::into_inner).drain().map(|(_, entry)| entry).collect();
+        for entry in left {
+            self.tasks.spawn(clean_up(self.context.clone(), entry.pod));
+        }
+        self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+    }
+
+    fn apply(&mut self, object: Value) {
+        self.upsert(&Arc::new(object));
+    }
+
+    fn delete(&mut self, object: &Value) {
+        self.gone(meta::uid(object));
+    }
+}
+
+/// Removes what a pod left: volumes in whichever namespace directory, logs, ledger entry.
+async fn clean_up(context: Arc<Context>, pod: Arc<Value>) {
+    let uid = meta::uid(&pod).to_owned();
+    context.reports.forget(&uid);
+    let work = tokio::task::spawn_blocking(move || {
+        let mut results = vec![context.logs.remove(&pod)];
+        if crate::ledger::is_file_name(&uid) {
+            for namespace in std::fs::read_dir(context.data_dir.join("ns")).into_iter().flatten().flatten() {
+                results.push(volumes::remove(&namespace.path().join("volumes").join(&uid)));
+            }
+        }
+        // Last, so that a crash before leaves something to begin the cleaning anew from.
+        results.push(context.ledger.remove(&uid));
+        for error in results.into_iter().filter_map(Result::err) {
+            warn!(pod = meta::name(&pod), %error, "cannot remove what a pod left");
+        }
+    });
+    if work.await.is_err() {
+        warn!("cleaning up after a pod was interrupted");
+    }
+}
+
+#[cfg(test)]
+#[path = "manager_tests.rs"]
+mod tests;

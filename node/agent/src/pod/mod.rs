@@ -1,0 +1,11 @@
+//! Pods on this node: the pure parts ([`spec`], [`state`], [`status`], [`env`]) and what moves them.
+
+pub(crate) mod attempt;
+pub(crate) mod env;
+pub(crate) mod manager;
+pub(crate) mod restore;
+pub(crate) mod spec;
+pub(crate) mod state;
+pub(crate) mod status;
+pub(crate) mod volumes;
+pub(crate) mod worker;

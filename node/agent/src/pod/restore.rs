@@ -1,0 +1,175 @@
+//! Between a pod's state and the ledger: what is remembered, and what a remembered pod does after a restart of the
+//! agent. Pure. Runners die with the agent, so whatever ran has ended.
+
+use crate::{
+    guests::KILLED,
+    ledger::{Entry, Remembered},
+    pod::{
+        spec::RestartPolicy,
+        state::{Container, Ended, PodState, Stage},
+        status::{self, Phase},
+    },
+};
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// What of the containers must survive.
+pub(crate) fn remember(state: &PodState) -> Vec<Remembered> {
+    state.containers.iter().map(remember_container).collect()
+}
+
+fn remember_container(container: &Container) -> Remembered {
+    let (running_since, end) = match &container.stage {
+        Stage::Running { started_at } => (Some(started_at.clone()), None),
+        Stage::Ended { end, .. } => (None, Some(end.clone())),
+        Stage::Waiting { .. } => (None, None),
+    };
+    Remembered {
+        name: container.name.clone(),
+        image_id: container.image_id.clone(),
+        container_id: container.container_id.clone(),
+        restarts: container.restarts,
+        running_since,
+        end,
+        last: container.last.clone(),
+    }
+}
+
+/// The state of a pod that an earlier agent process ran, as a kubelet finds it after a reboot: finished pods stay
+/// finished, a `Never` pod that was running has failed, all others begin again with their init containers.
+pub(crate) fn restore(pod: &Value, entry: &Entry, now_text: &str, now: Instant) -> PodState {
+    let mut state = PodState::new(pod, entry.start_time.clone());
+    state.failed.clone_from(&entry.failed);
+    let mut interrupted = false;
+    for container in &mut state.containers {
+        let Some(known) = entry.containers.iter().find(|known| known.name == container.name) else { continue };
+        interrupted |= known.running_since.is_some();
+        restore_container(container, known, now_text, now);
+    }
+    if state.is_finished() {
+        return state;
+    }
+    if state.restart_policy == RestartPolicy::Never {
+        if interrupted && status::phase(&state) != Phase::Failed {
+            let message = "the node agent ended while containers of this pod were running".to_owned();
+            state.failed = Some(("NodeAgentRestarted".to_owned(), message));
+        }
+        return state;
+    }
+    for container in state.containers.iter_mut().filter(|container| container.init) {
+        if let Stage::Ended { end, .. } = &container.stage {
+            container.last = Some(end.clone());
+            container.stage = Stage::ordinary();
+        }
+    }
+    state
+}
+
+fn restore_container(container: &mut Container, known: &Remembered, now_text: &str, now: Instant) {
+    container.image_id.clone_from(&known.image_id);
+    container.container_id.clone_from(&known.container_id);
+    container.restarts = known.restarts;
+    container.last.clone_from(&known.last);
+    let end = match (&known.running_since, &known.end) {
+        (Some(since), _) => Ended {
+            exit_code: KILLED,
+            reason: "Error".to_owned(),
+            message: "the node agent ended while the container was running".to_owned(),
+            started_at: since.clone(),
+            finished_at: now_text.to_owned(),
+            container_id: known.container_id.clone(),
+        },
+        (None, Some(end)) => end.clone(),
+        (None, None) => return,
+    };
+    container.stage = Stage::Ended { end, at: now };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::status::phase;
+    use serde_json::json;
+    use std::sync::Arc;
+
+    fn end(code: i32) -> Ended {
+        Ended {
+            exit_code: code,
+            reason: String::new(),
+            message: String::new(),
+            started_at: "s".to_owned(),
+            finished_at: "f".to_owned(),
+            container_id: "coracle://1".to_owned(),
+        }
+    }
+
+    fn known(name: &str, running: bool, code: Option<i32>) -> Remembered {
+        Remembered {
+            name: name.to_owned(),
+            image_id: "img".to_owned(),
+            container_id: "coracle://1".to_owned(),
+            restarts: 2,
+            running_since: running.then(|| "s".to_owned()),
+            end: code.map(end),
+            last: None,
+        }
+    }
+
+    fn restored(policy: &str, containers: Vec<Remembered>) -> PodState {
+        let pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {
+            "restartPolicy": policy, "initContainers": [{"name": "i"}], "containers": [{"name": "a"}, {"name": "b"}],
+        }});
+        let entry = Entry {
+            pod: Arc::new(pod.clone()),
+            namespace_uid: "ns".to_owned(),
+            start_time: "t".to_owned(),
+            failed: None,
+            containers,
+        };
+        let mut state = restore(&pod, &entry, "now", Instant::now());
+        state.prepared = true;
+        state
+    }
+
+    #[tokio::test]
+    async fn pods_come_back_as_after_a_reboot() {
+        let now = Instant::now();
+        let running = || vec![known("i", false, Some(0)), known("a", true, None), known("b", false, Some(0))];
+        // Everything begins again, init containers first, and counts go on.
+        let mut always = restored("Always", running());
+        assert_eq!(always.plan(now).start, [0]);
+        assert_eq!(always.containers[0].next_run(), 3);
+        assert!(matches!(&always.containers[1].stage, Stage::Ended { end, .. } if end.exit_code == KILLED));
+        always.started(0, "coracle://2".to_owned(), "t".to_owned());
+        assert_eq!(always.containers[0].restarts, 3);
+
+        let never = restored("Never", running());
+        assert_eq!((phase(&never), never.is_finished()), (Phase::Failed, true));
+        let in_init = vec![known("i", true, None), known("a", false, None), known("b", false, None)];
+        assert_eq!(phase(&restored("Never", in_init)), Phase::Failed);
+        let partly = vec![known("i", false, Some(0)), known("a", true, None), known("b", false, None)];
+        let partly = restored("Never", partly);
+        assert_eq!((phase(&partly), partly.failed.is_some()), (Phase::Failed, true));
+
+        let finished = vec![known("i", false, Some(0)), known("a", false, Some(0)), known("b", false, Some(0))];
+        for policy in ["OnFailure", "Never"] {
+            let mut state = restored(policy, finished.clone());
+            assert!(state.is_finished() && state.plan(now).start.is_empty(), "{policy}");
+            assert_eq!(phase(&state), Phase::Succeeded);
+        }
+        // One that had not begun anything simply goes on.
+        let fresh = vec![known("i", false, Some(0)), known("a", false, None), known("b", false, None)];
+        assert_eq!(restored("Never", fresh).plan(now).start, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_comes_back() {
+        let state = restored(
+            "OnFailure",
+            vec![known("i", false, Some(0)), known("a", false, Some(1)), known("b", false, Some(0))],
+        );
+        let again = remember(&state);
+        assert_eq!(again[1], known("a", false, Some(1)));
+        assert_eq!(again[0].last, Some(end(0)));
+    }
+}

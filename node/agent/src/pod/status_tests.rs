@@ -1,0 +1,186 @@
+use super::*;
+use crate::pod::state::Failure;
+use coracle_runner::protocol::{Exit, ExitCause, RunId};
+use tokio::time::Instant;
+
+fn pod(policy: &str) -> Value {
+    json!({
+        "metadata": {"name": "myapp-pod", "namespace": "default", "uid": "u"},
+        "spec": {
+            "restartPolicy": policy,
+            "initContainers": [{"name": "init-myservice", "image": "i:1"}, {"name": "init-mydb", "image": "i:1"}],
+            "containers": [{"name": "app", "image": "a:1"}],
+        },
+        "status": {"qosClass": "BestEffort", "conditions": [
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+        ]},
+    })
+}
+
+fn start(state: &mut PodState, index: usize) {
+    state.attempt(index);
+    state.launching(index, RunId(index.to_string()), "reg/i@sha256:1".to_owned());
+    state.started(index, format!("coracle://{index}"), "2026-01-01T00:00:01Z".to_owned());
+}
+
+fn finish(state: &mut PodState, index: usize, code: i32) {
+    let exit = Exit { code, cause: ExitCause::Exited, message: String::new() };
+    state.exited(index, &exit, "2026-01-01T00:00:02Z".to_owned(), Instant::now());
+}
+
+fn show(pod: &Value, state: &PodState) -> Value {
+    let now = clock::parse("2026-01-01T00:01:00Z").unwrap();
+    derive(pod, state, "127.0.0.1", &pod["status"], now)
+}
+
+fn condition(status: &Value, kind: &str) -> (String, String, String) {
+    let all = status["conditions"].as_array().unwrap();
+    let one = all.iter().find(|condition| condition["type"] == kind).unwrap();
+    (spec::text(one, "status").to_owned(), spec::text(one, "reason").to_owned(), spec::text(one, "message").to_owned())
+}
+
+fn triple(status: &str, reason: &str, message: &str) -> (String, String, String) {
+    (status.to_owned(), reason.to_owned(), message.to_owned())
+}
+
+#[tokio::test]
+async fn the_story_shows_as_in_kubernetes() {
+    let pod = pod("Always");
+    let mut state = PodState::new(&pod, "2026-01-01T00:00:00Z".to_owned());
+    let status = show(&pod, &state);
+    assert_eq!(condition(&status, "PodReadyToStartContainers").0, "False");
+
+    state.prepared = true;
+    start(&mut state, 0);
+    let status = show(&pod, &state);
+    assert_eq!(status["phase"], "Pending");
+    let message = "containers with incomplete status: [init-myservice init-mydb]";
+    assert_eq!(condition(&status, "Initialized"), triple("False", "ContainersNotInitialized", message));
+    let message = "containers with unready status: [app]";
+    assert_eq!(condition(&status, "Ready"), triple("False", "ContainersNotReady", message));
+    assert_eq!(condition(&status, "PodReadyToStartContainers").0, "True");
+    assert_eq!(condition(&status, "PodScheduled").0, "True");
+    assert_eq!(status["qosClass"], "BestEffort");
+    let init = &status["initContainerStatuses"];
+    assert_eq!(init[0]["state"]["running"]["startedAt"], "2026-01-01T00:00:01Z");
+    assert_eq!(init[0]["started"], true);
+    assert_eq!(init[0]["ready"], false);
+    assert_eq!(init[1]["state"]["waiting"]["reason"], "PodInitializing");
+    assert_eq!(status["containerStatuses"][0]["state"]["waiting"]["reason"], "PodInitializing");
+
+    finish(&mut state, 0, 0);
+    let status = show(&pod, &state);
+    assert_eq!(status["initContainerStatuses"][0]["state"]["terminated"]["reason"], "Completed");
+    assert_eq!(status["initContainerStatuses"][0]["ready"], true);
+    let message = "containers with incomplete status: [init-mydb]";
+    assert_eq!(condition(&status, "Initialized").2, message);
+
+    start(&mut state, 1);
+    finish(&mut state, 1, 0);
+    start(&mut state, 2);
+    let status = show(&pod, &state);
+    assert_eq!(status["phase"], "Running");
+    for kind in ["Initialized", "Ready", "ContainersReady", "PodReadyToStartContainers"] {
+        assert_eq!(condition(&status, kind), triple("True", "", ""), "{kind}");
+    }
+    let app = &status["containerStatuses"][0];
+    assert_eq!(app["containerID"], "coracle://2");
+    assert_eq!(app["imageID"], "reg/i@sha256:1");
+    assert_eq!((app["ready"].as_bool(), app["restartCount"].as_u64()), (Some(true), Some(0)));
+    assert_eq!(app["lastState"], json!({}));
+}
+
+#[tokio::test]
+async fn phases_are_kubelets() {
+    // What each container did: None never ran, Some(None) runs, Some(Some(code)) ended.
+    type Did = Option<Option<i32>>;
+    let rows: &[(&str, [Did; 3], Phase)] = &[
+        ("Always", [None, None, None], Phase::Pending),
+        ("Always", [Some(Some(1)), None, None], Phase::Pending),
+        ("Never", [Some(Some(1)), None, None], Phase::Failed),
+        ("OnFailure", [Some(Some(0)), Some(None), None], Phase::Pending),
+        ("Always", [Some(Some(0)), Some(Some(0)), None], Phase::Pending),
+        ("Always", [Some(Some(0)), Some(Some(0)), Some(None)], Phase::Running),
+        ("Always", [Some(Some(0)), Some(Some(0)), Some(Some(0))], Phase::Running),
+        ("Always", [Some(Some(0)), Some(Some(0)), Some(Some(1))], Phase::Running),
+        ("OnFailure", [Some(Some(0)), Some(Some(0)), Some(Some(0))], Phase::Succeeded),
+        ("OnFailure", [Some(Some(0)), Some(Some(0)), Some(Some(1))], Phase::Running),
+        ("Never", [Some(Some(0)), Some(Some(0)), Some(Some(0))], Phase::Succeeded),
+        ("Never", [Some(Some(0)), Some(Some(0)), Some(Some(1))], Phase::Failed),
+    ];
+    for (policy, did, expected) in rows {
+        let mut state = PodState::new(&pod(policy), String::new());
+        state.prepared = true;
+        for (index, did) in did.iter().enumerate() {
+            if let Some(did) = did {
+                start(&mut state, index);
+                if let Some(code) = did {
+                    finish(&mut state, index, *code);
+                }
+            }
+        }
+        assert_eq!(phase(&state), *expected, "{policy} {did:?}");
+        if *expected == Phase::Succeeded {
+            let status = show(&pod(policy), &state);
+            assert_eq!(condition(&status, "Ready"), triple("False", "PodCompleted", ""));
+            assert_eq!(condition(&status, "Initialized").1, "PodCompleted");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_pod_ends_as_its_containers_did() {
+    for (code, expected) in [(0, Phase::Succeeded), (137, Phase::Failed)] {
+        let mut state = PodState::new(&json!({"spec": {"containers": [{"name": "a"}]}}), String::new());
+        state.prepared = true;
+        start(&mut state, 0);
+        state.stopping = true;
+        assert_eq!(phase(&state), Phase::Running);
+        finish(&mut state, 0, code);
+        assert_eq!(phase(&state), expected);
+    }
+}
+
+#[tokio::test]
+async fn waiting_keeps_the_last_end_and_its_reason() {
+    let pod = json!({"spec": {"containers": [{"name": "a", "image": "x"}]}, "status": {}});
+    let mut state = PodState::new(&pod, String::new());
+    state.prepared = true;
+    let status = show(&pod, &state);
+    assert_eq!(status["containerStatuses"][0]["state"], json!({"waiting": {"reason": "ContainerCreating"}}));
+    assert!(status.get("initContainerStatuses").is_none());
+    start(&mut state, 0);
+    finish(&mut state, 0, 3);
+    state.attempt(0);
+    state.attempt_failed(0, &Failure::CreateContainerError("no import".to_owned()), Instant::now());
+    let container = &show(&pod, &state)["containerStatuses"][0];
+    assert_eq!(container["state"], json!({"waiting": {"reason": "CreateContainerError", "message": "no import"}}));
+    assert_eq!(container["lastState"]["terminated"]["exitCode"], 3);
+    assert_eq!(container["started"], false);
+}
+
+#[tokio::test]
+async fn times_of_transition_stay_until_something_changes() {
+    let pod = pod("Always");
+    let mut state = PodState::new(&pod, String::new());
+    let first = show(&pod, &state);
+    let later = clock::parse("2026-01-02T00:00:00Z").unwrap();
+    assert_eq!(derive(&pod, &state, "127.0.0.1", &first, later), first, "nothing changed, nothing to write");
+    state.prepared = true;
+    let second = derive(&pod, &state, "127.0.0.1", &first, later);
+    assert_eq!(second["conditions"][0]["lastTransitionTime"], "2026-01-02T00:00:00Z");
+    assert_eq!(second["conditions"][1], first["conditions"][1]);
+}
+
+#[tokio::test]
+async fn a_pod_that_failed_as_a_whole_says_why() {
+    let pod = pod("Always");
+    let mut state = PodState::new(&pod, String::new());
+    state.failed = Some(("DeadlineExceeded".to_owned(), "too long".to_owned()));
+    let status = show(&pod, &state);
+    assert_eq!(
+        (&status["phase"], &status["reason"], &status["message"]),
+        (&json!("Failed"), &json!("DeadlineExceeded"), &json!("too long"))
+    );
+    assert_eq!(condition(&status, "Ready").1, "PodFailed");
+}

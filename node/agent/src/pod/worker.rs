@@ -1,0 +1,564 @@
+//! The owner task of one pod: turns what [`PodState`] plans into attempts, runs and reports, and tells it what
+//! happened. Nobody else touches the pod's state. It never waits for anything but its own ledger entry, so that
+//! runners are never held up by a pod.
+
+use crate::{
+    clock,
+    context::Context,
+    events::Severity,
+    guests::{KILLED, Launch, RunEvent},
+    ledger::{Entry, Remembered},
+    pod::{
+        attempt::{Attempt, Prepared},
+        restore, spec,
+        state::{Failure, Notice, PodState},
+        status,
+        volumes::{self, MountFailure},
+    },
+    reports::Report,
+};
+use coracle_objects::meta;
+use coracle_runner::protocol::{Exit, ExitCause, RunId};
+use serde_json::Value;
+use std::{collections::HashMap, fmt::Write, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{Id, JoinError, JoinSet},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// Grace at most when the agent itself ends.
+const SHUTDOWN_GRACE_MAX: Duration = Duration::from_secs(5);
+/// Grace at most when the pod's object is gone already.
+const GONE_GRACE_MAX: Duration = Duration::from_secs(2);
+/// A killed run that is not reported as ended for so long is taken for ended.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// Waiting times between tries to set volumes up.
+const SET_UP_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// What the control plane wants of a pod.
+#[derive(Debug, Clone)]
+pub(crate) enum Desired {
+    /// The newest object.
+    Present(Arc<Value>),
+    /// There is no such object any more.
+    Gone,
+}
+
+/// Why nothing is started any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// The object has a deletion timestamp.
+    Deleted,
+    /// The object is gone.
+    Gone,
+    /// The pod as a whole failed; it stays until it is deleted.
+    Failed,
+    /// This agent ends.
+    Shutdown,
+}
+
+/// How the task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The pod is gone: what it left may be removed.
+    Gone,
+    /// The agent ends: the pod comes back with it.
+    Shutdown,
+}
+
+/// What a piece of work beside the owner task came to.
+enum Done {
+    SetUp(Result<String, MountFailure>),
+    Prepared(usize, RunId, Result<Prepared, Failure>),
+    Launched(usize, RunId, Result<(), String>),
+}
+
+/// One piece of work, to know whose it was if it broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    SetUp,
+    Prepare(usize),
+    Launch(usize),
+}
+
+/// The part of an entry whose change makes it worth writing.
+type Saved = (Vec<Remembered>, Option<(String, String)>, Arc<str>);
+
+/// See the module.
+pub(crate) struct Worker {
+    context: Arc<Context>,
+    pod: Arc<Value>,
+    desired: watch::Receiver<Desired>,
+    view: watch::Sender<Arc<Value>>,
+    state: PodState,
+    namespace_uid: String,
+    runs: (mpsc::Sender<(RunId, RunEvent)>, mpsc::Receiver<(RunId, RunEvent)>),
+    work: JoinSet<Done>,
+    works: HashMap<Id, (Work, tokio::task::AbortHandle)>,
+    set_up: (Option<Instant>, Duration),
+    ending: Option<Ending>,
+    kill_at: Option<Instant>,
+    killed: bool,
+    saved: Option<Saved>,
+    reported_end: bool,
+    /// It had finished before this agent knew it: its status stays as it is.
+    frozen: bool,
+}
+
+impl Worker {
+    /// A pod that is new here, or that `entry` remembers. `view` shows the pod with its newest status to others.
+    pub(crate) fn new(
+        context: Arc<Context>,
+        pod: Arc<Value>,
+        entry: Option<&Entry>,
+        desired: watch::Receiver<Desired>,
+        view: watch::Sender<Arc<Value>>,
+    ) -> Self {
+        let now = Instant::now();
+        let start = || pod["status"]["startTime"].as_str().map_or_else(|| clock::seconds(clock::now()), str::to_owned);
+        let state = match entry {
+            Some(entry) => restore::restore(&pod, entry, &clock::seconds(clock::now()), now),
+            None => PodState::new(&pod, start()),
+        };
+        let frozen = entry.is_none() && spec::is_finished(&pod);
+        let capacity = 4 * state.containers.len() + 4;
+        if entry.is_none() && !frozen {
+            for (reason, message) in spec::unsupported(&pod) {
+                context.recorder.record(&pod, "", Severity::Warning, reason, &message);
+            }
+        }
+        Self {
+            context,
+            pod,
+            desired,
+            view,
+            state,
+            namespace_uid: entry.map(|entry| entry.namespace_uid.clone()).unwrap_or_default(),
+            runs: mpsc::channel(capacity),
+            work: JoinSet::new(),
+            works: HashMap::new(),
+            set_up: (Some(now), SET_UP_RETRY.0),
+            ending: None,
+            kill_at: None,
+            killed: false,
+            saved: None,
+            reported_end: false,
+            frozen,
+        }
+    }
+
+    /// Owns the pod until it is gone or `shutdown`.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) -> Outcome {
+        self.look();
+        loop {
+            let wake = self.advance().await;
+            if let Some(outcome) = self.outcome() {
+                return outcome;
+            }
+            tokio::select! {
+                // A closed channel would only mean that the manager is gone, which ends with the same token.
+                Ok(()) = self.desired.changed() => self.look(),
+                Some((run, event)) = self.runs.1.recv() => self.heard(&run, event),
+                Some(done) = self.work.join_next_with_id() => self.done(done),
+                () = sleep_until(wake) => {}
+                () = shutdown.cancelled(), if !matches!(self.ending, Some(Ending::Shutdown | Ending::Gone)) => {
+                    self.end(Ending::Shutdown, spec::grace(&self.pod).min(SHUTDOWN_GRACE_MAX));
+                }
+            }
+        }
+    }
+
+    fn outcome(&self) -> Option<Outcome> {
+        let idle = !self.state.is_busy();
+        match self.ending {
+            Some(Ending::Gone) if idle => Some(Outcome::Gone),
+            Some(Ending::Shutdown) if idle => Some(Outcome::Shutdown),
+            _ => None,
+        }
+    }
+
+    /// Reads what is desired now.
+    fn look(&mut self) {
+        let desired = self.desired.borrow_and_update().clone();
+        let new = match desired {
+            Desired::Gone => {
+                if self.ending != Some(Ending::Gone) {
+                    self.end(Ending::Gone, spec::grace(&self.pod).min(GONE_GRACE_MAX));
+                }
+                return;
+            }
+            Desired::Present(new) => new,
+        };
+        let images: Vec<String> = spec::containers(&new).map(|one| spec::text(one, "image").to_owned()).collect();
+        for (index, image) in images.iter().enumerate().take(self.state.containers.len()) {
+            if self.state.containers[index].image != *image {
+                self.replace_image(index, image);
+            }
+        }
+        let mut merged = Value::clone(&new);
+        merged["status"] = self.shown_status(&new).clone();
+        self.pod = Arc::new(merged);
+        if meta::is_terminating(&self.pod)
+            && !matches!(self.ending, Some(Ending::Deleted | Ending::Shutdown | Ending::Gone))
+        {
+            self.end(Ending::Deleted, spec::grace(&self.pod));
+        }
+    }
+
+    /// Our own newest status, with the conditions that others wrote to the object since.
+    fn shown_status(&self, new: &Value) -> Value {
+        let ours = &self.pod["status"];
+        let theirs = &new["status"];
+        if self.saved.is_none() || ours.is_null() {
+            return theirs.clone();
+        }
+        let mut status = ours.clone();
+        if let Some(conditions) = status["conditions"].as_array_mut() {
+            let own = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+            conditions.retain(|condition| own.iter().any(|kind| condition["type"] == *kind));
+            let others = spec::items(theirs, "conditions").iter();
+            conditions.extend(others.filter(|one| own.iter().all(|kind| one["type"] != *kind)).cloned());
+        }
+        status
+    }
+
+    fn replace_image(&mut self, index: usize, image: &str) {
+        let Some(run) = self.state.image_changed(index, image) else { return };
+        let name = self.state.containers[index].name.clone();
+        self.tell(
+            index,
+            Severity::Normal,
+            "Killing",
+            &format!("Container {name} definition changed, will be restarted"),
+        );
+        let (context, namespace_uid, grace) =
+            (self.context.clone(), self.namespace_uid.clone(), spec::grace(&self.pod));
+        tokio::spawn(async move {
+            context.guests.stop(&namespace_uid, &run).await;
+            tokio::time::sleep(grace).await;
+            context.guests.kill(&namespace_uid, &run).await;
+        });
+    }
+
+    /// Starts nothing any more and asks everything to end within `grace`.
+    fn end(&mut self, ending: Ending, grace: Duration) {
+        debug!(pod = meta::name(&self.pod), ?ending, ?grace, "ending a pod");
+        self.ending = Some(ending);
+        self.state.stopping = true;
+        let kill_at = Instant::now() + grace;
+        self.kill_at = Some(self.kill_at.map_or(kill_at, |earlier| earlier.min(kill_at)));
+        for (work, handle) in self.works.values() {
+            // What is being launched ends like any other run.
+            if !matches!(work, Work::Launch(_)) {
+                handle.abort();
+            }
+        }
+        for index in 0..self.state.containers.len() {
+            let container = &self.state.containers[index];
+            if let Some(run) = container.run.clone() {
+                let message = format!("Stopping container {}", container.name);
+                self.tell(index, Severity::Normal, "Killing", &message);
+                self.stop(run);
+            }
+        }
+    }
+
+    fn stop(&self, run: RunId) {
+        let (context, namespace_uid) = (self.context.clone(), self.namespace_uid.clone());
+        tokio::spawn(async move { context.guests.stop(&namespace_uid, &run).await });
+    }
+
+    fn kill(&self, run: RunId) {
+        let (context, namespace_uid) = (self.context.clone(), self.namespace_uid.clone());
+        tokio::spawn(async move { context.guests.kill(&namespace_uid, &run).await });
+    }
+
+    fn tell(&self, index: usize, severity: Severity, reason: &'static str, message: &str) {
+        let container = &self.state.containers[index];
+        let path = spec::field_path(&container.name, container.init);
+        self.context.recorder.record(&self.pod, &path, severity, reason, message);
+    }
+
+    /// Does whatever can be done now; answers when to look again.
+    async fn advance(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let mut wakes = vec![self.deadline(now), self.grace_over(now), self.begin_set_up(now)];
+        let plan = self.state.plan(now);
+        for notice in plan.notices {
+            self.tell_notice(&notice);
+        }
+        for index in plan.start {
+            self.prepare(index);
+        }
+        wakes.push(plan.wake);
+        self.save().await;
+        self.report();
+        wakes.into_iter().flatten().min()
+    }
+
+    /// `spec.activeDeadlineSeconds`.
+    fn deadline(&mut self, now: Instant) -> Option<Instant> {
+        let seconds = self.pod["spec"]["activeDeadlineSeconds"].as_u64()?;
+        if self.frozen || self.ending.is_some() || self.state.is_finished() {
+            return None;
+        }
+        let active = clock::now() - clock::parse(&self.state.start_time)?;
+        let left = Duration::from_secs(seconds).saturating_sub(active.try_into().unwrap_or_default());
+        if !left.is_zero() {
+            return Some(now + left);
+        }
+        let message = "Pod was active on the node longer than the specified deadline".to_owned();
+        self.context.recorder.record(&self.pod, "", Severity::Normal, "DeadlineExceeded", &message);
+        self.state.failed = Some(("DeadlineExceeded".to_owned(), message));
+        self.end(Ending::Failed, spec::grace(&self.pod));
+        None
+    }
+
+    /// Ends what is left at the end of the grace period, and gives up on what does not even end then.
+    fn grace_over(&mut self, now: Instant) -> Option<Instant> {
+        let kill_at = self.kill_at.filter(|_| self.state.is_busy())?;
+        if now < kill_at {
+            return Some(kill_at);
+        }
+        let runs: Vec<RunId> = self.state.containers.iter().filter_map(|container| container.run.clone()).collect();
+        if !self.killed {
+            self.killed = true;
+            runs.into_iter().for_each(|run| self.kill(run));
+        } else if now >= kill_at + KILL_PATIENCE {
+            warn!(pod = meta::name(&self.pod), "the runner does not report the end of killed containers");
+            for run in runs {
+                let exit = Exit { code: KILLED, cause: ExitCause::Killed, message: String::new() };
+                self.heard(&run, RunEvent::Exited(exit));
+            }
+            return None;
+        }
+        Some(kill_at + KILL_PATIENCE)
+    }
+
+    fn spawn(&mut self, work: Work, task: impl Future<Output = Done> + Send + 'static) {
+        let handle = self.work.spawn(task);
+        self.works.insert(handle.id(), (work, handle));
+    }
+
+    /// Namespace and volumes, before anything starts.
+    fn begin_set_up(&mut self, now: Instant) -> Option<Instant> {
+        let at = self.set_up.0.filter(|_| !self.frozen && !self.state.stopping && !self.state.is_finished())?;
+        if now < at {
+            return Some(at);
+        }
+        self.set_up.0 = None;
+        let (context, pod) = (self.context.clone(), self.pod.clone());
+        self.spawn(Work::SetUp, async move { Done::SetUp(set_up(&context, &pod).await) });
+        None
+    }
+
+    fn prepare(&mut self, index: usize) {
+        let Some(container) = spec::containers(&self.pod).nth(index).cloned() else { return };
+        let own = &self.state.containers[index];
+        let run = RunId(hex(&rand::random::<[u8; 32]>()));
+        let attempt = Attempt {
+            context: self.context.clone(),
+            pod: self.pod.clone(),
+            namespace_uid: self.namespace_uid.clone(),
+            field_path: spec::field_path(&own.name, own.init),
+            container,
+            run: run.clone(),
+        };
+        self.state.attempt(index);
+        self.spawn(Work::Prepare(index), async move { Done::Prepared(index, run, attempt.prepare().await) });
+    }
+
+    fn launch(&mut self, index: usize, run: RunId, prepared: Prepared) {
+        let container = &self.state.containers[index];
+        let (name, number) = (container.name.clone(), container.next_run());
+        let log = match self.context.logs.begin(&self.pod, &name, number) {
+            Ok(log) => log,
+            Err(error) => {
+                return self.failed(index, &Failure::CreateContainerError(format!("cannot write its log: {error}")));
+            }
+        };
+        self.tell(index, Severity::Normal, "Created", &format!("Created container: {name}"));
+        self.state.launching(index, run.clone(), prepared.image_id);
+        let launch = Launch {
+            namespace: meta::namespace(&self.pod).to_owned(),
+            namespace_uid: self.namespace_uid.clone(),
+            guest: prepared.guest,
+            events: self.runs.0.clone(),
+            log,
+        };
+        let guests = self.context.guests.clone();
+        self.spawn(Work::Launch(index), async move { Done::Launched(index, run, guests.launch(launch).await) });
+    }
+
+    /// Work beside this task came to an end.
+    fn done(&mut self, done: Result<(Id, Done), JoinError>) {
+        let id = match &done {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let work = self.works.remove(&id).map(|(work, _)| work);
+        match done {
+            Ok((_, Done::SetUp(Ok(namespace_uid)))) => {
+                self.namespace_uid = namespace_uid;
+                self.state.prepared = true;
+            }
+            Ok((_, Done::SetUp(Err(failure)))) => self.set_up_failed(&failure.message()),
+            Ok((_, Done::Prepared(index, run, Ok(prepared)))) if !self.state.stopping => {
+                self.launch(index, run, prepared);
+            }
+            Ok((_, Done::Prepared(index, _, Ok(_)))) => self.state.attempt_dropped(index),
+            Ok((_, Done::Prepared(index, _, Err(failure)))) => {
+                self.state.attempt_failed(index, &failure, Instant::now());
+            }
+            Ok((_, Done::Launched(index, _, Err(message)))) => {
+                self.failed(index, &Failure::RunContainerError(message));
+            }
+            // It was handed over while the pod began to end: that run has not been asked to stop yet.
+            Ok((_, Done::Launched(_, run, Ok(())))) if self.state.stopping => {
+                if self.killed {
+                    self.kill(run)
+                } else {
+                    self.stop(run)
+                }
+            }
+            Ok((_, Done::Launched(_, _, Ok(())))) => {}
+            Err(error) => self.broke(work, &error),
+        }
+    }
+
+    /// Work was aborted because the pod ends, or it panicked.
+    fn broke(&mut self, work: Option<Work>, error: &JoinError) {
+        if !error.is_cancelled() {
+            warn!(pod = meta::name(&self.pod), %error, "work for a pod broke");
+        }
+        let what = || "the node agent failed to do its work".to_owned();
+        match work {
+            Some(Work::SetUp) if !self.state.stopping => self.set_up_failed(&what()),
+            Some(Work::Prepare(index)) if self.state.stopping => self.state.attempt_dropped(index),
+            Some(Work::Prepare(index)) => self.failed(index, &Failure::CreateContainerError(what())),
+            Some(Work::Launch(index)) => self.failed(index, &Failure::RunContainerError(what())),
+            Some(Work::SetUp) | None => {}
+        }
+    }
+
+    fn set_up_failed(&mut self, message: &str) {
+        self.context.recorder.record(&self.pod, "", Severity::Warning, "FailedMount", message);
+        let (_, delay) = self.set_up;
+        self.set_up = (Some(Instant::now() + delay), (delay * 2).min(SET_UP_RETRY.1));
+    }
+
+    fn failed(&mut self, index: usize, failure: &Failure) {
+        self.tell(index, Severity::Warning, "Failed", &format!("Error: {}", failure.message()));
+        self.state.attempt_failed(index, failure, Instant::now());
+    }
+
+    /// A runner said something about one of our runs.
+    fn heard(&mut self, run: &RunId, event: RunEvent) {
+        let Some(index) = self.state.index_of(run) else { return };
+        let now = clock::seconds(clock::now());
+        match event {
+            RunEvent::Started => {
+                self.state.started(index, format!("coracle://{}", run.0), now);
+                let message = format!("Started container {}", self.state.containers[index].name);
+                self.tell(index, Severity::Normal, "Started", &message);
+            }
+            RunEvent::StartFailed(message) => self.failed(index, &Failure::RunContainerError(message)),
+            RunEvent::Exited(exit) => self.state.exited(index, &exit, now, Instant::now()),
+        }
+    }
+
+    fn tell_notice(&self, notice: &Notice) {
+        match notice {
+            Notice::PullBackOff { container: index } => {
+                let image = &self.state.containers[*index].image;
+                self.tell(*index, Severity::Normal, "BackOff", &format!("Back-off pulling image \"{image}\""));
+                self.tell(*index, Severity::Warning, "Failed", "Error: ImagePullBackOff");
+            }
+            Notice::CrashBackOff { container: index } => {
+                let name = &self.state.containers[*index].name;
+                let pod = spec::describe(&self.pod);
+                let message = format!("Back-off restarting failed container {name} in pod {pod}");
+                self.tell(*index, Severity::Warning, "BackOff", &message);
+            }
+        }
+    }
+
+    /// Writes the ledger if something worth it changed. Before the report: what others know, we remember.
+    async fn save(&mut self) {
+        if self.frozen || self.ending == Some(Ending::Gone) {
+            return;
+        }
+        let containers = restore::remember(&self.state);
+        let saved: Saved = (containers.clone(), self.state.failed.clone(), self.namespace_uid.as_str().into());
+        if self.saved.as_ref() == Some(&saved) {
+            return;
+        }
+        // What ended because this agent ends counts as interrupted when it comes back, not as over.
+        if self.ending != Some(Ending::Shutdown) {
+            let entry = Entry {
+                pod: self.pod.clone(),
+                namespace_uid: self.namespace_uid.clone(),
+                start_time: self.state.start_time.clone(),
+                failed: self.state.failed.clone(),
+                containers,
+            };
+            if let Err(error) = self.context.ledger.save(entry).await {
+                warn!(pod = meta::name(&self.pod), %error, "cannot write the ledger");
+            }
+        }
+        self.saved = Some(saved);
+    }
+
+    fn report(&mut self) {
+        if matches!(self.ending, Some(Ending::Gone | Ending::Shutdown)) {
+            return;
+        }
+        let previous = &self.pod["status"];
+        let status = if self.frozen {
+            previous.clone()
+        } else {
+            status::derive(&self.pod, &self.state, &self.context.host_ip, previous, clock::now())
+        };
+        let then_delete = self.ending == Some(Ending::Deleted) && !self.state.is_busy();
+        if status == *previous && then_delete == self.reported_end {
+            return;
+        }
+        self.reported_end = then_delete;
+        let mut pod = Value::clone(&self.pod);
+        pod["status"] = status.clone();
+        self.pod = Arc::new(pod);
+        self.view.send_replace(self.pod.clone());
+        self.context.reports.submit(Report { pod: self.pod.clone(), status, then_delete });
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn set_up(context: &Context, pod: &Value) -> Result<String, MountFailure> {
+    let namespace = context.namespace_uid(meta::namespace(pod)).await;
+    let failure = |detail: String| MountFailure { volume: "pod".to_owned(), detail };
+    let namespace_uid = namespace.map_err(|error| failure(format!("cannot find the pod's namespace: {error}")))?;
+    let directory = context.volumes(&namespace_uid, meta::uid(pod));
+    std::fs::create_dir_all(&directory).map_err(|error| failure(error.to_string()))?;
+    volumes::set_up(&*context.link, pod, &context.host_ip, &directory).await?;
+    Ok(namespace_uid)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

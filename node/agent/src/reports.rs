@@ -1,0 +1,231 @@
+//! Writes pods' statuses to the control plane: per pod only the newest, in order, until it is there; then the
+//! deletion, if that was the last word. Nothing is lost while the server is away, and nothing piles up.
+
+use crate::{
+    link::{Link, PODS},
+    retry::Reconnect,
+};
+use coracle_objects::{ApiError, Reason, meta};
+use serde_json::Value;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+/// Pods whose status is written at one time.
+const PARALLEL_WRITES_MAX: usize = 16;
+
+/// What a pod's owner wants to be known.
+#[derive(Debug, Clone)]
+pub(crate) struct Report {
+    /// The pod as last seen.
+    pub(crate) pod: Arc<Value>,
+    pub(crate) status: Value,
+    /// Everything has ended: delete the object after writing.
+    pub(crate) then_delete: bool,
+}
+
+#[derive(Default)]
+struct Pending {
+    newest: HashMap<String, Report>,
+    writing: HashMap<String, ()>,
+}
+
+/// Takes reports from the pods' owners.
+pub(crate) struct Reports {
+    link: Arc<dyn Link>,
+    pending: Mutex<Pending>,
+    changed: Notify,
+}
+
+impl Reports {
+    pub(crate) fn new(link: Arc<dyn Link>) -> Arc<Self> {
+        Arc::new(Self { link, pending: Mutex::default(), changed: Notify::new() })
+    }
+
+    fn pending(&self) -> std::sync::MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces what is to be said of a pod.
+    pub(crate) fn submit(&self, report: Report) {
+        self.pending().newest.insert(meta::uid(&report.pod).to_owned(), report);
+        self.changed.notify_one();
+    }
+
+    /// The pod is gone: nothing is said of it any more.
+    pub(crate) fn forget(&self, uid: &str) {
+        self.pending().newest.remove(uid);
+    }
+
+    /// The next pod with news that nobody writes at the moment.
+    fn take(&self) -> Option<(String, Report)> {
+        let mut pending = self.pending();
+        let uid = pending.newest.keys().find(|uid| !pending.writing.contains_key(*uid))?.clone();
+        let report = pending.newest.remove(&uid)?;
+        pending.writing.insert(uid.clone(), ());
+        Some((uid, report))
+    }
+
+    /// Runs until `stop`.
+    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let slots = Arc::new(Semaphore::new(PARALLEL_WRITES_MAX));
+        let work = async {
+            loop {
+                let Ok(slot) = slots.clone().acquire_owned().await else { return };
+                let (uid, report) = loop {
+                    if let Some(next) = self.take() {
+                        break next;
+                    }
+                    self.changed.notified().await;
+                };
+                let (this, stop) = (self.clone(), stop.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = this.write(&uid, report) => {}
+                        () = stop.cancelled() => {}
+                    }
+                    this.pending().writing.remove(&uid);
+                    this.changed.notify_one();
+                    drop(slot);
+                });
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            () = stop.cancelled() => {}
+        }
+    }
+
+    async fn write(&self, uid: &str, mut report: Report) {
+        let mut reconnect = Reconnect::new();
+        loop {
+            match self.try_write(uid, &report).await {
+                Ok(()) => return,
+                Err(error) => match error.reason {
+                    Reason::NotFound => return debug!(uid, "the pod is gone, its status with it"),
+                    Reason::Invalid | Reason::BadRequest | Reason::Forbidden => {
+                        return warn!(uid, %error, "the server refuses a pod's status");
+                    }
+                    reason => {
+                        if reason != Reason::Conflict {
+                            debug!(uid, %error, "cannot write a pod's status yet");
+                        }
+                        tokio::time::sleep(reconnect.delay()).await;
+                    }
+                },
+            }
+            if let Some(newer) = self.pending().newest.remove(uid) {
+                report = newer;
+            }
+        }
+    }
+
+    async fn try_write(&self, uid: &str, report: &Report) -> Result<(), ApiError> {
+        let key = meta::key(&report.pod);
+        let mut object = Value::clone(&report.pod);
+        object["status"] = report.status.clone();
+        match self.link.update(PODS, "status", &object).await {
+            Err(error) if error.reason == Reason::Conflict => {
+                let mut fresh = self.link.get(PODS, &key).await?;
+                if meta::uid(&fresh) != uid {
+                    return Err(ApiError::not_found("", "pods", &key.name));
+                }
+                fresh["status"] = merged(&report.status, &fresh["status"]);
+                self.link.update(PODS, "status", &fresh).await?;
+            }
+            other => drop(other?),
+        }
+        if report.then_delete {
+            match self.link.delete(PODS, &key, 0, uid).await {
+                // Gone, or another pod has its name by now.
+                Err(error) if matches!(error.reason, Reason::NotFound | Reason::Conflict) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Conditions that others wrote since are kept.
+fn merged(ours: &Value, theirs: &Value) -> Value {
+    let mut merged = ours.clone();
+    let known = |kind: &Value| {
+        ours["conditions"].as_array().is_some_and(|all| all.iter().any(|condition| condition["type"] == *kind))
+    };
+    let more: Vec<Value> = theirs["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|condition| !known(&condition["type"]))
+        .cloned()
+        .collect();
+    if let Some(conditions) = merged["conditions"].as_array_mut() {
+        conditions.extend(more);
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::FakeLink;
+    use coracle_objects::ObjectKey;
+    use serde_json::json;
+
+    fn key() -> ObjectKey {
+        ObjectKey::namespaced("default", "p")
+    }
+
+    fn report(pod: &Value, phase: &str, then_delete: bool) -> Report {
+        Report { pod: Arc::new(pod.clone()), status: json!({"phase": phase, "conditions": []}), then_delete }
+    }
+
+    fn phase(link: &FakeLink) -> String {
+        link.stored(PODS, &key()).map(|pod| pod["status"]["phase"].to_string()).unwrap_or_default()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_newest_status_gets_there_through_conflicts_and_absence() {
+        let link = FakeLink::new();
+        let pod = link.put(PODS, json!({"metadata": {"namespace": "default", "name": "p", "uid": "u"}, "status": {}}));
+        let reports = Reports::new(link.clone());
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(reports.clone().run(stop.clone()));
+        reports.submit(report(&pod, "Pending", false));
+        link.wait("pending", |link| phase(link) == "\"Pending\"").await;
+
+        // The object that the owner knows is old by now, and somebody added a condition.
+        let mut other = link.stored(PODS, &key()).unwrap();
+        other["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "True"}]);
+        link.put(PODS, other);
+        link.set_down(true);
+        reports.submit(report(&pod, "Running", false));
+        tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+        reports.submit(report(&pod, "Failed", false));
+        link.set_down(false);
+        link.wait("the newest", |link| phase(link) == "\"Failed\"").await;
+        let stored = link.stored(PODS, &key()).unwrap();
+        assert_eq!(stored["status"]["conditions"][0]["type"], "PodScheduled");
+
+        reports.submit(report(&pod, "Succeeded", true));
+        link.wait("deleted", |link| link.stored(PODS, &key()).is_none()).await;
+        stop.cancel();
+        task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_of_the_same_name_is_left_alone() {
+        let link = FakeLink::new();
+        let pod = link.put(PODS, json!({"metadata": {"namespace": "default", "name": "p", "uid": "old"}}));
+        let successor =
+            json!({"metadata": {"namespace": "default", "name": "p", "uid": "new"}, "status": {"phase": "Pending"}});
+        link.put(PODS, successor);
+        let reports = Reports::new(link.clone());
+        reports.write("old", report(&pod, "Failed", true)).await;
+        assert_eq!(phase(&link), "\"Pending\"");
+    }
+}

@@ -1,0 +1,125 @@
+//! How long to wait before trying again.
+
+use rand::Rng;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Waiting times towards the control plane: they double up to a bound, with jitter so that the nodes of a
+/// restarted server do not all come back in the same instant.
+#[derive(Debug, Clone)]
+pub(crate) struct Reconnect {
+    next: Duration,
+}
+
+impl Reconnect {
+    const FIRST: Duration = Duration::from_millis(100);
+    const MAX: Duration = Duration::from_secs(10);
+
+    pub(crate) fn new() -> Self {
+        Self { next: Self::FIRST }
+    }
+
+    /// It worked: start over.
+    pub(crate) fn reset(&mut self) {
+        self.next = Self::FIRST;
+    }
+
+    /// The next waiting time: between half of the bound reached and all of it.
+    pub(crate) fn delay(&mut self) -> Duration {
+        let bound = self.next;
+        self.next = (bound * 2).min(Self::MAX);
+        bound.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+}
+
+/// A kubelet's back-off for containers and images: 10 s, doubling to 5 minutes, forgotten when nothing happened for
+/// ten minutes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Backoff {
+    current: Duration,
+    updated: Option<Instant>,
+}
+
+impl Backoff {
+    pub(crate) const FIRST: Duration = Duration::from_secs(10);
+    pub(crate) const MAX: Duration = Duration::from_secs(300);
+    /// As long a container must run, or an image be left alone, to start from the beginning.
+    pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(600);
+
+    fn is_forgotten(&self, at: Instant) -> bool {
+        self.updated.is_none_or(|updated| at.saturating_duration_since(updated) > Self::FORGET_AFTER)
+    }
+
+    /// Counts one more try and says how long to wait after it.
+    pub(crate) fn next(&mut self, now: Instant) -> Duration {
+        self.current = if self.is_forgotten(now) { Self::FIRST } else { (self.current * 2).min(Self::MAX) };
+        self.updated = Some(now);
+        self.current
+    }
+
+    /// Until when something that failed at `failed` has to wait; `None`: it may be tried at once.
+    pub(crate) fn until(&self, failed: Instant) -> Option<Instant> {
+        (!self.is_forgotten(failed)).then(|| failed + self.current)
+    }
+
+    /// The waiting time that counts now.
+    pub(crate) fn current(&self) -> Duration {
+        self.current
+    }
+}
+
+/// A duration as Go prints it, e.g. `10s`, `1m20s`, `5m0s`: kubelet's messages carry it.
+pub(crate) fn go_duration(duration: Duration) -> String {
+    let (minutes, seconds) = (duration.as_secs() / 60, duration.as_secs() % 60);
+    if minutes > 0 { format!("{minutes}m{seconds}s") } else { format!("{seconds}s") }
+}
+
+/// A measured time as kubelet's `Pulled` event has it: milliseconds below a second, `1.234s` above.
+pub(crate) fn measured(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    if millis < 1000 { format!("{millis}ms") } else { format!("{}.{:03}s", millis / 1000, millis % 1000) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn crashes_wait_longer_each_time_and_are_forgotten() {
+        let start = Instant::now();
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.until(start), None, "the first restart is immediate");
+        let mut now = start;
+        for expected in [10, 20, 40, 80, 160, 300, 300] {
+            let delay = backoff.next(now);
+            assert_eq!(delay, Duration::from_secs(expected));
+            assert_eq!(backoff.until(now), Some(now + delay));
+            now += delay;
+        }
+        let later = now + Backoff::FORGET_AFTER + Duration::from_secs(1);
+        assert_eq!(backoff.until(later), None);
+        assert_eq!(backoff.next(later), Backoff::FIRST);
+    }
+
+    #[test]
+    fn reconnecting_is_bounded_and_jittered() {
+        let mut reconnect = Reconnect::new();
+        let mut last = Duration::ZERO;
+        for _ in 0..20 {
+            last = reconnect.delay();
+            assert!(last >= Reconnect::FIRST / 2 && last <= Reconnect::MAX);
+        }
+        assert!(last >= Reconnect::MAX / 2);
+        reconnect.reset();
+        assert!(reconnect.delay() <= Reconnect::FIRST);
+    }
+
+    #[test]
+    fn durations_read_as_kubelets() {
+        for (seconds, text) in [(10, "10s"), (80, "1m20s"), (300, "5m0s"), (0, "0s")] {
+            assert_eq!(go_duration(Duration::from_secs(seconds)), text);
+        }
+        assert_eq!(measured(Duration::from_millis(12)), "12ms");
+        assert_eq!(measured(Duration::from_millis(1034)), "1.034s");
+    }
+}
