@@ -55,10 +55,15 @@ pub fn main(arguments: &[String]) -> ExitCode {
                 text = format!("{text}: {error}");
                 cause = error.source();
             }
-            let _ = writeln!(io::stderr(), "{text}");
+            complain(&text);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says something to the agent's log. A runner has no other.
+pub(crate) fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn parse(arguments: &[String]) -> Result<Arguments, ChildError> {
@@ -85,12 +90,15 @@ fn parse(arguments: &[String]) -> Result<Arguments, ChildError> {
 /// there is a single thread.
 fn serve(arguments: &Arguments) -> Result<(), ChildError> {
     let stream = confine::take_stream().map_err(ChildError::Confine)?;
-    confine::before_threads().map_err(ChildError::Confine)?;
+    confine::before_threads(&arguments.root).map_err(ChildError::Confine)?;
 
     let engine = arguments
         .engine
         .engine(Allocation::Pooled(arguments.max_instances))
-        .or_else(|_| arguments.engine.engine(Allocation::OnDemand))
+        .or_else(|error| {
+            complain(&format!("no pool of {} instances ({error:#}): allocating one by one", arguments.max_instances));
+            arguments.engine.engine(Allocation::OnDemand)
+        })
         .map_err(|error| ChildError::Engine(format!("{error:#}")))?;
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let guests_runtime = tokio::runtime::Builder::new_multi_thread()

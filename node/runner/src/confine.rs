@@ -3,7 +3,7 @@
 //! Three moments, in this order, each of which cannot be undone:
 //!
 //! 1. [`take_stream`]: nothing inherited but the stream to the agent (descriptor 3) and standard error.
-//! 2. [`before_threads`], while there is one thread: no new privileges, limits, death with the agent.
+//! 2. [`before_threads`], while there is one thread: the root, no new privileges, limits, death with the agent.
 //!    Here follow, in this order: `chroot` to the runner's root where it started as root, its own uid without
 //!    capabilities (which clears the parent-death signal, so that is set again), Landlock on `/` of that root.
 //! 3. [`before_guests`], with engine and threads running: here follows the seccomp allow-list.
@@ -21,6 +21,7 @@ use nix::{
 use std::{
     io,
     os::fd::{FromRawFd, OwnedFd, RawFd},
+    path::Path,
 };
 
 /// Where the stream to the agent lives.
@@ -62,8 +63,10 @@ unsafe fn close_from(first: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// What a runner gives up before it has more than one thread.
-pub(crate) fn before_threads() -> io::Result<()> {
+/// What a runner gives up before it has more than one thread. From here on its root is the current directory, and all
+/// its paths are relative.
+pub(crate) fn before_threads(root: &Path) -> io::Result<()> {
+    nix::unistd::chdir(root)?;
     die_with_parent()?;
     prctl::set_no_new_privs()?;
     // A core file would hold every guest's memory.

@@ -36,7 +36,8 @@ pub(crate) enum Allocation {
     OnDemand,
 }
 
-/// What is chosen per machine. Compiled code depends on it.
+/// What is chosen per machine. Compiled code depends on it. A smaller reservation costs bounds checks, and no guest of a
+/// pool can have a larger memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EngineOptions {
     memory_reservation_bytes: u64,

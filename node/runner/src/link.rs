@@ -5,6 +5,7 @@
 //! output is slowed down and holds up nothing but itself.
 
 use crate::{
+    child,
     frame::{self, MAX_FROM_RUNNER_BYTES, MAX_TO_RUNNER_BYTES},
     guests::Guests,
     protocol::FromRunner,
@@ -51,7 +52,7 @@ pub(crate) async fn serve(stream: StdUnixStream, guests: Guests, outgoing: Outgo
     let stream = match stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
         Ok(stream) => stream,
         Err(error) => {
-            tracing::error!(%error, "no stream to the agent");
+            child::complain(&format!("no stream to the agent: {error}"));
             return;
         }
     };
@@ -80,7 +81,7 @@ async fn write_frames(mut stream: OwnedWriteHalf, mut outgoing: Outgoing) {
         }
         for frame in prompt.drain(..).chain(ordered.drain(..)) {
             if let Err(error) = frame::encode(&frame, MAX_FROM_RUNNER_BYTES, &mut buffer) {
-                tracing::error!(%error, "a frame was dropped");
+                child::complain(&format!("a frame was dropped: {error}"));
             }
         }
         if stream.write_all(&buffer).await.is_err() {

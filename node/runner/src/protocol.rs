@@ -104,7 +104,7 @@ pub enum ToRunner {
     Start(Box<StartGuest>),
     /// Ask it to stop: end-of-file on stdin.
     Stop(RunId),
-    /// End it now. Answered by `Exited`, unless it has ended already.
+    /// End it now. Followed by `Exited`, unless it has ended already or could not be started.
     Kill(RunId),
     /// Answer to `Lookup`.
     LookupAnswer {
@@ -120,9 +120,9 @@ pub enum ToRunner {
 pub enum FromRunner {
     /// The runner has confined itself and takes guests.
     Ready,
-    /// The first guest instruction is about to run.
+    /// The first guest instruction is about to run. Comes before anything else of this run, and `Exited` will follow.
     Started(RunId),
-    /// It could not be started; nothing runs.
+    /// It could not be started; nothing runs, and nothing else follows.
     StartFailed {
         /// Which run.
         run: RunId,

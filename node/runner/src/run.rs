@@ -4,8 +4,8 @@
 //!   Start ── no slot, bad mount, code does not load ──▶ StartFailed
 //!     │
 //!     ▼
-//!  instantiate ── no memory of its pool left ─────────▶ StartFailed
-//!     │ Started (before the first wait, so a start function that never ends counts as started)
+//!  Started (before instantiation, which may run the guest's start functions)
+//!     │
 //!     ▼
 //!   runs ── ends, traps, outgrows its memory, is killed ──▶ its last output, then Exited
 //! ```
@@ -18,18 +18,9 @@ use crate::{
     host::{memory::OutOfMemory, state::GuestState, stdio::Output},
     protocol::{Exit, ExitCause, FromRunner, LogStream, StartGuest},
 };
-use futures::{FutureExt, poll};
-use std::{
-    future::Future,
-    panic::AssertUnwindSafe,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    task::Poll,
-};
-use wasmtime::{PoolConcurrencyLimitError, Store, WasmBacktrace};
+use futures::FutureExt;
+use std::{panic::AssertUnwindSafe, sync::Arc};
+use wasmtime::{Store, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 /// What a host call may copy out of a guest at once.
@@ -48,12 +39,10 @@ enum Ending {
 /// Runs a container from `Start` to its last frame.
 pub(crate) async fn run(shared: &Arc<Shared>, start: &StartGuest, signals: &Signals) {
     let lane = &shared.outbox.ordered;
-    let stdout = Output::new(start.run.clone(), LogStream::Stdout, lane.clone());
-    let stderr = Output::new(start.run.clone(), LogStream::Stderr, lane.clone());
-    let started = AtomicBool::new(false);
+    let outputs =
+        [LogStream::Stdout, LogStream::Stderr].map(|stream| Output::new(start.run.clone(), stream, lane.clone()));
 
-    let outputs = [stdout.clone(), stderr.clone()];
-    let attempt = AssertUnwindSafe(attempt(shared, start, signals, outputs, &started)).catch_unwind();
+    let attempt = AssertUnwindSafe(attempt(shared, start, signals, outputs.clone())).catch_unwind();
     let ending = attempt.await.unwrap_or_else(|_| Ending::Ended(trapped("the runner has a defect: it panicked")));
     shared.forget(&start.run);
     match ending {
@@ -62,23 +51,15 @@ pub(crate) async fn run(shared: &Arc<Shared>, start: &StartGuest, signals: &Sign
             let _ = shared.outbox.prompt.send(frame).await;
         }
         Ending::Ended(exit) => {
-            if !started.load(Relaxed) {
-                announce(shared, start, &started).await;
+            for output in &outputs {
+                output.drained().await;
             }
-            stdout.drained().await;
-            stderr.drained().await;
             let _ = lane.send(FromRunner::Exited { run: start.run.clone(), exit }).await;
         }
     }
 }
 
-async fn attempt(
-    shared: &Arc<Shared>,
-    start: &StartGuest,
-    signals: &Signals,
-    outputs: [Output; 2],
-    started: &AtomicBool,
-) -> Ending {
+async fn attempt(shared: &Arc<Shared>, start: &StartGuest, signals: &Signals, outputs: [Output; 2]) -> Ending {
     let Ok(_slot) = shared.slots.try_acquire() else {
         return Ending::NotStarted("the runner has no room for another instance".to_owned());
     };
@@ -96,17 +77,15 @@ async fn attempt(
     store.set_epoch_deadline(1);
     store.epoch_deadline_async_yield_and_update(1);
 
-    let guest = shared.ticker.drive(execute(&code, &mut store, announce(shared, start, started)));
-    tokio::select! {
+    let _ = shared.outbox.prompt.send(FromRunner::Started(start.run.clone())).await;
+    let guest = shared.ticker.drive(execute(&code, &mut store));
+    Ending::Ended(tokio::select! {
         biased;
         () = signals.kill.cancelled() => {
-            Ending::Ended(Exit { code: KILLED, cause: ExitCause::Killed, message: String::new() })
+            Exit { code: KILLED, cause: ExitCause::Killed, message: String::new() }
         }
-        result = guest => match result {
-            Err(error) if !started.load(Relaxed) => Ending::NotStarted(format!("{error:#}")),
-            result => Ending::Ended(exit(result)),
-        },
-    }
+        result = guest => exit(result),
+    })
 }
 
 async fn load(shared: &Arc<Shared>, start: &StartGuest) -> Result<Arc<Code>, String> {
@@ -120,49 +99,18 @@ async fn load(shared: &Arc<Shared>, start: &StartGuest) -> Result<Arc<Code>, Str
     }
 }
 
-async fn announce(shared: &Shared, start: &StartGuest, started: &AtomicBool) {
-    started.store(true, Relaxed);
-    let _ = shared.outbox.prompt.send(FromRunner::Started(start.run.clone())).await;
-}
-
-/// Instantiates and runs. `announce` is awaited before the guest has computed for longer than a tick; when it has not
-/// been, an error means that the guest could not start.
-async fn execute(
-    code: &Code,
-    store: &mut Store<GuestState>,
-    announce: impl Future<Output = ()>,
-) -> wasmtime::Result<Result<(), ()>> {
+/// Instantiates and runs.
+async fn execute(code: &Code, store: &mut Store<GuestState>) -> wasmtime::Result<Result<(), ()>> {
     match code {
         Code::Component(component) => {
-            let command = started(component.instantiate_async(&mut *store), announce).await?;
+            let command = component.instantiate_async(&mut *store).await?;
             command.wasi_cli_run().call_run(store).await
         }
         Code::Module(module) => {
-            let instance = started(module.instantiate_async(&mut *store), announce).await?;
+            let instance = module.instantiate_async(&mut *store).await?;
             let start = instance.get_typed_func::<(), ()>(&mut *store, START)?;
             start.call_async(store, ()).await.map(Ok)
         }
-    }
-}
-
-async fn started<T>(
-    instantiation: impl Future<Output = wasmtime::Result<T>>,
-    announce: impl Future<Output = ()>,
-) -> wasmtime::Result<T> {
-    let mut instantiation = pin!(instantiation);
-    let first = poll!(&mut instantiation);
-    if let Poll::Ready(Err(error)) = &first
-        && error.downcast_ref::<PoolConcurrencyLimitError>().is_some()
-    {
-        return match first {
-            Poll::Ready(result) => result,
-            Poll::Pending => instantiation.await,
-        };
-    }
-    announce.await;
-    match first {
-        Poll::Ready(result) => result,
-        Poll::Pending => instantiation.await,
     }
 }
 

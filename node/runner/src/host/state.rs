@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, p1::WasiP1Ctx};
 
 /// Resources that a guest may hold: files, streams, pollables, lookups.
-const MAX_RESOURCES: usize = 16 << 10;
+const MAX_RESOURCES: usize = 4 << 10;
 /// Most random bytes in one call.
 const MAX_RANDOM_BYTES: u64 = 1 << 20;
 

@@ -84,11 +84,15 @@ impl Context {
     }
 
     pub(crate) async fn runner_for(self: &Arc<Self>, max_instances: u32) -> Runner {
+        self.runner_by(myself("runner"), max_instances).await
+    }
+
+    pub(crate) async fn runner_by(self: &Arc<Self>, command: Vec<OsString>, max_instances: u32) -> Runner {
         let root = tempfile::tempdir_in(self.scratch.path()).unwrap();
         for part in ["code", "volumes"] {
             fs::create_dir(root.path().join(part)).unwrap();
         }
-        let config = RunnerConfig { command: myself("runner"), root: root.path().to_owned(), max_instances };
+        let config = RunnerConfig { command, root: root.path().to_owned(), max_instances };
         let (process, frames) = RunnerProcess::spawn(config).await.unwrap();
         Runner { context: Arc::clone(self), root, process, frames, names: HashMap::new(), runs: 0 }
     }

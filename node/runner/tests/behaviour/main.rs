@@ -61,6 +61,7 @@ const CASES: &[Case] = cases![
     output::a_flood_waits_for_the_agent,
     processes::a_runner_has_nothing_to_steal,
     processes::a_runner_that_dies_ends_its_frames,
+    processes::a_small_address_space_is_enough,
     processes::a_dropped_runner_dies,
     processes::a_runner_dies_with_its_agent,
     processes::what_is_no_runner_is_not_ready,

@@ -2,6 +2,7 @@
 
 use crate::fixture::{Context, Guest, exited, myself, proc_figure, until};
 use coracle_runner::{
+    compile,
     process::{RunnerConfig, RunnerError, RunnerProcess},
     protocol::ToRunner,
 };
@@ -108,6 +109,28 @@ pub(crate) async fn a_runner_that_dies_ends_its_frames(context: Arc<Context>) {
     }
 }
 
+pub(crate) async fn a_small_address_space_is_enough(context: Arc<Context>) {
+    // Room for two or three instances, not for a pool of a hundred.
+    let mut command = ["/bin/sh", "-c", "ulimit -v 16000000; exec \"$0\" \"$@\""].map(OsString::from).to_vec();
+    command.extend(myself("runner"));
+    let mut runner = context.runner_by(command, 100).await;
+    for guest in [Guest::Toolbox, Guest::ToolboxP1] {
+        let start = runner.guest(guest, &["alloc", "8"]).await;
+        assert_eq!(runner.run(start).await.exit, exited(0));
+    }
+    // Instances that reserve less can be many, but code must be compiled for it.
+    let small = ["--memory-reservation-bytes", "16777216"].map(OsString::from);
+    let mut runner = context.runner_by([&myself("runner")[..], &small].concat(), 100).await;
+    let mut start = runner.guest(Guest::ToolboxP1, &["alloc", "8"]).await;
+    assert!(runner.refusal(start.clone()).await.contains("cannot load"));
+    let code = runner.root.path().join("code");
+    fs::write(code.join("small.wasm"), Guest::ToolboxP1.wasm()).unwrap();
+    let compiler = [&myself("compile")[..], &small].concat();
+    compile::compile(&compiler, &code.join("small.wasm"), &code.join("small.cwasm")).await.unwrap();
+    start.code = PathBuf::from("code/small.cwasm");
+    assert_eq!(runner.run(start).await.exit, exited(0));
+}
+
 pub(crate) async fn a_dropped_runner_dies(context: Arc<Context>) {
     let mut runner = context.runner().await;
     let start = runner.guest(Guest::Toolbox, &["spin"]).await;
@@ -149,6 +172,11 @@ fn shell(script: &str) -> RunnerConfig {
 }
 
 pub(crate) async fn what_is_no_runner_is_not_ready(_context: Arc<Context>) {
+    let lost = RunnerConfig { command: myself("runner"), ..shell("") };
+    match RunnerProcess::spawn(lost).await {
+        Err(RunnerError::NotReady(text)) => assert!(text.contains("No such file or directory"), "{text}"),
+        other => panic!("{:?}", other.err()),
+    }
     for (script, expected) in [
         ("echo broken beyond repair >&2; exit 3", "broken beyond repair (exit status: 3)"),
         ("exit 0", "exit status: 0"),
