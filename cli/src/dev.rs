@@ -11,6 +11,7 @@ use coracle_server::ServerConfig;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    pin::pin,
     process::ExitCode,
 };
 use tokio_util::sync::CancellationToken;
@@ -50,25 +51,30 @@ impl Dev {
             format!("https://{reachable}"),
             reachable.ip().to_string(),
         )?;
-        let mut agent = tokio::spawn(coracle_agent::run(config, agent_stop.clone()));
+        let mut agent = pin!(tokio::spawn(coracle_agent::run(config, agent_stop.clone())));
+        let mut server = pin!(server.stopped());
         print_banner(reachable, &data_dir, &self.node_name);
-        let ended = tokio::select! {
-            ended = &mut agent => Some(ended),
-            () = signals.next() => None,
-        };
+        tokio::select! {
+            outcome = agent.as_mut() => {
+                server_stop.cancel();
+                signals.or_exit(server).await?;
+                outcome.context("the node agent failed")??;
+                bail!("the node agent has ended by itself");
+            }
+            outcome = server.as_mut() => {
+                agent_stop.cancel();
+                signals.or_exit(agent).await.context("the node agent failed")??;
+                outcome?;
+                bail!("the server has ended by itself");
+            }
+            () = signals.next() => {}
+        }
         // The agent first: it still has to say how its pods ended.
         agent_stop.cancel();
-        let ended_by_itself = ended.is_some();
-        let ended = match ended {
-            Some(ended) => ended,
-            None => signals.or_exit(agent).await,
-        };
+        let agent = signals.or_exit(agent).await;
         server_stop.cancel();
-        signals.or_exit(server.stopped()).await;
-        ended.context("the node agent failed")??;
-        if ended_by_itself {
-            bail!("the node agent has ended by itself");
-        }
+        signals.or_exit(server).await?;
+        agent.context("the node agent failed")??;
         Ok(ExitCode::SUCCESS)
     }
 }

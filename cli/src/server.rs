@@ -7,6 +7,7 @@ use coracle_server::ServerConfig;
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
     path::{Path, PathBuf},
+    pin::pin,
     process::ExitCode,
 };
 use tokio_util::sync::CancellationToken;
@@ -38,9 +39,14 @@ impl Server {
         let config = ServerConfig { data_dir: data_dir.clone(), listen, name, nodes: nodes.clone() };
         let server = coracle_server::start(config, stop.clone()).await?;
         print_banner(server.address, &data_dir, &nodes);
-        signals.next().await;
+        let mut stopped = pin!(server.stopped());
+        tokio::select! {
+            // Only a failure ends a server that nobody has asked to stop.
+            outcome = stopped.as_mut() => return outcome.map(|()| ExitCode::FAILURE).map_err(Into::into),
+            () = signals.next() => {}
+        }
         stop.cancel();
-        signals.or_exit(server.stopped()).await;
+        signals.or_exit(stopped).await?;
         Ok(ExitCode::SUCCESS)
     }
 }

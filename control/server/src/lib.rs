@@ -41,7 +41,7 @@ pub struct ServerConfig {
     pub nodes: Vec<String>,
 }
 
-/// Why a server could not start.
+/// Why a server could not start, or ended.
 #[derive(Debug, Error)]
 pub enum ServerError {
     /// Something under the data directory cannot be made, read or written.
@@ -85,6 +85,9 @@ pub enum ServerError {
     /// The first objects could not be created.
     #[error("the cluster's first objects could not be created")]
     Bootstrap(#[source] ApiError),
+    /// It cannot go on; what was acknowledged is on disk.
+    #[error("the server cannot go on: {0}")]
+    Failed(String),
     /// The name of a node cannot be the name of an object.
     #[error("\"{0}\" cannot be a node's name: use lower-case letters, digits, '-' and '.'")]
     NodeName(String),

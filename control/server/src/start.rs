@@ -31,14 +31,19 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct RunningServer {
     /// Where it really listens.
     pub address: SocketAddr,
-    stopped: JoinHandle<()>,
+    stopped: JoinHandle<Option<String>>,
 }
 
 impl RunningServer {
-    /// Waits until everything has stopped after the shutdown token was cancelled.
-    pub async fn stopped(self) {
-        if let Err(error) = self.stopped.await {
-            tracing::error!(%error, "the server did not stop in order");
+    /// Waits until everything has stopped: after the shutdown token was cancelled, or because the server cannot go on.
+    ///
+    /// # Errors
+    /// When it did not stop because it was asked to.
+    pub async fn stopped(self) -> Result<(), ServerError> {
+        match self.stopped.await {
+            Ok(None) => Ok(()),
+            Ok(Some(reason)) => Err(ServerError::Failed(reason)),
+            Err(error) => Err(ServerError::Failed(error.to_string())),
         }
     }
 }
@@ -148,7 +153,7 @@ impl ControlPlane {
         }
     }
 
-    /// Runs until `shutdown` is cancelled and everything has stopped.
+    /// Runs until `shutdown` is cancelled and everything has stopped; says why when the store could not go on.
     async fn run(
         self,
         listener: TcpListener,
@@ -156,13 +161,18 @@ impl ControlPlane {
         app: listener::App,
         shutdown: CancellationToken,
         lock: Lock,
-    ) {
+    ) -> Option<String> {
         let loops = CancellationToken::new();
         let scheduler = coracle_scheduler::run(self.door.client(Identity::scheduler()), loops.clone());
         let controllers = coracle_controllers::run(self.door.client(Identity::controller_manager()), loops.clone());
         let background = [tokio::spawn(scheduler), tokio::spawn(controllers)];
-        let serving = tokio::spawn(listener::serve(listener, tls, app, shutdown.clone()));
-        shutdown.cancelled().await;
+        let stop_serving = shutdown.child_token();
+        let serving = tokio::spawn(listener::serve(listener, tls, app, stop_serving.clone()));
+        let failure = tokio::select! {
+            () = shutdown.cancelled() => None,
+            failure = self.replica.stopped() => Some(failure.unwrap_or_else(|| "the store has stopped".to_owned())),
+        };
+        stop_serving.cancel();
         // Loops first, so that none of them mistakes the end of its watches for a failure.
         loops.cancel();
         self.door.close();
@@ -178,6 +188,7 @@ impl ControlPlane {
         }
         self.replica.shutdown().await;
         drop(lock);
+        failure
     }
 }
 

@@ -4,10 +4,10 @@ use super::App;
 use crate::{
     Door,
     auth::Authenticator,
+    http,
     nodelink::{NodeLinkService, NodeLinks},
     registry::{self, Registry},
 };
-use axum::Router;
 use coracle_wire::{FILE_DESCRIPTOR_SET, v1::node_link_server::NodeLinkServer};
 use std::sync::Arc;
 use tonic::service::Routes;
@@ -31,8 +31,9 @@ impl Services {
     /// # Errors
     /// When this build's gRPC descriptors cannot be read.
     pub fn into_app(self) -> Result<App, ReflectionError> {
-        let Self { door: _door, links, registry, authenticator } = self;
-        let http = Router::new().merge(registry::routes(registry, Arc::clone(&authenticator)));
+        let Self { door, links, registry, authenticator } = self;
+        let objects = http::routes(door, Arc::clone(&authenticator));
+        let http = objects.merge(registry::routes(registry, Arc::clone(&authenticator)));
         // Clients ask for either version of reflection.
         let reflection = || Reflection::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
         let grpc = Routes::new(reflection().build_v1()?)
