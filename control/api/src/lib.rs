@@ -4,6 +4,7 @@ mod admission;
 pub mod auth;
 mod client;
 pub mod door;
+pub mod grpc;
 pub mod http;
 pub mod identity;
 pub mod listener;

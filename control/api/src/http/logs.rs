@@ -117,10 +117,14 @@ fn container_of(pod: &Value, asked: &str) -> Result<String, ApiError> {
     }
     let mut message = format!("a container name must be specified for pod {name}");
     if !containers.is_empty() {
-        message += &format!(", choose one of: [{}]", containers.join(" "));
+        message += ", choose one of: [";
+        message += &containers.join(" ");
+        message += "]";
     }
     if !init.is_empty() {
-        message += &format!(" or one of the init containers: [{}]", init.join(" "));
+        message += " or one of the init containers: [";
+        message += &init.join(" ");
+        message += "]";
     }
     Err(ApiError::bad_request(message))
 }

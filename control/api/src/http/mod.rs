@@ -7,7 +7,7 @@ mod answer;
 mod body;
 mod discovery;
 mod health;
-mod logs;
+pub(crate) mod logs;
 mod objects;
 mod path;
 mod query;

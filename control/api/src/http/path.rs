@@ -94,9 +94,10 @@ impl ObjectPath {
             [name, subresource] => (*name, kind.subresource(subresource)?.name),
             _ => return None,
         };
-        let is_placed = kind.namespaced == !namespace.is_empty();
+        let is_placed = kind.namespaced != namespace.is_empty();
         // All namespaces can be listed together; one object is always in one.
-        if !is_placed && !(kind.namespaced && name.is_empty()) {
+        let spans_namespaces = kind.namespaced && name.is_empty();
+        if !is_placed && !spans_namespaces {
             return None;
         }
         let own = str::to_owned;

@@ -453,8 +453,8 @@ async fn services_get_addresses_of_their_own() {
 
     server.must("DELETE", &format!("{SERVICES}/a"), &Value::Null).await;
     taken["spec"]["clusterIP"] = Value::from(address.as_str());
-    let reused = server.must("POST", SERVICES, &taken).await;
-    assert_eq!(reused["spec"]["ports"][0]["nodePort"], port, "what is given back can be taken");
+    let taken_over = server.must("POST", SERVICES, &taken).await;
+    assert_eq!(taken_over["spec"]["ports"][0]["nodePort"], port, "what is given back can be taken");
     let mut headless = testing::service("d");
     headless["spec"]["clusterIP"] = Value::from("None");
     assert_eq!(server.must("POST", SERVICES, &headless).await["spec"]["clusterIPs"], json!(["None"]));
