@@ -223,8 +223,8 @@ impl Driver {
         }
         if !writes.is_empty() {
             self.binding += 1;
-            let client = Arc::clone(&self.client);
-            let batch = async move { Answer::Bound(bound.into_iter().zip(client.write_many(writes).await).collect()) };
+            let answers = self.send(writes);
+            let batch = async move { Answer::Bound(bound.into_iter().zip(answers.await).collect()) };
             self.in_flight.push(batch.boxed());
         }
     }
@@ -246,10 +246,21 @@ impl Driver {
         }
         if !writes.is_empty() {
             self.explaining = true;
-            let client = Arc::clone(&self.client);
-            let batch =
-                async move { Answer::Explained(keys.into_iter().zip(client.write_many(writes).await).collect()) };
+            let answers = self.send(writes);
+            let batch = async move { Answer::Explained(keys.into_iter().zip(answers.await).collect()) };
             self.in_flight.push(batch.boxed());
+        }
+    }
+
+    /// Sends writes from a task of their own, so that checking and encoding them does not hold up deciding. There is an
+    /// answer for each, whatever happens.
+    fn send(&self, writes: Vec<Write>) -> impl Future<Output = Vec<Stored>> + Send + 'static {
+        let (client, count) = (Arc::clone(&self.client), writes.len());
+        let task = tokio::spawn(async move { client.write_many(writes).await });
+        async move {
+            let mut answers = task.await.unwrap_or_default();
+            answers.resize(count, Err(ApiError::internal("the write was given up")));
+            answers
         }
     }
 
@@ -277,7 +288,11 @@ impl Driver {
         let error = match result {
             Ok(bound) => {
                 self.queue.remove(&pod.key);
-                let node = self.cluster.placed(&pod.key).map_or("", |placed| &*placed.node);
+                // Meanwhile there may be another pod of that name.
+                if self.observe_pod(&pod.key) {
+                    self.queue.wake(self.clock.monotonic());
+                }
+                let node = bound["spec"]["nodeName"].as_str().unwrap_or_default();
                 let message = format!("Successfully assigned {} to {node}", pod.key);
                 self.recorder.record(catalogue::pods(), &bound, EventType::Normal, "Scheduled", &message);
                 return;

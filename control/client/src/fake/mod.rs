@@ -23,9 +23,13 @@ use tokio::sync::watch;
 /// Decides whether a write fails.
 type Refusal = Box<dyn Fn(&Write) -> Option<ApiError> + Send>;
 
+/// Is told of every write that succeeded, before its author is.
+type Aftermath = Arc<dyn Fn(&Write) + Send + Sync>;
+
 #[derive(Default)]
 struct Faults {
     refusal: Option<Refusal>,
+    aftermath: Option<Aftermath>,
     lists_to_fail: u32,
 }
 
@@ -112,6 +116,11 @@ impl Fake {
         self.inner.faults.lock().refusal = Some(Box::new(refusal));
     }
 
+    /// From now on, `aftermath` happens between each write that succeeds and its answer.
+    pub fn after_writes(&self, aftermath: impl Fn(&Write) + Send + Sync + 'static) {
+        self.inner.faults.lock().aftermath = Some(Arc::new(aftermath));
+    }
+
     /// All writes work again.
     pub fn accept_writes(&self) {
         self.inner.faults.lock().refusal = None;
@@ -146,15 +155,19 @@ impl Fake {
         });
     }
 
-    fn write_one(&self, write: Write) -> Result<Arc<Value>, ApiError> {
+    fn write_one(&self, write: &Write) -> Result<Arc<Value>, ApiError> {
         self.inner.writes.lock().push(write.clone());
-        let refused = self.inner.faults.lock().refusal.as_ref().and_then(|refusal| refusal(&write));
+        let refused = self.inner.faults.lock().refusal.as_ref().and_then(|refusal| refusal(write));
         if let Some(error) = refused {
             return Err(error);
         }
         let now = seconds_text(self.inner.clock.now());
-        let result = self.inner.state.lock().write(write, &now);
+        let result = self.inner.state.lock().write(write.clone(), &now);
         self.tell(false);
+        let aftermath = self.inner.faults.lock().aftermath.clone();
+        if let Some(aftermath) = aftermath.filter(|_| result.is_ok()) {
+            aftermath(write);
+        }
         result
     }
 }
@@ -230,11 +243,11 @@ impl Client for Fake {
 
     async fn write(&self, write: Write) -> Result<Arc<Value>, ApiError> {
         tokio::task::yield_now().await;
-        self.write_one(write)
+        self.write_one(&write)
     }
 
     async fn write_many(&self, writes: Vec<Write>) -> Vec<Result<Arc<Value>, ApiError>> {
         tokio::task::yield_now().await;
-        writes.into_iter().map(|write| self.write_one(write)).collect()
+        writes.iter().map(|write| self.write_one(write)).collect()
     }
 }

@@ -188,6 +188,22 @@ async fn a_pod_made_again_under_its_old_name_is_another_pod() {
 }
 
 #[tokio::test]
+async fn a_pod_replaced_while_its_binding_is_under_way_is_placed_too() {
+    let bench = Bench::start(&[node("n1", "1")], &[]).await;
+    let (fake, uid) = (bench.fake.clone(), std::sync::Mutex::new(None));
+    bench.fake.after_writes(move |write| {
+        let Write::Bind { uid: bound, .. } = write else { return };
+        if uid.lock().unwrap().get_or_insert_with(|| bound.clone()) == bound {
+            fake.remove(catalogue::pods(), &key("p"));
+            fake.put(catalogue::pods(), pod("p", "1"));
+        }
+    });
+    bench.put(pod("p", "1"));
+    bench.within(5, || bench.node_of("p").is_some()).await;
+    assert_eq!(bench.binds(), 2);
+}
+
+#[tokio::test]
 async fn many_pods_are_bound_once_each_and_never_beyond_what_nodes_have() {
     let nodes: Vec<Value> = (0..60).map(|index| node(&format!("n{index}"), "4")).collect();
     let pods: Vec<Value> = (0..700).map(|index| pod(&format!("p{index}"), "100m")).collect();
