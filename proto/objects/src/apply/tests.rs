@@ -156,6 +156,8 @@ fn finalizers_are_a_set() {
         &with(json!(["b", "c"])),
     );
     assert_eq!(result["metadata"]["finalizers"], json!(["b", "c", "server"]));
+    let reordered = applied_twice(&with(json!(["a", "b"])), |_| {}, &with(json!(["b", "a"])));
+    assert_eq!(reordered["metadata"]["finalizers"], json!(["a", "b"]));
 }
 
 #[test]

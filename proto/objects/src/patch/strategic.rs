@@ -194,7 +194,9 @@ fn merge_elements(
 fn retain_keys(target: &mut Fields, changes: &Fields, retained: &Value, path: &Path<'_>) -> Result<(), ApiError> {
     let here = Path::Field(path, RETAIN_KEYS);
     let names: HashSet<&str> = list(retained, &here)?.iter().filter_map(Value::as_str).collect();
-    if let Some(stray) = changes.keys().find(|name| !is_directive(name) && !names.contains(name.as_str())) {
+    if let Some((stray, _)) =
+        changes.iter().find(|(name, change)| !is_directive(name) && !change.is_null() && !names.contains(name.as_str()))
+    {
         return Err(refuse(&here, &format!("must list every field of the patch, \"{stray}\" is missing")));
     }
     target.retain(|name, _| names.contains(name.as_str()));

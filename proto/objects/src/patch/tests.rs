@@ -176,7 +176,7 @@ fn what_kubectl_apply_sends() {
                 pod(&json!({"volumes": [{"name": "v", "emptyDir": {}}, {"name": "w"}]})),
                 json!({"spec": {
                     "$setElementOrder/volumes": ordered(&["v", "w"]),
-                    "volumes": [{"$retainKeys": ["name", "configMap"], "name": "v", "configMap": {"name": "c"}}]
+                    "volumes": [{"$retainKeys": ["configMap", "name"], "emptyDir": null, "name": "v", "configMap": {"name": "c"}}]
                 }}),
                 pod(&json!({"volumes": [{"name": "v", "configMap": {"name": "c"}}, {"name": "w"}]})),
             ),
