@@ -65,8 +65,12 @@ pub(crate) async fn serve(stream: StdUnixStream, guests: Guests, outgoing: Outgo
 
 /// Never waits for a guest or for the writer: a `Kill` behind any other frame must get through.
 async fn read_frames(mut stream: BufReader<OwnedReadHalf>, guests: &Guests) {
-    while let Ok(Some(frame)) = frame::read(&mut stream, MAX_TO_RUNNER_BYTES).await {
-        guests.handle(frame);
+    loop {
+        match frame::read(&mut stream, MAX_TO_RUNNER_BYTES).await {
+            Ok(Some(frame)) => guests.handle(frame),
+            Ok(None) => return,
+            Err(error) => return child::complain(&format!("cannot read from the agent: {error}")),
+        }
     }
 }
 
