@@ -12,6 +12,9 @@ pub(crate) mod stamp;
 pub(crate) mod target;
 pub(crate) mod watch;
 
+#[cfg(test)]
+mod tests;
+
 pub use target::{Body, DeleteOptions, Removed, Target, WriteOptions, Written};
 
 use crate::{client::DoorClient, identity::Identity, nodelink::LogReader};
