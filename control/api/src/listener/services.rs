@@ -4,7 +4,7 @@ use super::App;
 use crate::{
     Door,
     auth::Authenticator,
-    http,
+    grpc, http,
     nodelink::{NodeLinkService, NodeLinks},
     registry::{self, Registry},
 };
@@ -32,13 +32,15 @@ impl Services {
     /// When this build's gRPC descriptors cannot be read.
     pub fn into_app(self) -> Result<App, ReflectionError> {
         let Self { door, links, registry, authenticator } = self;
-        let objects = http::routes(door, Arc::clone(&authenticator));
+        let objects = http::routes(Arc::clone(&door), Arc::clone(&authenticator));
         let http = objects.merge(registry::routes(registry, Arc::clone(&authenticator)));
         // Clients ask for either version of reflection.
         let reflection = || Reflection::configure().register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
-        let grpc = Routes::new(reflection().build_v1()?)
+        let services = Routes::new(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
+            .add_service(grpc::objects::service(Arc::clone(&door), Arc::clone(&authenticator)))
+            .add_service(grpc::logs::service(door, Arc::clone(&authenticator)))
             .add_service(NodeLinkServer::new(NodeLinkService::new(links, Arc::clone(&authenticator))));
-        Ok(App::new(http, grpc, authenticator))
+        Ok(App::new(http, services, authenticator))
     }
 }
