@@ -1,3 +1,5 @@
+//! What selectors select, and what they refuse.
+
 use super::{FieldSelector, LabelSelector};
 use crate::{
     Kind,

@@ -1,3 +1,5 @@
+//! Rules of services, as tables of what goes in and what comes out.
+
 use super::{cells, default, prepare_create, prepare_update, validate_create, validate_update};
 use crate::Cause;
 use serde_json::{Value, json};

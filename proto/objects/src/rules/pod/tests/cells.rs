@@ -1,3 +1,5 @@
+//! What a row of pods says.
+
 use crate::rules::pod::{cells, status_text};
 use serde_json::{Value, json};
 

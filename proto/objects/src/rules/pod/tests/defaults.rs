@@ -1,3 +1,5 @@
+//! What a pod gets that its manifest leaves out.
+
 use super::pod;
 use crate::rules::pod::default;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! What pods ask for as a whole.
+
 use crate::rules::pod::{QosClass, limits, qos_class, requests};
 use serde_json::{Value, json};
 

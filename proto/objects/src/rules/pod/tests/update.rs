@@ -1,3 +1,5 @@
+//! What may change of a pod.
+
 use super::{lines, pod};
 use crate::rules::pod::{prepare_update, validate_update};
 use serde_json::{Value, json};

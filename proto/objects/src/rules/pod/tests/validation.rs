@@ -1,3 +1,5 @@
+//! What is wrong with pods, and with their volumes.
+
 use super::{expect_create, lines, pod};
 use crate::rules::pod::validate_create;
 use serde_json::{Value, json};

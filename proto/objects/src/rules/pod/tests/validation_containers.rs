@@ -1,3 +1,5 @@
+//! What is wrong with containers.
+
 use super::{expect_container, expect_create};
 use serde_json::json;
 
