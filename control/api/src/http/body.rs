@@ -1,5 +1,6 @@
 //! Request bodies: bounded, in the formats that this server reads.
 
+use super::protobuf;
 use axum::body::Body;
 use bytes::Bytes;
 use coracle_objects::{ApiError, Reason, decode::MAX_BODY_BYTES};
@@ -63,13 +64,14 @@ fn too_large() -> ApiError {
 /// The JSON of an object body, whatever it came as.
 ///
 /// # Errors
-/// 415 for formats that this server does not read, 400 for what is no YAML.
+/// 415 for formats that this server does not read, 400 for what is no YAML or protobuf.
 pub(super) fn to_json(headers: &HeaderMap, body: Bytes) -> Result<Bytes, ApiError> {
     match media_type(headers) {
         // curl's default says nothing about what it sends.
         "" | "application/json" | "text/json" | "application/x-www-form-urlencoded" => Ok(body),
         "application/yaml" | "application/x-yaml" | "text/yaml" | "text/x-yaml" => yaml_to_json(&body),
-        _ => Err(unsupported(&["application/json", "application/yaml"])),
+        "application/vnd.kubernetes.protobuf" => Ok(Bytes::from(protobuf::decode(&body)?.to_string())),
+        _ => Err(unsupported(&["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"])),
     }
 }
 
@@ -126,7 +128,7 @@ mod tests {
 
     #[test]
     fn other_formats_are_named() {
-        let refused = to_json(&typed("application/vnd.kubernetes.protobuf"), Bytes::new()).unwrap_err();
+        let refused = to_json(&typed("application/cbor"), Bytes::new()).unwrap_err();
         assert_eq!(refused.code(), 415);
         assert!(refused.message.contains("application/yaml"), "{refused}");
     }

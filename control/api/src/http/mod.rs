@@ -10,6 +10,7 @@ mod health;
 pub(crate) mod logs;
 mod objects;
 mod path;
+mod protobuf;
 mod query;
 #[cfg(test)]
 mod tests;

@@ -180,8 +180,8 @@ async fn refusals_are_statuses_with_the_right_code() {
     assert_eq!(json_of(huge).await.0, 413);
     let deep = server.raw("POST", PODS, &[], "[".repeat(100_000)).await;
     assert_eq!(json_of(deep).await.0, 400);
-    let protobuf = server.raw("POST", PODS, &[("content-type", "application/vnd.kubernetes.protobuf")], "x").await;
-    assert_eq!(json_of(protobuf).await.0, 415);
+    let cbor = server.raw("POST", PODS, &[("content-type", "application/cbor")], "x").await;
+    assert_eq!(json_of(cbor).await.0, 415);
     let unacceptable = server.raw("GET", PODS, &[("accept", "application/vnd.kubernetes.protobuf")], "").await;
     assert_eq!(json_of(unacceptable).await.0, 406);
 }

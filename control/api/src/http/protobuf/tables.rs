@@ -1,0 +1,148 @@
+//! Field numbers of the messages that are read, as Kubernetes' API fixes them for ever.
+
+/// One field of a message.
+pub(super) struct Field {
+    pub(super) number: u64,
+    pub(super) name: &'static str,
+    pub(super) kind: &'static Type,
+    /// A pointer in Go: where it is written, it is set, even to zero. Other fields are written always.
+    pub(super) keeps_zero: bool,
+}
+
+/// What a field holds.
+pub(super) enum Type {
+    Text,
+    /// Base64 in JSON.
+    Bytes,
+    Integer,
+    Boolean,
+    Time,
+    IntOrString,
+    Message(&'static [Field]),
+    List(&'static Type),
+    /// From text.
+    Map(&'static Type),
+}
+
+/// The message of a kind.
+pub(super) fn of(api_version: &str, kind: &str) -> Option<&'static [Field]> {
+    match (api_version, kind) {
+        ("v1", "ConfigMap") => Some(CONFIG_MAP),
+        ("v1", "Secret") => Some(SECRET),
+        ("v1", "Namespace") => Some(NAMESPACE),
+        ("v1", "Service") => Some(SERVICE),
+        // Sent under the version of the group that the object belongs to.
+        (_, "DeleteOptions") => Some(DELETE_OPTIONS),
+        _ => None,
+    }
+}
+
+const fn field(number: u64, name: &'static str, kind: &'static Type) -> Field {
+    Field { number, name, kind, keeps_zero: false }
+}
+
+const fn pointer(number: u64, name: &'static str, kind: &'static Type) -> Field {
+    Field { number, name, kind, keeps_zero: true }
+}
+
+const TEXTS: &Type = &Type::List(&Type::Text);
+const TEXT_MAP: &Type = &Type::Map(&Type::Text);
+const METADATA: Field = field(1, "metadata", &Type::Message(OBJECT_META));
+
+const OBJECT_META: &[Field] = &[
+    field(1, "name", &Type::Text),
+    field(2, "generateName", &Type::Text),
+    field(3, "namespace", &Type::Text),
+    field(4, "selfLink", &Type::Text),
+    field(5, "uid", &Type::Text),
+    field(6, "resourceVersion", &Type::Text),
+    field(7, "generation", &Type::Integer),
+    field(8, "creationTimestamp", &Type::Time),
+    field(9, "deletionTimestamp", &Type::Time),
+    pointer(10, "deletionGracePeriodSeconds", &Type::Integer),
+    field(11, "labels", TEXT_MAP),
+    field(12, "annotations", TEXT_MAP),
+    field(13, "ownerReferences", &Type::List(&Type::Message(OWNER_REFERENCE))),
+    field(14, "finalizers", TEXTS),
+];
+
+const OWNER_REFERENCE: &[Field] = &[
+    field(1, "kind", &Type::Text),
+    field(3, "name", &Type::Text),
+    field(4, "uid", &Type::Text),
+    field(5, "apiVersion", &Type::Text),
+    pointer(6, "controller", &Type::Boolean),
+    pointer(7, "blockOwnerDeletion", &Type::Boolean),
+];
+
+const CONFIG_MAP: &[Field] = &[
+    METADATA,
+    field(2, "data", TEXT_MAP),
+    field(3, "binaryData", &Type::Map(&Type::Bytes)),
+    pointer(4, "immutable", &Type::Boolean),
+];
+
+const SECRET: &[Field] = &[
+    METADATA,
+    field(2, "data", &Type::Map(&Type::Bytes)),
+    field(3, "type", &Type::Text),
+    field(4, "stringData", TEXT_MAP),
+    pointer(5, "immutable", &Type::Boolean),
+];
+
+const NAMESPACE: &[Field] = &[
+    METADATA,
+    field(2, "spec", &Type::Message(&[field(1, "finalizers", TEXTS)])),
+    field(3, "status", &Type::Message(&[field(1, "phase", &Type::Text)])),
+];
+
+const SERVICE: &[Field] = &[
+    METADATA,
+    field(2, "spec", &Type::Message(SERVICE_SPEC)),
+    // A client does not decide it; an empty one is always written.
+    field(3, "status", &Type::Message(&[field(1, "loadBalancer", &Type::Message(&[]))])),
+];
+
+const SERVICE_SPEC: &[Field] = &[
+    field(1, "ports", &Type::List(&Type::Message(SERVICE_PORT))),
+    field(2, "selector", TEXT_MAP),
+    field(3, "clusterIP", &Type::Text),
+    field(4, "type", &Type::Text),
+    field(5, "externalIPs", TEXTS),
+    field(7, "sessionAffinity", &Type::Text),
+    field(8, "loadBalancerIP", &Type::Text),
+    field(9, "loadBalancerSourceRanges", TEXTS),
+    field(10, "externalName", &Type::Text),
+    field(11, "externalTrafficPolicy", &Type::Text),
+    field(12, "healthCheckNodePort", &Type::Integer),
+    field(13, "publishNotReadyAddresses", &Type::Boolean),
+    field(14, "sessionAffinityConfig", &Type::Message(&[field(1, "clientIP", CLIENT_IP)])),
+    pointer(17, "ipFamilyPolicy", &Type::Text),
+    field(18, "clusterIPs", TEXTS),
+    field(19, "ipFamilies", TEXTS),
+    pointer(20, "allocateLoadBalancerNodePorts", &Type::Boolean),
+    pointer(21, "loadBalancerClass", &Type::Text),
+    pointer(22, "internalTrafficPolicy", &Type::Text),
+    pointer(23, "trafficDistribution", &Type::Text),
+];
+
+const CLIENT_IP: &Type = &Type::Message(&[pointer(1, "timeoutSeconds", &Type::Integer)]);
+
+const SERVICE_PORT: &[Field] = &[
+    field(1, "name", &Type::Text),
+    field(2, "protocol", &Type::Text),
+    field(3, "port", &Type::Integer),
+    field(4, "targetPort", &Type::IntOrString),
+    field(5, "nodePort", &Type::Integer),
+    pointer(6, "appProtocol", &Type::Text),
+];
+
+const DELETE_OPTIONS: &[Field] = &[
+    pointer(1, "gracePeriodSeconds", &Type::Integer),
+    field(2, "preconditions", &Type::Message(PRECONDITIONS)),
+    pointer(3, "orphanDependents", &Type::Boolean),
+    pointer(4, "propagationPolicy", &Type::Text),
+    field(5, "dryRun", TEXTS),
+];
+
+const PRECONDITIONS: &[Field] = &[pointer(1, "uid", &Type::Text), pointer(2, "resourceVersion", &Type::Text)];
