@@ -244,7 +244,8 @@ impl Connection {
             }
             return CallError::Unreachable { server: self.server.clone(), detail };
         }
-        CallError::Refused(ApiError::new(Reason::InternalError, status.message()))
+        let message = if status.message().is_empty() { status.code().description() } else { status.message() };
+        CallError::Refused(ApiError::new(Reason::InternalError, message))
     }
 }
 
