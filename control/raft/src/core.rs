@@ -27,8 +27,8 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-/// Ticks without hearing from a leader before an election.
-const ELECTION_TICKS: usize = 10;
+/// Ticks without hearing from a leader before an election, at least and less than.
+const ELECTION_TICKS: (usize, usize) = (10, 20);
 /// Ticks between a leader's heartbeats.
 const HEARTBEAT_TICKS: usize = 2;
 /// Entries sent to a peer in one message at most.
@@ -47,10 +47,31 @@ pub struct CoreConfig {
     pub cluster_id: Option<String>,
     /// Name of the cluster if the database is empty and has to be founded.
     pub new_cluster_id: String,
+    /// Its members if it has to be founded, this server among them. All founders must be given the same.
+    pub founders: Vec<u64>,
+    /// Ticks without a leader before an election: at least, and less than. The library draws from this range at random;
+    /// simulation gives each server a range of one.
+    pub election_ticks: (usize, usize),
     /// Bounds of history and watches.
     pub limits: Limits,
     /// Bounds of the log.
     pub log_limits: LogLimits,
+}
+
+impl CoreConfig {
+    /// A server by itself, of whichever cluster its database says or else of a new one called `new_cluster_id`.
+    #[must_use]
+    pub fn single(server_id: u64, new_cluster_id: impl Into<String>) -> Self {
+        Self {
+            server_id,
+            cluster_id: None,
+            new_cluster_id: new_cluster_id.into(),
+            founders: vec![server_id],
+            election_ticks: ELECTION_TICKS,
+            limits: Limits::default(),
+            log_limits: LogLimits::default(),
+        }
+    }
 }
 
 /// Why the core cannot go on.
@@ -138,12 +159,12 @@ impl Core {
             (LogStore::open(Arc::clone(&backend))?, identity.cluster_id)
         } else {
             let identity = Identity::found(config);
-            let log = found(&backend, &mut machine, &identity)?;
+            let log = found(&backend, &mut machine, &identity, &config.founders)?;
             (log, identity.cluster_id)
         };
         validate(&log, machine.applied())?;
         let sole_voter = log.conf_state().voters == [config.server_id];
-        let mut node = RawNode::new(&raft_config(config.server_id, machine.applied()), log, &logger())?;
+        let mut node = RawNode::new(&raft_config(config, machine.applied()), log, &logger())?;
         if sole_voter {
             node.campaign()?;
         }
@@ -254,12 +275,13 @@ impl Core {
             let mut light: LightReady = self.node.advance_append(ready);
             self.outbox.append(&mut light.take_messages());
             committed.append(&mut light.take_committed_entries());
+            if lost {
+                // Before anything that another leader put in their place is applied.
+                self.lose_pending();
+            }
             if !committed.is_empty() {
                 self.apply(committed)?;
                 self.node.advance_apply();
-            }
-            if lost {
-                self.lose_pending();
             }
             for state in read_states.drain(..) {
                 self.reads.found(&state.request_ctx, state.index);
@@ -363,11 +385,16 @@ fn several(change: ConfChange) -> ConfChangeV2 {
 }
 
 /// Writes the first state of a new cluster, in one synced batch.
-fn found(backend: &Arc<dyn Backend>, machine: &mut Machine, identity: &Identity) -> Result<LogStore, OpenError> {
+fn found(
+    backend: &Arc<dyn Backend>,
+    machine: &mut Machine,
+    identity: &Identity,
+    founders: &[u64],
+) -> Result<LogStore, OpenError> {
     if machine.applied() != 0 {
         return Err(BackendError::Damaged("it has state but says not whose".into()).into());
     }
-    let log = LogStore::bootstrap(Arc::clone(backend), identity.server_id, machine.batch_mut())?;
+    let log = LogStore::bootstrap(Arc::clone(backend), founders.to_vec(), machine.batch_mut())?;
     machine.start_at(log.truncated_index());
     identity.put(machine.batch_mut());
     machine.commit(true)?;
@@ -384,11 +411,13 @@ fn validate(log: &LogStore, applied: u64) -> Result<(), OpenError> {
     Err(BackendError::Damaged(what).into())
 }
 
-fn raft_config(server_id: u64, applied: u64) -> Config {
+fn raft_config(config: &CoreConfig, applied: u64) -> Config {
     Config {
-        id: server_id,
+        id: config.server_id,
         applied,
-        election_tick: ELECTION_TICKS,
+        election_tick: ELECTION_TICKS.0,
+        min_election_tick: config.election_ticks.0,
+        max_election_tick: config.election_ticks.1,
         heartbeat_tick: HEARTBEAT_TICKS,
         max_size_per_msg: MESSAGE_BYTES_MAX,
         max_inflight_msgs: MESSAGES_IN_FLIGHT_MAX,
@@ -398,3 +427,6 @@ fn raft_config(server_id: u64, applied: u64) -> Config {
         ..Config::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,10 +64,14 @@ struct Kept {
 impl LogStore {
     /// An empty log of a new cluster: as if truncated at index 1, so that a later server gets a snapshot instead of
     /// starting from an empty state that nobody else had. What must be written is put into `batch`.
-    pub(crate) fn bootstrap(backend: Arc<dyn Backend>, voter: u64, batch: &mut Batch) -> Result<Self, BackendError> {
+    pub(crate) fn bootstrap(
+        backend: Arc<dyn Backend>,
+        voters: Vec<u64>,
+        batch: &mut Batch,
+    ) -> Result<Self, BackendError> {
         let truncated = (1, 1);
         let hard_state = HardState { term: 1, vote: 0, commit: 1 };
-        let conf_state = ConfState { voters: vec![voter], ..ConfState::default() };
+        let conf_state = ConfState { voters, ..ConfState::default() };
         let mut log = Self {
             backend,
             truncated,

@@ -3,10 +3,9 @@
 use crate::core::{Core, CoreConfig, CoreError, Proposal, Waiter};
 use crate::error::{OpenError, ReplicaError};
 use crate::inbox::{Inbox, Refused};
-use crate::log::LogLimits;
 use crate::transport::{NoPeers, Transport};
 use coracle_store::backend::{Backend, RocksBackend};
-use coracle_store::{Command, Limits, Outcome, Payload, ProposeError, Proposer, Revision, Store};
+use coracle_store::{Command, Outcome, Payload, ProposeError, Proposer, Revision, Store};
 use protobuf::Message as _;
 use raft::prelude::Message;
 use std::path::{Path, PathBuf};
@@ -40,13 +39,8 @@ impl ReplicaConfig {
     }
 
     fn core(&self) -> CoreConfig {
-        CoreConfig {
-            server_id: self.server_id,
-            cluster_id: self.cluster_id.clone(),
-            new_cluster_id: uuid::Uuid::new_v4().to_string(),
-            limits: Limits::default(),
-            log_limits: LogLimits::default(),
-        }
+        let new_cluster_id = uuid::Uuid::new_v4().to_string();
+        CoreConfig { cluster_id: self.cluster_id.clone(), ..CoreConfig::single(self.server_id, new_cluster_id) }
     }
 }
 

@@ -4,11 +4,11 @@
 //! The child is this very program, told by a variable what to be. It writes through a replica on disk and says on stdout what
 //! was acknowledged. Every command also adds one to a counter: an entry that is applied twice would show there.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use bytes::Bytes;
 use coracle_raft::core::CoreConfig;
-use coracle_raft::{LogLimits, NoPeers, Replica, ReplicaConfig};
+use coracle_raft::{NoPeers, Replica, ReplicaConfig};
 use coracle_store::backend::{Backend, BackendError, Batch, Family, RocksBackend, Visitor};
 use coracle_store::{
     Command, CounterChange, EventKind, Expect, Key, Limits, Machine, Op, Outcome, Proposer, Revision, Watched,
@@ -87,14 +87,7 @@ async fn child() {
     let replica = if role == "stall" {
         let inner = RocksBackend::open(directory).unwrap();
         let backend = Arc::new(StallsAtApply { inner, applies: AtomicU64::new(0) });
-        let config = CoreConfig {
-            server_id: 1,
-            cluster_id: None,
-            new_cluster_id: "killed".into(),
-            limits: Limits::default(),
-            log_limits: LogLimits::default(),
-        };
-        Replica::open_with(backend, &config, NoPeers).unwrap()
+        Replica::open_with(backend, &CoreConfig::single(1, "killed"), NoPeers).unwrap()
     } else {
         Replica::open(ReplicaConfig::new(directory, 1)).await.unwrap()
     };

@@ -3,9 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use bytes::Bytes;
-use coracle_raft::{Replica, ReplicaConfig, ReplicaError};
+use coracle_raft::core::CoreConfig;
+use coracle_raft::{NoPeers, Replica, ReplicaConfig, ReplicaError};
+use coracle_store::backend::{Backend, MemoryBackend};
 use coracle_store::{Command, Expect, Key, Op, Outcome, ProposeError, Proposer, Revision, Watched};
 use std::path::Path;
+use std::sync::Arc;
 
 fn put(name: &str, expect: Expect) -> Command {
     let value = Bytes::from(format!("{{\"metadata\":{{\"name\":\"{name}\"}}}}"));
@@ -105,6 +108,23 @@ async fn a_database_of_somebody_else_is_refused() {
     assert!(full(&other).contains("not to another"), "{}", full(&other));
     config.cluster_id = Some(cluster);
     Replica::open(config).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failed_disk_stops_the_replica_and_everybody_hears_of_it() {
+    let backend = Arc::new(MemoryBackend::new());
+    let config = CoreConfig::single(1, "c");
+    let replica = Replica::open_with(Arc::clone(&backend) as Arc<dyn Backend>, &config, NoPeers).unwrap();
+    replica.propose(put("a", Expect::Absent)).await.unwrap();
+    backend.fail_writes();
+    let failed = replica.propose(put("b", Expect::Absent)).await;
+    assert!(matches!(failed, Err(ProposeError::Unavailable(_))), "{failed:?}");
+    let reason = replica.stopped().await.unwrap();
+    assert!(reason.contains("the simulated disk has failed"), "{reason}");
+    let later = replica.propose(put("c", Expect::Absent)).await.unwrap_err().to_string();
+    assert!(later.contains("the simulated disk has failed"), "{later}");
+    assert!(replica.read_barrier().await.is_err());
+    assert_eq!(replica.store().list("", None, 0, None).unwrap().entries.len(), 1, "what was applied can be read");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ const REPLAY_CHUNK_RECORDS: usize = 256;
 pub struct Watch {
     shared: Arc<Shared>,
     prefix: String,
-    /// Changes up to here were yielded or wait in `backlog` (and, when live, in the queue).
+    /// While in history: changes up to here were yielded or wait in `backlog`.
     position: Revision,
     backlog: VecDeque<Watched>,
     feed: Feed,
@@ -107,7 +107,6 @@ impl Watch {
         if self.backlog.is_empty() && hub.revision() > self.position {
             self.backlog.push_back(Watched::Progress(hub.revision()));
         }
-        self.position = hub.revision();
         self.feed = Feed::Live(hub.subscribe(&self.prefix));
         true
     }

@@ -1,8 +1,9 @@
 //! One suite for all backends: what the code above relies on.
 
-use super::{Backend, Batch, Family, MemoryBackend, RocksBackend};
+use super::{Backend, BackendError, Batch, Family, MemoryBackend, RocksBackend};
 use bytes::Bytes;
 use std::ops::ControlFlow;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 /// A backend that can be taken down and brought up again.
@@ -245,9 +246,14 @@ fn a_crash_of_the_memory_backend_can_lose_every_number_of_unsynced_batches() {
 #[test]
 fn a_database_that_is_open_or_damaged_says_so() {
     let directory = tempfile::tempdir().unwrap();
-    let backend = RocksBackend::open(directory.path()).unwrap();
-    assert!(matches!(RocksBackend::open(directory.path()), Err(super::BackendError::Locked(_))));
+    let path = directory.path().join("a/store");
+    let backend = RocksBackend::open(&path).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700, "for its owner only");
+    assert!(matches!(RocksBackend::open(&path), Err(BackendError::Locked(_))));
     drop(backend);
-    std::fs::write(directory.path().join("CURRENT"), b"not a manifest's name").unwrap();
-    assert!(matches!(RocksBackend::open(directory.path()), Err(super::BackendError::Damaged(_))));
+    std::fs::write(path.join("CURRENT"), b"not a manifest's name").unwrap();
+    assert!(matches!(RocksBackend::open(&path), Err(BackendError::Damaged(_))));
+    let file = directory.path().join("file");
+    std::fs::write(&file, b"").unwrap();
+    assert!(matches!(RocksBackend::open(&file), Err(BackendError::Io(_))), "not a directory");
 }

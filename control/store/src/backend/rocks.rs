@@ -9,7 +9,9 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction,
     ErrorKind, IteratorMode, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
+use std::fs::DirBuilder;
 use std::ops::ControlFlow;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 /// All write buffers together.
@@ -34,6 +36,9 @@ impl RocksBackend {
     /// # Errors
     /// `Locked` when another process has it, `Damaged` when its files do not fit together, `Io` otherwise.
     pub fn open(directory: &Path) -> Result<Self, BackendError> {
+        // Secrets are in here: nobody else on the machine may look.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|error| BackendError::Io(format!("{}: {error}", directory.display())))?;
         let options = database_options();
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
         let families = Family::ALL.map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(&cache)));

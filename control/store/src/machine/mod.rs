@@ -30,6 +30,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use thiserror::Error;
 
+/// Revisions in history: minutes of a busy cluster, days of a quiet one.
+pub const HISTORY_REVISIONS_MAX: u64 = 100_000;
+/// Bytes in history.
+pub const HISTORY_BYTES_MAX: u64 = 256 << 20;
+/// Recent changes in memory, from which watches join and recent listings are made without the disk.
+pub const RECENT_CHANGES_MAX: usize = 16_384;
+/// Bytes of recent changes in memory.
+pub const RECENT_BYTES_MAX: usize = 32 << 20;
+/// Events that wait for one watcher; they are shared, so a full queue costs some 100 KiB.
+pub const WATCH_QUEUE_EVENTS_MAX: usize = 8_192;
+
 /// Bounds of what is kept. Those of history must be the same on all servers of a cluster: they decide which revisions exist.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -50,12 +61,12 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            history_revisions_max: 100_000,
-            history_bytes_max: 256 << 20,
+            history_revisions_max: HISTORY_REVISIONS_MAX,
+            history_bytes_max: HISTORY_BYTES_MAX,
             history_segment_revisions: 1_000,
-            recent_changes_max: 16_384,
-            recent_bytes_max: 32 << 20,
-            watch_queue_events_max: 8_192,
+            recent_changes_max: RECENT_CHANGES_MAX,
+            recent_bytes_max: RECENT_BYTES_MAX,
+            watch_queue_events_max: WATCH_QUEUE_EVENTS_MAX,
         }
     }
 }
