@@ -12,6 +12,7 @@ use crate::{
     backoff::{Backoff, BackoffPolicy},
     changes::{Changes, Subscribers},
     clock::Clock,
+    supervisor,
 };
 use coracle_objects::{ApiError, Kind, ObjectKey, Reason, meta};
 use futures::{StreamExt, stream::BoxStream};
@@ -92,8 +93,7 @@ impl Cache {
         });
         let stop = shutdown.child_token();
         let keeper = Arc::clone(&shared);
-        let stopped = stop.clone();
-        tokio::spawn(async move { stopped.run_until_cancelled(keeper.keep()).await });
+        supervisor::spawn("cache", Arc::clone(clock), stop.clone(), move || Arc::clone(&keeper).keep());
         Self { shared, _keeper: Arc::new(stop.drop_guard()) }
     }
 
