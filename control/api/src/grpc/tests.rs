@@ -151,3 +151,9 @@ async fn what_makes_no_sense_is_refused() {
     let missing = CreateRequest { namespace: "missing".to_owned(), ..create("configmaps", &testing::config_map("x")) };
     assert_eq!(server.create(signed(missing)).await.unwrap_err().code(), Code::NotFound);
 }
+
+#[tokio::test]
+async fn a_panic_costs_one_call() {
+    let answer = answered(async { if true { panic!("of all things") } else { Ok(()) } }).await;
+    assert_eq!(answer.unwrap_err().code(), Code::Internal);
+}

@@ -15,6 +15,8 @@ const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 /// Deepest nesting of a YAML document, as for JSON.
 const YAML_DEPTH_MAX: usize = 128;
+/// Most values in a YAML document, those that aliases repeat included: each takes about 100 bytes in memory.
+const YAML_NODES_MAX: usize = 100_000;
 
 /// The media type of a body, without parameters.
 pub(super) fn media_type(headers: &HeaderMap) -> &str {
@@ -86,7 +88,14 @@ fn yaml_to_json(body: &[u8]) -> Result<Bytes, ApiError> {
     let text =
         std::str::from_utf8(body).map_err(|error| ApiError::bad_request(format!("the body is not UTF-8: {error}")))?;
     let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_depth: YAML_DEPTH_MAX, max_documents: 1 },
+        budget: serde_saphyr::budget! {
+            max_depth: YAML_DEPTH_MAX,
+            max_documents: 1,
+            max_events: YAML_NODES_MAX * 2,
+            max_nodes: YAML_NODES_MAX,
+            max_recorded_anchor_events: YAML_NODES_MAX,
+            max_total_scalar_bytes: MAX_BODY_BYTES,
+        },
         with_snippet: false,
     };
     let value: serde_json::Value = serde_saphyr::from_str_with_options(text, options)
