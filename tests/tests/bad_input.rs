@@ -52,8 +52,8 @@ fn bodies_that_are_no_objects_are_refused_promptly() {
             "UTF-8",
         ),
         (json_type, nested(5_000_000), "413", "too large"),
-        (json_type, nested(100_000), "400", "recursion"),
-        (json_type, deep_object(100_000), "400", "recursion"),
+        (json_type, nested(100_000), "400", "nesting"),
+        (json_type, deep_object(100_000), "400", "nesting"),
         (
             json_type,
             br#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"x"},"spec":{"containers":"x"}}"#.to_vec(),

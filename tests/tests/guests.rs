@@ -79,7 +79,7 @@ fn guests_see_their_arguments_environment_and_volumes() {
     kubectl
         .apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {colour: blue, motto: hi}}")
         .unwrap();
-    kubectl.apply("{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {password: hunter2}}").unwrap();
+    kubectl.apply("apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {password: hunter2}").unwrap();
     assert_eq!(kubectl.json("get secret keys").unwrap()["data"]["password"], "aHVudGVyMg==");
     let container = json!({
         "name": "main", "image": "toolbox:1", "command": ["mine", "args", "--", "env"],

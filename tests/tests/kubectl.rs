@@ -147,7 +147,7 @@ fn logs_follow_tail_and_remember_the_previous_run() {
         cluster.push(&guest("toolbox.wasm"), "toolbox:1");
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "talker"},
             "spec": {"terminationGracePeriodSeconds": 1, "containers": [
-                {"name": "lines", "image": "toolbox:1", "args": ["flood", "100", "--", "wait-eof"]},
+                {"name": "lines", "image": "toolbox:1", "args": ["flood", "99", "--", "wait-eof"]},
                 {"name": "crash", "image": "toolbox:1", "args": ["echo", "a last word", "--", "exit", "1"]}]}});
         kubectl.apply(&pod.to_string()).unwrap();
         eventually("all lines", || {

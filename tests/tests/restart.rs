@@ -7,6 +7,12 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+const POD: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec: {containers: [{name: a, image: 'myapp:1'}]}
+";
+
 #[test]
 fn a_stopped_cluster_comes_back_as_it_was() {
     let mut cluster = Cluster::start();
@@ -96,9 +102,7 @@ fn a_runner_holds_no_secret_and_listens_nowhere() {
     let cluster = Cluster::start();
     cluster.push(&example("init-pod/app.wasm"), "myapp:1");
     let kubectl = cluster.kubectl();
-    kubectl
-        .apply("{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: a, image: 'myapp:1'}]}}")
-        .unwrap();
+    kubectl.apply(POD).unwrap();
     eventually("the pod", || contains(&kubectl.run("get pod p")?, "Running"));
     let runners = cluster.runners();
     assert!(!runners.is_empty(), "agent and runner are not separate processes");
@@ -124,9 +128,7 @@ fn runners_die_with_their_agent() {
     let mut cluster = Cluster::start();
     cluster.push(&example("init-pod/app.wasm"), "myapp:1");
     let kubectl = cluster.kubectl();
-    kubectl
-        .apply("{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: a, image: 'myapp:1'}]}}")
-        .unwrap();
+    kubectl.apply(POD).unwrap();
     eventually("the pod", || contains(&kubectl.run("get pod p")?, "Running"));
     let runners = cluster.runners();
     assert!(!runners.is_empty());

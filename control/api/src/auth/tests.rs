@@ -1,3 +1,5 @@
+//! Who is let in, and to what, by tables.
+
 use super::*;
 use crate::identity::Attributes;
 use serde_json::{Value, json};

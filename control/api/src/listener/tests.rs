@@ -1,3 +1,5 @@
+//! The port, over real TLS connections.
+
 use super::*;
 use crate::{auth::Authenticator, identity::Identity};
 use axum::{Router, extract::Request, routing::get};

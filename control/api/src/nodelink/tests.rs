@@ -1,3 +1,5 @@
+//! Control streams and sessions between a server and nodes.
+
 use super::*;
 use crate::{auth::Authenticator, identity::Identity};
 use coracle_objects::Reason;

@@ -1,3 +1,5 @@
+//! The distribution protocol over HTTP, with well-behaved clients and others.
+
 use super::*;
 use crate::{auth::Authenticator, identity::Identity};
 use ::http::{Request, StatusCode, header};

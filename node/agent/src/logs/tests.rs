@@ -1,3 +1,5 @@
+//! Log files: writing, rotating, reading from either end.
+
 use super::{
     read::{Wanted, read},
     *,

@@ -1,3 +1,5 @@
+//! Environment and command line of containers, by tables.
+
 use super::*;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! The state machine of one pod.
+
 use super::*;
 use serde_json::json;
 

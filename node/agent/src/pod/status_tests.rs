@@ -1,3 +1,5 @@
+//! Status derived from what was observed.
+
 use super::*;
 use crate::pod::state::Failure;
 use coracle_runner::protocol::{Exit, ExitCause, RunId};

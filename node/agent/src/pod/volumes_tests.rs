@@ -1,3 +1,5 @@
+//! Volumes on disk.
+
 use super::*;
 use crate::fake::FakeLink;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! What the compiler process accepts and how it refuses.
+
 use super::*;
 use crate::host::linker::COMPONENT_INTERFACES;
 
