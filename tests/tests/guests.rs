@@ -77,7 +77,7 @@ fn exit_codes_are_as_documented() {
 fn guests_see_their_arguments_environment_and_volumes() {
     let (_cluster, kubectl) = cluster();
     kubectl
-        .apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {colour: blue, motto: hi}}")
+        .apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata: {colour: blue, motto: hi}")
         .unwrap();
     kubectl.apply("apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {password: hunter2}").unwrap();
     assert_eq!(kubectl.json("get secret keys").unwrap()["data"]["password"], "aHVudGVyMg==");

@@ -152,7 +152,11 @@ fn logs_follow_tail_and_remember_the_previous_run() {
         kubectl.apply(&pod.to_string()).unwrap();
         eventually("all lines", || {
             let log = kubectl.run("logs talker -c lines")?;
-            if log.lines().count() == 100 { Ok(()) } else { Err(format!("{} lines", log.lines().count())) }
+            if log.lines().count() == 100 && log.contains("waiting") {
+                Ok(())
+            } else {
+                Err(format!("{} lines", log.lines().count()))
+            }
         });
         let log = run(kubectl, "logs talker -c lines");
         let tail = run(kubectl, "logs talker -c lines --tail=3");
@@ -165,10 +169,13 @@ fn logs_follow_tail_and_remember_the_previous_run() {
         // A follower sees the end of the container.
         let mut follower = kubectl.command(["logs", "-f", "talker", "-c", "lines"]);
         let mut follower = follower.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
-        let reader = std::thread::spawn(move || lines.map_while(Result::ok).count());
+        let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.next().is_some(), "the follower gets nothing");
+        let reader = std::thread::spawn(move || lines.collect::<Vec<_>>());
         run(kubectl, "delete pod talker");
-        assert!(reader.join().unwrap() >= 100);
+        let lines = reader.join().unwrap();
+        assert_eq!(lines.len(), 100, "99 lines and `waiting` were there, `bye` follows: {lines:?}");
+        assert_eq!(lines.last().map(String::as_str), Some("bye"));
         follower.wait().unwrap();
     });
 }
