@@ -1,19 +1,14 @@
 //! `coracle dev`: control plane and one node in this process; guests run in processes of their own here too.
 
 use crate::{
-    node,
+    banner, node,
     server::{absolute, address},
     signals::Signals,
 };
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use coracle_server::ServerConfig;
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    pin::pin,
-    process::ExitCode,
-};
+use std::{net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode};
 use tokio_util::sync::CancellationToken;
 
 /// The options of `coracle dev`.
@@ -53,7 +48,7 @@ impl Dev {
         )?;
         let mut agent = pin!(tokio::spawn(coracle_agent::run(config, agent_stop.clone())));
         let mut server = pin!(server.stopped());
-        print_banner(reachable, &data_dir, &self.node_name);
+        banner::print(&banner::dev(reachable, &data_dir, &self.node_name));
         tokio::select! {
             outcome = agent.as_mut() => {
                 server_stop.cancel();
@@ -77,15 +72,4 @@ impl Dev {
         agent.context("the node agent failed")??;
         Ok(ExitCode::SUCCESS)
     }
-}
-
-#[expect(clippy::print_stdout, reason = "says what to type next")]
-fn print_banner(address: SocketAddr, data_dir: &Path, node: &str) {
-    println!("Coracle is up: https://{address}, node {node}, everything under {}\n", data_dir.display());
-    println!("  export KUBECONFIG={}/kubeconfig", data_dir.display());
-    println!("  kubectl get nodes");
-    println!("  coracle push hello.wasm hello:1");
-    println!("  kubectl run hello --image=hello:1 --restart=Never");
-    println!("  kubectl logs -f hello\n");
-    println!("Ctrl-C stops it. Started again on the same directory, everything is still there.");
 }

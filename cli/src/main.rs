@@ -1,5 +1,6 @@
 //! The `coracle` binary: reads the command line and composes server, agent and SDK. Nothing is decided here.
 
+mod banner;
 mod dev;
 mod logging;
 mod node;

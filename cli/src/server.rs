@@ -1,6 +1,6 @@
 //! `coracle server`: the control plane alone.
 
-use crate::signals::Signals;
+use crate::{banner, signals::Signals};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use coracle_server::ServerConfig;
@@ -38,7 +38,7 @@ impl Server {
         let data_dir = absolute(&data_dir)?;
         let config = ServerConfig { data_dir: data_dir.clone(), listen, name, nodes: nodes.clone() };
         let server = coracle_server::start(config, stop.clone()).await?;
-        print_banner(server.address, &data_dir, &nodes);
+        banner::print(&banner::server(coracle_server::reachable(server.address), &data_dir, &nodes));
         let mut stopped = pin!(server.stopped());
         tokio::select! {
             // Only a failure ends a server that nobody has asked to stop.
@@ -48,19 +48,6 @@ impl Server {
         stop.cancel();
         signals.or_exit(stopped).await?;
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-#[expect(clippy::print_stdout, reason = "says what to type next")]
-fn print_banner(address: SocketAddr, data_dir: &Path, nodes: &[String]) {
-    let directory = data_dir.display();
-    println!("The control plane serves https://{address}.\n");
-    println!("  export KUBECONFIG={directory}/kubeconfig");
-    println!("  kubectl get nodes");
-    for node in nodes {
-        println!(
-            "  coracle node --server https://{address} --credentials {directory}/nodes/{node} --data-dir {node}-data"
-        );
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 fn config(data_dir: &Path, listen: SocketAddr) -> ServerConfig {
     let nodes = vec!["one".to_owned()];
@@ -85,6 +86,38 @@ async fn a_server_starts_serves_stops_and_starts_again() {
     assert!(kubeconfig().contains(&format!("server: https://{}\n", server.address)));
     let answer = get(server.address, &data_dir, "pki/admin", kubernetes).await;
     assert!(answer.contains(&format!("\"targetPort\":{}", server.address.port())), "{answer}");
+    stop.cancel();
+    server.stopped().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_and_its_reflection_are_on_the_same_port() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let (server, stop) = started(directory.path()).await;
+    let read = |name: &str| fs::read(directory.path().join(name)).unwrap();
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("pki/ca.crt")));
+    let known = tls.clone().identity(Identity::from_pem(read("pki/admin.crt"), read("pki/admin.key")));
+    let ask = async |tls: ClientTlsConfig| {
+        let endpoint = Endpoint::from_shared(format!("https://{}", server.address)).unwrap().tls_config(tls).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        let request = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::ListServices(String::new())),
+        };
+        let requests = tokio_stream::once(request);
+        ServerReflectionClient::new(channel).server_reflection_info(requests).await?.into_inner().message().await
+    };
+    assert_eq!(ask(tls).await.unwrap_err().code(), tonic::Code::Unauthenticated);
+    let answer = ask(known).await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("no list: {answer:?}") };
+    let names: Vec<&str> = list.service.iter().map(|service| service.name.as_str()).collect();
+    for name in ["coracle.v1.Objects", "coracle.v1.NodeLink", "coracle.v1.PodLogs"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
     stop.cancel();
     server.stopped().await.unwrap();
 }

@@ -140,6 +140,7 @@ fn int_or_string(bytes: &[u8]) -> Result<Value, ApiError> {
 }
 
 /// What a field holds on the wire.
+#[derive(Clone, Copy)]
 enum Data<'a> {
     Number(u64),
     Bytes(&'a [u8]),

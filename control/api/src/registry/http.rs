@@ -1,7 +1,7 @@
 //! The HTTP side of the registry.
 
 use super::{
-    MAX_MANIFEST_BYTES, Registry,
+    MAX_BLOB_BYTES, MAX_MANIFEST_BYTES, Registry,
     answers::{
         CONTENT_DIGEST, Query, Wanted, blob_path, byte_range, created, empty, finished, invalid, json_answer, linked,
         manifest_unknown, page, progress,
@@ -9,6 +9,7 @@ use super::{
     error::{Code, Refusal},
     manifests::Manifest,
     path::{self, Digest, Reference, Target},
+    uploads::too_large,
 };
 use crate::{
     auth::Authenticator,
@@ -78,7 +79,7 @@ impl Service {
                 if deleted { Ok(empty(StatusCode::ACCEPTED)) } else { Err(manifest_unknown()) }
             }
             ("GET" | "HEAD", Target::Blob(_, digest)) => self.blob(&digest, method, headers).await,
-            ("POST", Target::Uploads(repository)) => self.begin(&repository, &query, body).await,
+            ("POST", Target::Uploads(repository)) => self.begin(&repository, &query, headers, body).await,
             ("GET", Target::Upload(repository, id)) => {
                 let size = self.registry.uploads.find(&repository, &id)?.lock().await.size;
                 Ok(progress(StatusCode::NO_CONTENT, &repository, &id, size))
@@ -97,7 +98,7 @@ impl Service {
         }
     }
 
-    async fn begin(&self, repository: &str, query: &Query, body: Body) -> Answer {
+    async fn begin(&self, repository: &str, query: &Query, headers: &HeaderMap, body: Body) -> Answer {
         let uploads = &self.registry.uploads;
         if let Some(mount) = query.get("mount") {
             let digest = Digest::parse(mount)?;
@@ -111,7 +112,7 @@ impl Service {
         }
         let whole = async {
             let digest = query.digest()?;
-            self.append(repository, &id, &HeaderMap::new(), body).await?;
+            self.append(repository, &id, headers, body).await?;
             self.finish(repository, &id, &digest).await
         };
         let answer = whole.await;
@@ -133,7 +134,13 @@ impl Service {
                 return Err(Refusal::out_of_order(upload.size));
             }
         }
-        match upload.append(body).await {
+        // What is declared too large is refused before it is taken.
+        let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let appended = match declared {
+            Some(bytes) if upload.size.saturating_add(bytes) > MAX_BLOB_BYTES => Err(too_large()),
+            _ => upload.append(body).await,
+        };
+        match appended {
             Ok(()) => Ok(progress(StatusCode::ACCEPTED, repository, id, upload.size)),
             Err(refusal) => {
                 if refusal.code == Code::SizeInvalid {

@@ -201,6 +201,17 @@ async fn a_wrong_digest_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn what_is_declared_too_large_is_refused_at_once() {
+    let setting = setting();
+    let digest = digest_of(b"abc");
+    let length = (MAX_BLOB_BYTES + 1).to_string();
+    let headers = [("content-length", length.as_str())];
+    let answer = setting.call(&format!("POST /v2/a/blobs/uploads/?digest={digest}"), &headers, "abc").await;
+    assert_eq!(answer.refusal(), (413, "SIZE_INVALID".to_owned()));
+    assert_eq!(setting.files("uploads"), 0);
+}
+
+#[tokio::test]
 async fn uploads_are_bounded_cancelled_and_forgotten_at_start() {
     let setting = setting();
     let mut locations = Vec::new();

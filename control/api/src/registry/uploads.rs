@@ -122,7 +122,7 @@ impl Upload {
             };
             let size = self.size + chunk.len() as u64;
             if size > MAX_BLOB_BYTES {
-                return Err(Refusal::new(Code::SizeInvalid, format!("a blob may have {MAX_BLOB_BYTES} bytes at most")));
+                return Err(too_large());
             }
             self.file.write_all(&chunk).await?;
             self.hash.update(&chunk);
@@ -131,6 +131,11 @@ impl Upload {
         self.file.flush().await?;
         Ok(())
     }
+}
+
+/// A blob beyond the limit.
+pub(super) fn too_large() -> Refusal {
+    Refusal::new(Code::SizeInvalid, format!("a blob may have {MAX_BLOB_BYTES} bytes at most"))
 }
 
 fn unknown() -> Refusal {
