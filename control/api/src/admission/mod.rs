@@ -17,6 +17,11 @@ use serde_json::Value;
 /// Largest encoded object, as etcd's default limit makes it for kube-apiserver.
 const MAX_OBJECT_BYTES: usize = 1_572_864;
 
+/// Whether objects of this kind are given something that is unique in the cluster.
+pub(crate) fn allocates(target: &Target) -> bool {
+    target.kind == catalogue::services()
+}
+
 /// Fills in what the cluster allots to a new object, or to one that `old` becomes.
 pub(crate) fn allocate(
     door: &Door,
@@ -24,7 +29,7 @@ pub(crate) fn allocate(
     object: &mut Value,
     old: Option<&Value>,
 ) -> Result<Vec<UniqueChange>, ApiError> {
-    if target.kind == catalogue::services() { service::allocate(door, target, object, old) } else { Ok(Vec::new()) }
+    if allocates(target) { service::allocate(door, target, object, old) } else { Ok(Vec::new()) }
 }
 
 /// Admits a change; answers what it takes and gives back.
@@ -39,14 +44,14 @@ pub(crate) fn admit_update(
 
 /// Keeps what had been allotted where the change does not mention it.
 pub(crate) fn carry_allocated(target: &Target, new: &mut Value, old: &Value) {
-    if target.kind == catalogue::services() {
+    if allocates(target) {
         service::carry_allocated(new, old);
     }
 }
 
 /// What the end of an object gives back.
 pub(crate) fn release(target: &Target, old: &Value) -> Vec<UniqueChange> {
-    if target.kind == catalogue::services() { service::release(old) } else { Vec::new() }
+    if allocates(target) { service::release(old) } else { Vec::new() }
 }
 
 /// Refuses objects that are too large to keep.

@@ -12,7 +12,7 @@ use super::{
 use crate::{admission, identity::Identity};
 use bytes::Bytes;
 use coracle_objects::{
-    ApiError, apply, fields,
+    ApiError, Reason, apply, fields,
     fields::Checked,
     kind::Verb,
     meta,
@@ -93,19 +93,21 @@ impl Door {
         let name = meta::name(&wanted).to_owned();
         let object_target = Target { name, ..target.clone() };
         self.barrier().await?;
-        let stored = self.store().get(&object_target.key()).map_err(|error| read_error(&error))?;
-        let Some(stored) = stored else {
+        if self.read(&object_target)?.is_none() {
             let body = Body::Value(apply::first(&wanted));
-            let mut written = self.create(identity, target, body, options).await?;
-            written.warnings = checked.warnings;
-            return Ok((Applied::Created, written));
-        };
+            match self.create(identity, target, body, options).await {
+                Ok(written) => return Ok((Applied::Created, Written { warnings: checked.warnings, ..written })),
+                // Somebody else was faster: what is there now is merged with.
+                Err(error) if error.reason == Reason::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
         let make = |old: &Value| {
             let object = apply::three_way(target.kind, old, &wanted)?;
             Ok(Checked { object, warnings: checked.warnings.clone() })
         };
         let written = self.modify(identity, "patch", &object_target, options, &make).await?;
-        let applied = if written.bytes == stored.value { Applied::Unchanged } else { Applied::Configured };
+        let applied = if written.changed { Applied::Configured } else { Applied::Unchanged };
         Ok((applied, written))
     }
 
@@ -132,14 +134,14 @@ impl Door {
             }
             new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
             if new == old {
-                return Ok(Written { bytes: entry.value, warnings });
+                return Ok(Written { bytes: entry.value, warnings, changed: false });
             }
             let encoded = Encoded::new(&mut new)?;
             admission::check_size(target, &encoded)?;
             let released = is_released(target, &new);
             let expect = Expect::Revision(entry.revision);
             if options.dry_run {
-                return Ok(Written { bytes: encoded.at(entry.revision), warnings });
+                return Ok(Written { bytes: encoded.at(entry.revision), warnings, changed: true });
             }
             let command = if released {
                 let uniques = admission::release(target, &old);
@@ -148,7 +150,9 @@ impl Door {
                 Command { ops: vec![encoded.put(target.key(), expect)], uniques, ..Command::default() }
             };
             match self.propose(command).await? {
-                Outcome::Applied(revision) => return Ok(Written { bytes: encoded.at(revision), warnings }),
+                Outcome::Applied(revision) => {
+                    return Ok(Written { bytes: encoded.at(revision), warnings, changed: true });
+                }
                 // Others wrote first: look again. A resource version asked for is then found to be wrong.
                 Outcome::Rejected(Rejection::Precondition { .. } | Rejection::Unique { .. }) => {}
                 Outcome::Rejected(rejection) => return Err(unexpected(&rejection)),
@@ -197,11 +201,11 @@ impl Door {
             binding.bind(target, &mut pod, stamp::now_seconds())?;
             let encoded = Encoded::new(&mut pod)?;
             if options.dry_run {
-                return Ok(Written { bytes: encoded.at(entry.revision), warnings: Vec::new() });
+                return Ok(Written { bytes: encoded.at(entry.revision), warnings: Vec::new(), changed: true });
             }
             let put = encoded.put(target.key(), Expect::Revision(entry.revision));
             if let Outcome::Applied(revision) = self.propose(Command { ops: vec![put], ..Command::default() }).await? {
-                return Ok(Written { bytes: encoded.at(revision), warnings: Vec::new() });
+                return Ok(Written { bytes: encoded.at(revision), warnings: Vec::new(), changed: true });
             }
         }
         Err(target.modified())

@@ -43,15 +43,19 @@ impl Door {
         (target.kind.default)(&mut object);
         (target.kind.prepare_create)(&mut object);
         let bytes = self.store_new(target, object, options).await?;
-        Ok(Written { bytes, warnings: checked.warnings })
+        Ok(Written { bytes, warnings: checked.warnings, changed: true })
     }
 
     async fn store_new(&self, target: &Target, object: Value, options: WriteOptions) -> Result<bytes::Bytes, ApiError> {
         let makes_up_name = meta::name(&object).is_empty();
-        let now = stamp::now_seconds();
+        // What is made up (name, addresses) is made up anew when it turns out to be taken.
+        let can_retry = makes_up_name || admission::allocates(target);
+        let (mut next, now) = (Some(object), stamp::now_seconds());
         for _ in 0..ATTEMPTS {
-            // What is made up (name, addresses) is made up anew when it turns out to be taken.
-            let mut fresh = object.clone();
+            let Some(mut fresh) = next.take() else { break };
+            if can_retry {
+                next = Some(fresh.clone());
+            }
             stamp::created(target, &mut fresh, now)?;
             let causes = (target.kind.validate_create)(&fresh);
             if !causes.is_empty() {

@@ -132,6 +132,8 @@ pub struct Written {
     pub bytes: Bytes,
     /// For `Warning` headers.
     pub warnings: Vec<String>,
+    /// Whether anything was written (or would be, were it not for the dry run).
+    pub changed: bool,
 }
 
 /// What a deletion left behind.

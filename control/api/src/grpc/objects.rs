@@ -62,6 +62,9 @@ fn target(resource: Option<Resource>, namespace: String, name: String, subresour
     let Resource { group, version, plural } = resource;
     let kind = catalogue::by_resource(&group, &version, &plural)
         .ok_or_else(|| ApiError::new(Reason::NotFound, "the server could not find the requested resource"))?;
+    if namespace.contains('/') || name.contains('/') {
+        return Err(ApiError::bad_request("names and namespaces contain no '/'"));
+    }
     if !kind.namespaced && !namespace.is_empty() {
         return Err(ApiError::bad_request(format!("{} are not in namespaces", kind.plural)));
     }

@@ -146,6 +146,7 @@ async fn what_makes_no_sense_is_refused() {
     let unsigned = server.get(Request::new(get("pods", "x"))).await.unwrap_err();
     assert_eq!(unsigned.code(), Code::Unauthenticated);
     assert_eq!(server.get(signed(get("nothing", "x"))).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(server.get(signed(get("pods", "a/b"))).await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(server.get(signed(get("pods", ""))).await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(server.get(signed(GetRequest::default())).await.unwrap_err().code(), Code::InvalidArgument);
     let missing = CreateRequest { namespace: "missing".to_owned(), ..create("configmaps", &testing::config_map("x")) };
