@@ -1,6 +1,8 @@
-//! Wall-clock time as the API spells it.
+//! Wall-clock time as the API spells it, and the time by which pods' owners wait.
 
+use std::time::Duration;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
+use tokio::time::Instant;
 
 /// Seconds, as `metav1.Time`: `2026-11-20T11:41:57Z`.
 pub(crate) fn seconds(at: OffsetDateTime) -> String {
@@ -28,6 +30,40 @@ pub(crate) fn parse(text: &str) -> Option<OffsetDateTime> {
 /// Now, in UTC.
 pub(crate) fn now() -> OffsetDateTime {
     OffsetDateTime::now_utc()
+}
+
+/// Time as a pod's owner task sees it: real, except that tests let it run faster.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    origin: Instant,
+    speed: u32,
+}
+
+impl Pace {
+    /// A second is a second.
+    pub(crate) fn real() -> Self {
+        Self { origin: Instant::now(), speed: 1 }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn fast(speed: u32) -> Self {
+        Self { origin: Instant::now(), speed }
+    }
+
+    /// Now.
+    pub(crate) fn now(&self) -> Instant {
+        self.origin + self.origin.elapsed() * self.speed
+    }
+
+    /// Waits until `at`, as [`Self::now`] counts.
+    pub(crate) async fn sleep_until(&self, at: Instant) {
+        tokio::time::sleep_until(self.origin + at.saturating_duration_since(self.origin) / self.speed).await;
+    }
+
+    /// Waits for so long.
+    pub(crate) async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration / self.speed).await;
+    }
 }
 
 #[cfg(test)]

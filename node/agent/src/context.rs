@@ -1,6 +1,7 @@
 //! What every pod's owner task shares.
 
 use crate::{
+    clock::Pace,
     events::Recorder,
     guests::Guests,
     ledger::Ledger,
@@ -32,6 +33,7 @@ pub(crate) struct Context {
     pub(crate) caches: Caches,
     pub(crate) data_dir: PathBuf,
     pub(crate) host_ip: String,
+    pub(crate) pace: Pace,
 }
 
 impl Context {

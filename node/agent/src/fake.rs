@@ -1,16 +1,41 @@
-//! A control plane in memory, for tests: objects, watches that can be broken, history that can be lost.
+//! For tests: a control plane in memory whose watches can be broken and whose history can be lost, a runner that
+//! does what the test says, and images out of thin air.
 
-use crate::link::{Change, Changes, Link, Listing, Resource};
+use crate::{
+    guests::{Guests, Launch, RunEvent},
+    link::{Change, Changes, Link, Listing, Resource},
+    logs::RunLog,
+    workloads::{Code, Workloads},
+};
 use async_trait::async_trait;
+use coracle_images::{Image, ImageModule, PullError, PullPolicy};
 use coracle_objects::{ApiError, ObjectKey, Reason, meta};
+use coracle_runner::{
+    compile::CompileError,
+    protocol::{Exit, ExitCause, GuestKind, RunId, StartGuest},
+};
 use futures::StreamExt;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::BroadcastStream;
+
+/// A test that waits longer has failed.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Waits until `check` holds of what nobody announces.
+pub(crate) async fn eventually(what: &str, check: impl Fn() -> bool) {
+    let wait = async {
+        while !check() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(WAIT_MAX, wait).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+}
 
 type Place = (&'static str, ObjectKey);
 
@@ -21,6 +46,7 @@ struct State {
     revision: u64,
     first_kept: u64,
     down: bool,
+    refused: usize,
 }
 
 /// See the module.
@@ -94,9 +120,18 @@ impl FakeLink {
         self.break_watches();
     }
 
+    /// How many calls did not get through since it went down.
+    pub(crate) fn refused(&self) -> usize {
+        self.state.lock().unwrap().refused
+    }
+
     /// Whether the server can be reached.
     pub(crate) fn set_down(&self, down: bool) {
-        self.state.lock().unwrap().down = down;
+        {
+            let mut state = self.state.lock().unwrap();
+            state.down = down;
+            state.refused = 0;
+        }
         if down {
             self.break_watches();
         }
@@ -110,13 +145,17 @@ impl FakeLink {
                 touched.changed().await.unwrap();
             }
         };
-        let bound = std::time::Duration::from_secs(3600);
-        tokio::time::timeout(bound, wait).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+        tokio::time::timeout(WAIT_MAX, wait).await.unwrap_or_else(|_| panic!("never happened: {what}"));
     }
 
     fn reachable(&self) -> Result<std::sync::MutexGuard<'_, State>, ApiError> {
-        let state = self.state.lock().unwrap();
-        if state.down { Err(ApiError::new(Reason::ServiceUnavailable, "connection refused")) } else { Ok(state) }
+        let mut state = self.state.lock().unwrap();
+        if state.down {
+            state.refused += 1;
+            self.touched.send_modify(|count| *count += 1);
+            return Err(ApiError::new(Reason::ServiceUnavailable, "connection refused"));
+        }
+        Ok(state)
     }
 }
 
@@ -142,7 +181,10 @@ impl Link for FakeLink {
         let missed: Vec<_> = state.history.iter().filter(|entry| entry.0 > from).cloned().collect();
         let live = BroadcastStream::new(self.changes.lock().unwrap().subscribe()).filter_map(async |event| event.ok());
         let all = futures::stream::iter(missed).chain(live);
-        Ok(all.filter_map(async move |(_, plural, change)| (plural == resource.plural).then_some(Ok(change))).boxed())
+        let wanted = move |(_, plural, change): (u64, &str, Change)| {
+            futures::future::ready((plural == resource.plural).then_some(Ok(change)))
+        };
+        Ok(all.filter_map(wanted).boxed())
     }
 
     async fn create(&self, resource: Resource, object: &Value) -> Result<Value, ApiError> {
@@ -181,6 +223,141 @@ impl Link for FakeLink {
                 self.remove(resource, key);
                 Ok(())
             }
+        }
+    }
+}
+
+struct Guest {
+    container: String,
+    start: StartGuest,
+    events: mpsc::Sender<(RunId, RunEvent)>,
+    log: Arc<RunLog>,
+}
+
+#[derive(Default)]
+struct GuestsState {
+    running: Vec<Guest>,
+    stopped: Vec<String>,
+    obedient: bool,
+}
+
+/// A runner that starts everything and ends what it is told to.
+#[derive(Default)]
+pub(crate) struct FakeGuests {
+    state: Mutex<GuestsState>,
+}
+
+impl FakeGuests {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// From now on guests end by themselves when they are asked to stop.
+    pub(crate) fn obedient(&self) {
+        self.state.lock().unwrap().obedient = true;
+    }
+
+    /// What runs in a container.
+    pub(crate) fn running(&self, container: &str) -> Option<StartGuest> {
+        let state = self.state.lock().unwrap();
+        state.running.iter().find(|guest| guest.container == container).map(|guest| guest.start.clone())
+    }
+
+    /// Containers that were asked to stop, in order.
+    pub(crate) fn stopped(&self) -> Vec<String> {
+        self.state.lock().unwrap().stopped.clone()
+    }
+
+    /// The guest in a container ends by itself.
+    pub(crate) fn exit(&self, container: &str, code: i32) {
+        self.end(|guest| guest.container == container, code, ExitCause::Exited);
+    }
+
+    /// The runner process dies with everything in it.
+    pub(crate) fn die(&self) {
+        self.end(|_| true, 137, ExitCause::Killed);
+    }
+
+    fn end(&self, which: impl Fn(&Guest) -> bool, code: i32, cause: ExitCause) {
+        let mut state = self.state.lock().unwrap();
+        let (ended, running) = std::mem::take(&mut state.running).into_iter().partition(which);
+        state.running = running;
+        for guest in ended {
+            let guest: Guest = guest;
+            guest.log.end(crate::clock::now());
+            let exit = Exit { code, cause, message: String::new() };
+            guest.events.try_send((guest.start.run, RunEvent::Exited(exit))).unwrap();
+        }
+    }
+}
+
+#[async_trait]
+impl Guests for FakeGuests {
+    async fn launch(&self, launch: Launch) -> Result<(), String> {
+        launch.events.try_send((launch.guest.run.clone(), RunEvent::Started)).unwrap();
+        let container = launch.log.container();
+        let guest = Guest { container, start: launch.guest, events: launch.events, log: launch.log };
+        self.state.lock().unwrap().running.push(guest);
+        Ok(())
+    }
+
+    async fn stop(&self, _namespace_uid: &str, run: &RunId) {
+        let obedient = {
+            let mut state = self.state.lock().unwrap();
+            let found = state.running.iter().find(|guest| guest.start.run == *run).map(|guest| guest.container.clone());
+            state.stopped.extend(found);
+            state.obedient
+        };
+        if obedient {
+            self.end(|guest| guest.start.run == *run, 0, ExitCause::Exited);
+        }
+    }
+
+    async fn kill(&self, _namespace_uid: &str, run: &RunId) {
+        self.end(|guest| guest.start.run == *run, 137, ExitCause::Killed);
+    }
+}
+
+/// Images that are always a pull away, and a compiler that takes everything, unless told otherwise.
+#[derive(Default)]
+pub(crate) struct FakeWorkloads {
+    pull_failure: Mutex<Option<String>>,
+    compile_failure: Mutex<Option<String>>,
+}
+
+impl FakeWorkloads {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub(crate) fn fail_pull(&self, detail: Option<&str>) {
+        *self.pull_failure.lock().unwrap() = detail.map(str::to_owned);
+    }
+
+    pub(crate) fn fail_compile(&self, detail: Option<&str>) {
+        *self.compile_failure.lock().unwrap() = detail.map(str::to_owned);
+    }
+}
+
+#[async_trait]
+impl Workloads for FakeWorkloads {
+    fn local(&self, _reference: &str) -> Result<Option<Image>, PullError> {
+        Ok(None)
+    }
+
+    async fn pull(&self, reference: &str, _policy: PullPolicy) -> Result<Image, PullError> {
+        if let Some(detail) = self.pull_failure.lock().unwrap().clone() {
+            return Err(PullError::Pull { reference: reference.to_owned(), detail });
+        }
+        let name = reference.split(':').next().unwrap().to_owned();
+        let module = ImageModule { name, digest: "sha256:1".to_owned(), path: "/module".into() };
+        Ok(Image { id: format!("registry/{reference}@sha256:1"), modules: vec![module], size_bytes: 1, pulled: true })
+    }
+
+    async fn code(&self, _namespace_uid: &str, _module: &ImageModule) -> Result<Code, CompileError> {
+        match self.compile_failure.lock().unwrap().clone() {
+            Some(detail) => Err(CompileError::Rejected(detail)),
+            None => Ok(Code { path: "code/module".into(), kind: GuestKind::Module }),
         }
     }
 }

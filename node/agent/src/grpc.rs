@@ -60,6 +60,7 @@ impl GrpcLink {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "message fields are optional in generated code")]
 fn wire(resource: Resource) -> Option<v1::Resource> {
     Some(v1::Resource {
         group: resource.group.to_owned(),
@@ -98,7 +99,11 @@ pub(crate) fn refusal(status: &Status) -> ApiError {
         Code::Internal => Reason::InternalError,
         _ => Reason::ServiceUnavailable,
     };
-    ApiError::new(reason, status.message())
+    let message = match status.message() {
+        "" => format!("the server refused with {:?}", status.code()),
+        message => message.to_owned(),
+    };
+    ApiError::new(reason, message)
 }
 
 fn decode(bytes: &[u8]) -> Result<Value, ApiError> {
@@ -238,10 +243,9 @@ mod tests {
 
     #[test]
     fn watch_events_are_told_apart() {
-        let event = |kind: v1::watch_event::Type, json: &str| {
-            change(&v1::WatchEvent { r#type: kind.into(), object: json.to_owned().into() })
-        };
         use v1::watch_event::Type;
+        let event =
+            |kind: Type, json: &str| change(&v1::WatchEvent { r#type: kind.into(), object: json.to_owned().into() });
         assert!(matches!(event(Type::Modified, "{}"), Ok(Change::Applied(_))));
         assert!(matches!(event(Type::Deleted, "{}"), Ok(Change::Deleted(_))));
         let bookmark = event(Type::Bookmark, r#"{"metadata":{"resourceVersion":"7"}}"#);

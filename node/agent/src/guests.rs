@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 /// A runner without guests lives so long.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+const IDLE_MAX: Duration = Duration::from_mins(1);
 /// Instances that a runner's pool is sized for.
 const INSTANCES_MAX: u32 = 1000;
 /// Lookups that wait to be answered.

@@ -33,6 +33,7 @@ mod retry;
 mod workloads;
 
 use crate::{
+    clock::Pace,
     context::{Caches, Context},
     grpc::GrpcLink,
     guests::{Runners, SharedNames},
@@ -167,6 +168,7 @@ impl Agent {
             caches: Caches { services: Cache::new(), namespaces: Cache::new() },
             data_dir: config.data_dir.clone(),
             host_ip: config.address.clone(),
+            pace: Pace::real(),
         };
         Ok(Self { config, channel, link, context: Arc::new(context), writer, names })
     }
@@ -287,7 +289,7 @@ mod tests {
         assert_eq!(mode & 0o777, 0o700);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_service_can_be_looked_up_soon_after_it_appears() {
         let link = fake::FakeLink::new();
         let (services, slices) = (Cache::new(), Cache::new());
@@ -311,13 +313,9 @@ mod tests {
             SERVICES,
             json!({"metadata": {"namespace": "default", "name": "db"}, "spec": {"clusterIP": "10.96.0.1"}}),
         );
-        while !resolved("db") {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        fake::eventually("it resolves", || resolved("db")).await;
         link.remove(SERVICES, &ObjectKey::namespaced("default", "db"));
-        while resolved("db") {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        fake::eventually("it does not resolve", || !resolved("db")).await;
         stop.cancel();
     }
 }

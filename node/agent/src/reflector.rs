@@ -64,13 +64,12 @@ async fn follow_once(
     position: &mut Option<String>,
     reconnect: &mut Reconnect,
 ) -> Result<(), ApiError> {
-    let from = match position {
-        Some(position) => position.clone(),
-        None => {
-            let Listing { items, resource_version } = link.list(resource, field_selector).await?;
-            sink.replace(items);
-            position.insert(resource_version).clone()
-        }
+    let from = if let Some(position) = position {
+        position.clone()
+    } else {
+        let Listing { items, resource_version } = link.list(resource, field_selector).await?;
+        sink.replace(items);
+        position.insert(resource_version).clone()
     };
     let mut changes = link.watch(resource, field_selector, &from).await?;
     while let Some(change) = changes.next().await {
@@ -149,7 +148,7 @@ mod tests {
         json!({"metadata": {"namespace": "default", "name": name, "resourceVersion": version.to_string()}})
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_cache_follows_through_breaks_and_lost_history() {
         let link = FakeLink::new();
         link.put(SERVICES, service("a", 1));

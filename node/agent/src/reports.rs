@@ -8,7 +8,7 @@ use crate::{
 use coracle_objects::{ApiError, Reason, meta};
 use serde_json::Value;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::sync::{Notify, Semaphore};
@@ -31,7 +31,7 @@ pub(crate) struct Report {
 #[derive(Default)]
 struct Pending {
     newest: HashMap<String, Report>,
-    writing: HashMap<String, ()>,
+    writing: HashSet<String>,
 }
 
 /// Takes reports from the pods' owners.
@@ -64,9 +64,9 @@ impl Reports {
     /// The next pod with news that nobody writes at the moment.
     fn take(&self) -> Option<(String, Report)> {
         let mut pending = self.pending();
-        let uid = pending.newest.keys().find(|uid| !pending.writing.contains_key(*uid))?.clone();
+        let uid = pending.newest.keys().find(|uid| !pending.writing.contains(*uid))?.clone();
         let report = pending.newest.remove(&uid)?;
-        pending.writing.insert(uid.clone(), ());
+        pending.writing.insert(uid.clone());
         Some((uid, report))
     }
 
@@ -107,9 +107,7 @@ impl Reports {
                 Ok(()) => return,
                 Err(error) => match error.reason {
                     Reason::NotFound => return debug!(uid, "the pod is gone, its status with it"),
-                    Reason::Invalid | Reason::BadRequest | Reason::Forbidden => {
-                        return warn!(uid, %error, "the server refuses a pod's status");
-                    }
+                    _ if is_refusal(&error) => return warn!(uid, %error, "the server refuses a pod's status"),
                     reason => {
                         if reason != Reason::Conflict {
                             debug!(uid, %error, "cannot write a pod's status yet");
@@ -129,6 +127,8 @@ impl Reports {
         let mut object = Value::clone(&report.pod);
         object["status"] = report.status.clone();
         match self.link.update(PODS, "status", &object).await {
+            // What the server will not take must not keep a pod from going.
+            Err(error) if report.then_delete && is_refusal(&error) => warn!(uid, %error, "a last status was refused"),
             Err(error) if error.reason == Reason::Conflict => {
                 let mut fresh = self.link.get(PODS, &key).await?;
                 if meta::uid(&fresh) != uid {
@@ -148,6 +148,11 @@ impl Reports {
         }
         Ok(())
     }
+}
+
+/// Whether trying again is of no use.
+fn is_refusal(error: &ApiError) -> bool {
+    matches!(error.reason, Reason::Invalid | Reason::BadRequest | Reason::Forbidden)
 }
 
 /// Conditions that others wrote since are kept.
@@ -188,7 +193,7 @@ mod tests {
         link.stored(PODS, &key()).map(|pod| pod["status"]["phase"].to_string()).unwrap_or_default()
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_newest_status_gets_there_through_conflicts_and_absence() {
         let link = FakeLink::new();
         let pod = link.put(PODS, json!({"metadata": {"namespace": "default", "name": "p", "uid": "u"}, "status": {}}));
@@ -204,7 +209,7 @@ mod tests {
         link.put(PODS, other);
         link.set_down(true);
         reports.submit(report(&pod, "Running", false));
-        tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+        link.wait("the writer finds it away", |link| link.refused() > 1).await;
         reports.submit(report(&pod, "Failed", false));
         link.set_down(false);
         link.wait("the newest", |link| phase(link) == "\"Failed\"").await;
@@ -217,7 +222,7 @@ mod tests {
         task.await.unwrap();
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_pod_of_the_same_name_is_left_alone() {
         let link = FakeLink::new();
         let pod = link.put(PODS, json!({"metadata": {"namespace": "default", "name": "p", "uid": "old"}}));

@@ -42,9 +42,9 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     pub(crate) const FIRST: Duration = Duration::from_secs(10);
-    pub(crate) const MAX: Duration = Duration::from_secs(300);
+    pub(crate) const MAX: Duration = Duration::from_mins(5);
     /// As long a container must run, or an image be left alone, to start from the beginning.
-    pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(600);
+    pub(crate) const FORGET_AFTER: Duration = Duration::from_mins(10);
 
     fn is_forgotten(&self, at: Instant) -> bool {
         self.updated.is_none_or(|updated| at.saturating_duration_since(updated) > Self::FORGET_AFTER)

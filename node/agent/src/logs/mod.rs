@@ -139,6 +139,11 @@ impl RunLog {
         self.run
     }
 
+    #[cfg(test)]
+    pub(crate) fn container(&self) -> String {
+        self.directory.file_name().and_then(|name| name.to_str()).unwrap().to_owned()
+    }
+
     /// Changes with everything that is written.
     pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()

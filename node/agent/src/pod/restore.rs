@@ -27,7 +27,7 @@ fn remember_container(container: &Container) -> Remembered {
     Remembered {
         name: container.name.clone(),
         image_id: container.image_id.clone(),
-        container_id: container.container_id.clone(),
+        container_id: container.id.clone(),
         restarts: container.restarts,
         running_since,
         end,
@@ -67,7 +67,7 @@ pub(crate) fn restore(pod: &Value, entry: &Entry, now_text: &str, now: Instant) 
 
 fn restore_container(container: &mut Container, known: &Remembered, now_text: &str, now: Instant) {
     container.image_id.clone_from(&known.image_id);
-    container.container_id.clone_from(&known.container_id);
+    container.id.clone_from(&known.container_id);
     container.restarts = known.restarts;
     container.last.clone_from(&known.last);
     let end = match (&known.running_since, &known.end) {

@@ -122,7 +122,7 @@ pub(crate) struct Container {
     /// The run that was handed to a runner and has not ended.
     pub(crate) run: Option<RunId>,
     /// `coracle://…` of the newest run; empty before the first.
-    pub(crate) container_id: String,
+    pub(crate) id: String,
     pub(crate) image_id: String,
     pub(crate) restarts: u32,
     /// The end before the one that `stage` shows.
@@ -142,7 +142,7 @@ impl Container {
             stage: Stage::ordinary(),
             attempting: false,
             run: None,
-            container_id: String::new(),
+            id: String::new(),
             image_id: String::new(),
             restarts: 0,
             last: None,
@@ -158,7 +158,7 @@ impl Container {
 
     /// Number of the run that an attempt begun now leads to.
     pub(crate) fn next_run(&self) -> u32 {
-        if self.container_id.is_empty() { 0 } else { self.restarts + 1 }
+        if self.id.is_empty() { 0 } else { self.restarts + 1 }
     }
 
     fn restarts_after(&self, end: &Ended, policy: RestartPolicy) -> bool {
@@ -339,10 +339,10 @@ impl PodState {
     }
 
     /// The run has begun.
-    pub(crate) fn started(&mut self, index: usize, container_id: String, at: String) {
+    pub(crate) fn started(&mut self, index: usize, id: String, at: String) {
         let container = &mut self.containers[index];
         container.restarts = container.next_run();
-        container.container_id = container_id;
+        container.id = id;
         container.attempting = false;
         container.replaced = false;
         container.attempts = Backoff::default();
@@ -397,7 +397,7 @@ impl PodState {
             message: exit.message.clone(),
             started_at,
             finished_at,
-            container_id: container.container_id.clone(),
+            container_id: container.id.clone(),
         };
         container.run = None;
         container.attempting = false;

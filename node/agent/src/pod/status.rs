@@ -135,8 +135,8 @@ fn container_status(container: &Container, spec: &Value, has_init: bool) -> Valu
         "imageID": container.image_id,
         "started": container.is_running(),
     });
-    if !container.container_id.is_empty() {
-        status["containerID"] = container.container_id.as_str().into();
+    if !container.id.is_empty() {
+        status["containerID"] = container.id.as_str().into();
     }
     status
 }

@@ -86,12 +86,12 @@ fn mounts_are_relative_to_the_runner() {
     let container = json!({"volumeMounts": [
         {"name": "s", "mountPath": "/s"}, {"name": "e", "mountPath": "/e"}, {"name": "e", "mountPath": "/r", "readOnly": true},
     ]});
-    let mounts = super::mounts(&container, &pod).unwrap();
+    let all = mounts(&container, &pod).unwrap();
     let flat: Vec<(&str, &str, bool)> =
-        mounts.iter().map(|mount| (mount.source.to_str().unwrap(), mount.target.as_str(), mount.read_only)).collect();
+        all.iter().map(|mount| (mount.source.to_str().unwrap(), mount.target.as_str(), mount.read_only)).collect();
     assert_eq!(flat, [("volumes/u/s", "/s", true), ("volumes/u/e", "/e", false), ("volumes/u/e", "/r", true)]);
     let unknown = json!({"volumeMounts": [{"name": "x", "mountPath": "/x"}]});
-    assert!(super::mounts(&unknown, &pod).is_err());
+    assert!(mounts(&unknown, &pod).is_err());
     let sub = json!({"volumeMounts": [{"name": "e", "mountPath": "/x", "subPath": "../.."}]});
-    assert!(super::mounts(&sub, &pod).unwrap_err().contains("subPath"));
+    assert!(mounts(&sub, &pod).unwrap_err().contains("subPath"));
 }

@@ -3,7 +3,7 @@
 //! runners are never held up by a pod.
 
 use crate::{
-    clock,
+    clock::{self, Pace},
     context::Context,
     events::Severity,
     guests::{KILLED, Launch, RunEvent},
@@ -95,7 +95,8 @@ pub(crate) struct Worker {
     view: watch::Sender<Arc<Value>>,
     state: PodState,
     namespace_uid: String,
-    runs: (mpsc::Sender<(RunId, RunEvent)>, mpsc::Receiver<(RunId, RunEvent)>),
+    said: mpsc::Sender<(RunId, RunEvent)>,
+    heard: mpsc::Receiver<(RunId, RunEvent)>,
     work: JoinSet<Done>,
     works: HashMap<Id, (Work, tokio::task::AbortHandle)>,
     set_up: (Option<Instant>, Duration),
@@ -117,14 +118,14 @@ impl Worker {
         desired: watch::Receiver<Desired>,
         view: watch::Sender<Arc<Value>>,
     ) -> Self {
-        let now = Instant::now();
+        let now = context.pace.now();
         let start = || pod["status"]["startTime"].as_str().map_or_else(|| clock::seconds(clock::now()), str::to_owned);
         let state = match entry {
             Some(entry) => restore::restore(&pod, entry, &clock::seconds(clock::now()), now),
             None => PodState::new(&pod, start()),
         };
         let frozen = entry.is_none() && spec::is_finished(&pod);
-        let capacity = 4 * state.containers.len() + 4;
+        let (said, heard) = mpsc::channel(4 * state.containers.len() + 4);
         if entry.is_none() && !frozen {
             for (reason, message) in spec::unsupported(&pod) {
                 context.recorder.record(&pod, "", Severity::Warning, reason, &message);
@@ -137,7 +138,8 @@ impl Worker {
             view,
             state,
             namespace_uid: entry.map(|entry| entry.namespace_uid.clone()).unwrap_or_default(),
-            runs: mpsc::channel(capacity),
+            said,
+            heard,
             work: JoinSet::new(),
             works: HashMap::new(),
             set_up: (Some(now), SET_UP_RETRY.0),
@@ -153,6 +155,7 @@ impl Worker {
     /// Owns the pod until it is gone or `shutdown`.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) -> Outcome {
         self.look();
+        let pace = self.context.pace;
         loop {
             let wake = self.advance().await;
             if let Some(outcome) = self.outcome() {
@@ -161,9 +164,9 @@ impl Worker {
             tokio::select! {
                 // A closed channel would only mean that the manager is gone, which ends with the same token.
                 Ok(()) = self.desired.changed() => self.look(),
-                Some((run, event)) = self.runs.1.recv() => self.heard(&run, event),
+                Some((run, event)) = self.heard.recv() => self.hear(&run, event),
                 Some(done) = self.work.join_next_with_id() => self.done(done),
-                () = sleep_until(wake) => {}
+                () = sleep_until(pace, wake) => {}
                 () = shutdown.cancelled(), if !matches!(self.ending, Some(Ending::Shutdown | Ending::Gone)) => {
                     self.end(Ending::Shutdown, spec::grace(&self.pod).min(SHUTDOWN_GRACE_MAX));
                 }
@@ -212,7 +215,7 @@ impl Worker {
     fn shown_status(&self, new: &Value) -> Value {
         let ours = &self.pod["status"];
         let theirs = &new["status"];
-        if self.saved.is_none() || ours.is_null() {
+        if self.frozen || ours.is_null() {
             return theirs.clone();
         }
         let mut status = ours.clone();
@@ -238,7 +241,7 @@ impl Worker {
             (self.context.clone(), self.namespace_uid.clone(), spec::grace(&self.pod));
         tokio::spawn(async move {
             context.guests.stop(&namespace_uid, &run).await;
-            tokio::time::sleep(grace).await;
+            context.pace.sleep(grace).await;
             context.guests.kill(&namespace_uid, &run).await;
         });
     }
@@ -248,7 +251,7 @@ impl Worker {
         debug!(pod = meta::name(&self.pod), ?ending, ?grace, "ending a pod");
         self.ending = Some(ending);
         self.state.stopping = true;
-        let kill_at = Instant::now() + grace;
+        let kill_at = self.context.pace.now() + grace;
         self.kill_at = Some(self.kill_at.map_or(kill_at, |earlier| earlier.min(kill_at)));
         for (work, handle) in self.works.values() {
             // What is being launched ends like any other run.
@@ -284,7 +287,7 @@ impl Worker {
 
     /// Does whatever can be done now; answers when to look again.
     async fn advance(&mut self) -> Option<Instant> {
-        let now = Instant::now();
+        let now = self.context.pace.now();
         let mut wakes = vec![self.deadline(now), self.grace_over(now), self.begin_set_up(now)];
         let plan = self.state.plan(now);
         for notice in plan.notices {
@@ -326,12 +329,14 @@ impl Worker {
         let runs: Vec<RunId> = self.state.containers.iter().filter_map(|container| container.run.clone()).collect();
         if !self.killed {
             self.killed = true;
-            runs.into_iter().for_each(|run| self.kill(run));
+            for run in runs {
+                self.kill(run);
+            }
         } else if now >= kill_at + KILL_PATIENCE {
             warn!(pod = meta::name(&self.pod), "the runner does not report the end of killed containers");
             for run in runs {
                 let exit = Exit { code: KILLED, cause: ExitCause::Killed, message: String::new() };
-                self.heard(&run, RunEvent::Exited(exit));
+                self.hear(&run, RunEvent::Exited(exit));
             }
             return None;
         }
@@ -386,7 +391,7 @@ impl Worker {
             namespace: meta::namespace(&self.pod).to_owned(),
             namespace_uid: self.namespace_uid.clone(),
             guest: prepared.guest,
-            events: self.runs.0.clone(),
+            events: self.said.clone(),
             log,
         };
         let guests = self.context.guests.clone();
@@ -411,7 +416,7 @@ impl Worker {
             }
             Ok((_, Done::Prepared(index, _, Ok(_)))) => self.state.attempt_dropped(index),
             Ok((_, Done::Prepared(index, _, Err(failure)))) => {
-                self.state.attempt_failed(index, &failure, Instant::now());
+                self.state.attempt_failed(index, &failure, self.context.pace.now());
             }
             Ok((_, Done::Launched(index, _, Err(message)))) => {
                 self.failed(index, &Failure::RunContainerError(message));
@@ -419,9 +424,9 @@ impl Worker {
             // It was handed over while the pod began to end: that run has not been asked to stop yet.
             Ok((_, Done::Launched(_, run, Ok(())))) if self.state.stopping => {
                 if self.killed {
-                    self.kill(run)
+                    self.kill(run);
                 } else {
-                    self.stop(run)
+                    self.stop(run);
                 }
             }
             Ok((_, Done::Launched(_, _, Ok(())))) => {}
@@ -447,16 +452,16 @@ impl Worker {
     fn set_up_failed(&mut self, message: &str) {
         self.context.recorder.record(&self.pod, "", Severity::Warning, "FailedMount", message);
         let (_, delay) = self.set_up;
-        self.set_up = (Some(Instant::now() + delay), (delay * 2).min(SET_UP_RETRY.1));
+        self.set_up = (Some(self.context.pace.now() + delay), (delay * 2).min(SET_UP_RETRY.1));
     }
 
     fn failed(&mut self, index: usize, failure: &Failure) {
         self.tell(index, Severity::Warning, "Failed", &format!("Error: {}", failure.message()));
-        self.state.attempt_failed(index, failure, Instant::now());
+        self.state.attempt_failed(index, failure, self.context.pace.now());
     }
 
     /// A runner said something about one of our runs.
-    fn heard(&mut self, run: &RunId, event: RunEvent) {
+    fn hear(&mut self, run: &RunId, event: RunEvent) {
         let Some(index) = self.state.index_of(run) else { return };
         let now = clock::seconds(clock::now());
         match event {
@@ -466,7 +471,7 @@ impl Worker {
                 self.tell(index, Severity::Normal, "Started", &message);
             }
             RunEvent::StartFailed(message) => self.failed(index, &Failure::RunContainerError(message)),
-            RunEvent::Exited(exit) => self.state.exited(index, &exit, now, Instant::now()),
+            RunEvent::Exited(exit) => self.state.exited(index, &exit, now, self.context.pace.now()),
         }
     }
 
@@ -488,7 +493,8 @@ impl Worker {
 
     /// Writes the ledger if something worth it changed. Before the report: what others know, we remember.
     async fn save(&mut self) {
-        if self.frozen || self.ending == Some(Ending::Gone) {
+        // Before its set-up a pod has nothing that could be lost.
+        if self.frozen || self.namespace_uid.is_empty() || self.ending == Some(Ending::Gone) {
             return;
         }
         let containers = restore::remember(&self.state);
@@ -535,9 +541,9 @@ impl Worker {
     }
 }
 
-async fn sleep_until(at: Option<Instant>) {
+async fn sleep_until(pace: Pace, at: Option<Instant>) {
     match at {
-        Some(at) => tokio::time::sleep_until(at).await,
+        Some(at) => pace.sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
