@@ -188,10 +188,7 @@ fn merge_list(
             merged.push(element.clone());
         }
     }
-    // Plain values that only changed places are as they were: kubectl sends no order for them then.
-    let is_there = |value: &Value| identity(value, key).is_some_and(|identity| live_places.contains(&identity));
-    let moved = key.is_none() && merged.len() == live.len() && merged.iter().all(is_there);
-    Ok(if moved { live.to_vec() } else { arrange(merged, wanted, live, key) })
+    Ok(arrange(merged, wanted, live, key))
 }
 
 /// Whether the cluster's value is what is wanted, spelled as the cluster spells it (`0.5` is stored as `500m`).

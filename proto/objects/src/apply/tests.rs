@@ -157,7 +157,7 @@ fn finalizers_are_a_set() {
     );
     assert_eq!(result["metadata"]["finalizers"], json!(["b", "c", "server"]));
     let reordered = applied_twice(&with(json!(["a", "b"])), |_| {}, &with(json!(["b", "a"])));
-    assert_eq!(reordered["metadata"]["finalizers"], json!(["a", "b"]));
+    assert_eq!(reordered["metadata"]["finalizers"], json!(["b", "a"]));
 }
 
 #[test]
