@@ -10,4 +10,4 @@ export CORACLE_TEST_KUBECTLS CORACLE_TEST_BINARY="$binary"
 
 printf 'machine: %s, %s cores, %s\n' "$(uname -sr)" "$(nproc)" "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)"
 printf 'release binary: %s bytes\n' "$(stat -c %s "$binary")"
-cargo bench --locked --profile dev -p coracle-tests --bench pod_start
+cargo bench --locked --profile dev -p coracle-tests --bench pod_start --bench idle_memory
