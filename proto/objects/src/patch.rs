@@ -42,7 +42,7 @@ impl PatchType {
 /// the patch cannot be applied.
 pub fn apply(kind: &Kind, original: &Value, patch: &Value, patch_type: PatchType) -> Result<Value, ApiError> {
     match patch_type {
-        PatchType::Json => json::apply(original, patch),
+        PatchType::Json => json::apply(kind, original, patch),
         PatchType::Merge | PatchType::Strategic if !patch.is_object() => {
             Err(ApiError::bad_request("the patch must be a JSON object"))
         }

@@ -1,6 +1,6 @@
 //! JSON patch (RFC 6902) with bounds on how many operations there are and how much work they make.
 
-use crate::{ApiError, Reason};
+use crate::{ApiError, Cause, Kind, Reason, meta};
 use json_patch::{PatchOperation, jsonptr::Pointer, patch as apply_operations};
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ const COPIED_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// Elements that all operations of a patch may shift in lists.
 const SHIFTED_ELEMENTS_MAX: usize = 20_000_000;
 
-pub(super) fn apply(original: &Value, patch: &Value) -> Result<Value, ApiError> {
+pub(super) fn apply(kind: &Kind, original: &Value, patch: &Value) -> Result<Value, ApiError> {
     let Value::Array(raw) = patch else {
         return Err(ApiError::bad_request("a JSON patch must be a list of operations"));
     };
@@ -41,9 +41,10 @@ pub(super) fn apply(original: &Value, patch: &Value) -> Result<Value, ApiError> 
             return Err(ApiError::new(Reason::RequestEntityTooLarge, detail));
         }
         apply_operations(&mut result, std::slice::from_ref(operation)).map_err(|error| {
-            let kind = error.kind;
-            let detail = format!("operation {index} of the JSON patch failed at \"{}\": {kind}", error.path);
-            ApiError::new(Reason::Invalid, detail)
+            // As a cause, because kubectl 1.20 shows nothing else of a 422.
+            let message = format!("operation {index} of the JSON patch failed at \"{}\": {}", error.path, error.kind);
+            let cause = Cause { reason: "FieldValueInvalid", field: "patch".to_owned(), message };
+            kind.invalid(meta::name(original), vec![cause])
         })?;
     }
     Ok(result)

@@ -84,7 +84,7 @@ fn json_patch() {
 
 #[test]
 fn json_patch_refusals() {
-    let original = json!({"a": [1], "s": "x".repeat(1_000)});
+    let original = json!({"a": [1], "s": "x".repeat(1_000), "metadata": {"name": "p"}});
     let repeated = |operation: Value, times: usize| Value::Array(vec![operation; times]);
     let table = [
         (json!({"op": "remove"}), 400, "a JSON patch must be a list of operations"),
@@ -93,12 +93,12 @@ fn json_patch_refusals() {
         (
             json!([{"op": "add", "path": "/b", "value": 1}, {"op": "remove", "path": "/nowhere"}]),
             422,
-            "operation 1 of the JSON patch failed at \"/nowhere\": ",
+            "Pod \"p\" is invalid: patch: operation 1 of the JSON patch failed at \"/nowhere\": ",
         ),
         (
             json!([{"op": "test", "path": "/a/0", "value": 2}]),
             422,
-            "operation 0 of the JSON patch failed at \"/a/0\": ",
+            "Pod \"p\" is invalid: patch: operation 0 of the JSON patch failed at \"/a/0\": ",
         ),
         (
             repeated(json!({"op": "test", "path": "/a/0", "value": 1}), 10_001),
