@@ -2,32 +2,35 @@
 //! happened. Nobody else touches the pod's state. It never waits for anything but its own ledger entry, so that
 //! runners are never held up by a pod.
 
+mod ending;
+mod work;
+
 use crate::{
     clock::{self, Pace},
     context::Context,
     events::Severity,
-    guests::{KILLED, Launch, RunEvent},
+    guests::RunEvent,
     ledger::{Entry, Remembered},
     pod::{
-        attempt::{Attempt, Prepared},
+        attempt::Prepared,
         restore, spec,
         state::{Failure, Notice, PodState},
         status,
-        volumes::{self, MountFailure},
+        volumes::MountFailure,
     },
     reports::Report,
 };
 use coracle_objects::meta;
-use coracle_runner::protocol::{Exit, ExitCause, RunId};
+use coracle_runner::protocol::RunId;
 use serde_json::Value;
-use std::{collections::HashMap, fmt::Write, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
-    task::{Id, JoinError, JoinSet},
+    task::{Id, JoinSet},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
 /// Grace at most when the agent itself ends.
 const SHUTDOWN_GRACE_MAX: Duration = Duration::from_secs(5);
@@ -228,57 +231,6 @@ impl Worker {
         status
     }
 
-    fn replace_image(&mut self, index: usize, image: &str) {
-        let Some(run) = self.state.image_changed(index, image) else { return };
-        let name = self.state.containers[index].name.clone();
-        self.tell(
-            index,
-            Severity::Normal,
-            "Killing",
-            &format!("Container {name} definition changed, will be restarted"),
-        );
-        let (context, namespace_uid, grace) =
-            (self.context.clone(), self.namespace_uid.clone(), spec::grace(&self.pod));
-        tokio::spawn(async move {
-            context.guests.stop(&namespace_uid, &run).await;
-            context.pace.sleep(grace).await;
-            context.guests.kill(&namespace_uid, &run).await;
-        });
-    }
-
-    /// Starts nothing any more and asks everything to end within `grace`.
-    fn end(&mut self, ending: Ending, grace: Duration) {
-        debug!(pod = meta::name(&self.pod), ?ending, ?grace, "ending a pod");
-        self.ending = Some(ending);
-        self.state.stopping = true;
-        let kill_at = self.context.pace.now() + grace;
-        self.kill_at = Some(self.kill_at.map_or(kill_at, |earlier| earlier.min(kill_at)));
-        for (work, handle) in self.works.values() {
-            // What is being launched ends like any other run.
-            if !matches!(work, Work::Launch(_)) {
-                handle.abort();
-            }
-        }
-        for index in 0..self.state.containers.len() {
-            let container = &self.state.containers[index];
-            if let Some(run) = container.run.clone() {
-                let message = format!("Stopping container {}", container.name);
-                self.tell(index, Severity::Normal, "Killing", &message);
-                self.stop(run);
-            }
-        }
-    }
-
-    fn stop(&self, run: RunId) {
-        let (context, namespace_uid) = (self.context.clone(), self.namespace_uid.clone());
-        tokio::spawn(async move { context.guests.stop(&namespace_uid, &run).await });
-    }
-
-    fn kill(&self, run: RunId) {
-        let (context, namespace_uid) = (self.context.clone(), self.namespace_uid.clone());
-        tokio::spawn(async move { context.guests.kill(&namespace_uid, &run).await });
-    }
-
     fn tell(&self, index: usize, severity: Severity, reason: &'static str, message: &str) {
         let container = &self.state.containers[index];
         let path = spec::field_path(&container.name, container.init);
@@ -300,164 +252,6 @@ impl Worker {
         self.save().await;
         self.report();
         wakes.into_iter().flatten().min()
-    }
-
-    /// `spec.activeDeadlineSeconds`.
-    fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        let seconds = self.pod["spec"]["activeDeadlineSeconds"].as_u64()?;
-        if self.frozen || self.ending.is_some() || self.state.is_finished() {
-            return None;
-        }
-        let active = clock::now() - clock::parse(&self.state.start_time)?;
-        let left = Duration::from_secs(seconds).saturating_sub(active.try_into().unwrap_or_default());
-        if !left.is_zero() {
-            return Some(now + left);
-        }
-        let message = "Pod was active on the node longer than the specified deadline".to_owned();
-        self.context.recorder.record(&self.pod, "", Severity::Normal, "DeadlineExceeded", &message);
-        self.state.failed = Some(("DeadlineExceeded".to_owned(), message));
-        self.end(Ending::Failed, spec::grace(&self.pod));
-        None
-    }
-
-    /// Ends what is left at the end of the grace period, and gives up on what does not even end then.
-    fn grace_over(&mut self, now: Instant) -> Option<Instant> {
-        let kill_at = self.kill_at.filter(|_| self.state.is_busy())?;
-        if now < kill_at {
-            return Some(kill_at);
-        }
-        let runs: Vec<RunId> = self.state.containers.iter().filter_map(|container| container.run.clone()).collect();
-        if !self.killed {
-            self.killed = true;
-            for run in runs {
-                self.kill(run);
-            }
-        } else if now >= kill_at + KILL_PATIENCE {
-            warn!(pod = meta::name(&self.pod), "the runner does not report the end of killed containers");
-            for run in runs {
-                let exit = Exit { code: KILLED, cause: ExitCause::Killed, message: String::new() };
-                self.hear(&run, RunEvent::Exited(exit));
-            }
-            return None;
-        }
-        Some(kill_at + KILL_PATIENCE)
-    }
-
-    fn spawn(&mut self, work: Work, task: impl Future<Output = Done> + Send + 'static) {
-        let handle = self.work.spawn(task);
-        self.works.insert(handle.id(), (work, handle));
-    }
-
-    /// Namespace and volumes, before anything starts.
-    fn begin_set_up(&mut self, now: Instant) -> Option<Instant> {
-        let at = self.set_up.0.filter(|_| !self.frozen && !self.state.stopping && !self.state.is_finished())?;
-        if now < at {
-            return Some(at);
-        }
-        self.set_up.0 = None;
-        let (context, pod) = (self.context.clone(), self.pod.clone());
-        self.spawn(Work::SetUp, async move { Done::SetUp(set_up(&context, &pod).await) });
-        None
-    }
-
-    fn prepare(&mut self, index: usize) {
-        let Some(container) = spec::containers(&self.pod).nth(index).cloned() else { return };
-        let own = &self.state.containers[index];
-        let run = RunId(hex(&rand::random::<[u8; 32]>()));
-        let attempt = Attempt {
-            context: self.context.clone(),
-            pod: self.pod.clone(),
-            namespace_uid: self.namespace_uid.clone(),
-            field_path: spec::field_path(&own.name, own.init),
-            container,
-            run: run.clone(),
-        };
-        self.state.attempt(index);
-        self.spawn(Work::Prepare(index), async move { Done::Prepared(index, run, attempt.prepare().await) });
-    }
-
-    fn launch(&mut self, index: usize, run: RunId, prepared: Prepared) {
-        let container = &self.state.containers[index];
-        let (name, number) = (container.name.clone(), container.next_run());
-        let log = match self.context.logs.begin(&self.pod, &name, number) {
-            Ok(log) => log,
-            Err(error) => {
-                return self.failed(index, &Failure::CreateContainerError(format!("cannot write its log: {error}")));
-            }
-        };
-        self.tell(index, Severity::Normal, "Created", &format!("Created container: {name}"));
-        self.state.launching(index, run.clone(), prepared.image_id);
-        let launch = Launch {
-            namespace: meta::namespace(&self.pod).to_owned(),
-            namespace_uid: self.namespace_uid.clone(),
-            guest: prepared.guest,
-            events: self.said.clone(),
-            log,
-        };
-        let guests = self.context.guests.clone();
-        self.spawn(Work::Launch(index), async move { Done::Launched(index, run, guests.launch(launch).await) });
-    }
-
-    /// Work beside this task came to an end.
-    fn done(&mut self, done: Result<(Id, Done), JoinError>) {
-        let id = match &done {
-            Ok((id, _)) => *id,
-            Err(error) => error.id(),
-        };
-        let work = self.works.remove(&id).map(|(work, _)| work);
-        match done {
-            Ok((_, Done::SetUp(Ok(namespace_uid)))) => {
-                self.namespace_uid = namespace_uid;
-                self.state.prepared = true;
-            }
-            Ok((_, Done::SetUp(Err(failure)))) => self.set_up_failed(&failure.message()),
-            Ok((_, Done::Prepared(index, run, Ok(prepared)))) if !self.state.stopping => {
-                self.launch(index, run, prepared);
-            }
-            Ok((_, Done::Prepared(index, _, Ok(_)))) => self.state.attempt_dropped(index),
-            Ok((_, Done::Prepared(index, _, Err(failure)))) => {
-                self.state.attempt_failed(index, &failure, self.context.pace.now());
-            }
-            Ok((_, Done::Launched(index, _, Err(message)))) => {
-                self.failed(index, &Failure::RunContainerError(message));
-            }
-            // It was handed over while the pod began to end: that run has not been asked to stop yet.
-            Ok((_, Done::Launched(_, run, Ok(())))) if self.state.stopping => {
-                if self.killed {
-                    self.kill(run);
-                } else {
-                    self.stop(run);
-                }
-            }
-            Ok((_, Done::Launched(_, _, Ok(())))) => {}
-            Err(error) => self.broke(work, &error),
-        }
-    }
-
-    /// Work was aborted because the pod ends, or it panicked.
-    fn broke(&mut self, work: Option<Work>, error: &JoinError) {
-        if !error.is_cancelled() {
-            warn!(pod = meta::name(&self.pod), %error, "work for a pod broke");
-        }
-        let what = || "the node agent failed to do its work".to_owned();
-        match work {
-            Some(Work::SetUp) if !self.state.stopping => self.set_up_failed(&what()),
-            Some(Work::Prepare(index)) if self.state.stopping => self.state.attempt_dropped(index),
-            Some(Work::Prepare(index)) => self.failed(index, &Failure::CreateContainerError(what())),
-            Some(Work::Launch(index)) => self.failed(index, &Failure::RunContainerError(what())),
-            Some(Work::SetUp) | None => {}
-        }
-    }
-
-    fn set_up_failed(&mut self, message: &str) {
-        self.context.recorder.record(&self.pod, "", Severity::Warning, "FailedMount", message);
-        let (_, delay) = self.set_up;
-        self.set_up = (Some(self.context.pace.now() + delay), (delay * 2).min(SET_UP_RETRY.1));
-    }
-
-    fn failed(&mut self, index: usize, failure: &Failure) {
-        self.tell(index, Severity::Warning, "Failed", &format!("Error: {}", failure.message()));
-        self.state.attempt_failed(index, failure, self.context.pace.now());
     }
 
     /// A runner said something about one of our runs.
@@ -546,23 +340,6 @@ async fn sleep_until(pace: Pace, at: Option<Instant>) {
         Some(at) => pace.sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-async fn set_up(context: &Context, pod: &Value) -> Result<String, MountFailure> {
-    let namespace = context.namespace_uid(meta::namespace(pod)).await;
-    let failure = |detail: String| MountFailure { volume: "pod".to_owned(), detail };
-    let namespace_uid = namespace.map_err(|error| failure(format!("cannot find the pod's namespace: {error}")))?;
-    let directory = context.volumes(&namespace_uid, meta::uid(pod));
-    std::fs::create_dir_all(&directory).map_err(|error| failure(error.to_string()))?;
-    volumes::set_up(&*context.link, pod, &context.host_ip, &directory).await?;
-    Ok(namespace_uid)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

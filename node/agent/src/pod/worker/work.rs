@@ -1,0 +1,160 @@
+//! Work beside the owner task: setting up volumes, preparing and launching runs. What it comes to is handled in the
+//! owner task again.
+
+use super::{Done, SET_UP_RETRY, Work, Worker};
+use crate::{
+    context::Context,
+    events::Severity,
+    guests::Launch,
+    pod::{
+        attempt::{Attempt, Prepared},
+        spec,
+        state::Failure,
+        volumes::{self, MountFailure},
+    },
+};
+use coracle_objects::meta;
+use coracle_runner::protocol::RunId;
+use serde_json::Value;
+use std::fmt::Write;
+use tokio::{
+    task::{Id, JoinError},
+    time::Instant,
+};
+use tracing::warn;
+
+impl Worker {
+    pub(super) fn spawn(&mut self, work: Work, task: impl Future<Output = Done> + Send + 'static) {
+        let handle = self.work.spawn(task);
+        self.works.insert(handle.id(), (work, handle));
+    }
+
+    /// Namespace and volumes, before anything starts.
+    pub(super) fn begin_set_up(&mut self, now: Instant) -> Option<Instant> {
+        let at = self.set_up.0.filter(|_| !self.frozen && !self.state.stopping && !self.state.is_finished())?;
+        if now < at {
+            return Some(at);
+        }
+        self.set_up.0 = None;
+        let (context, pod) = (self.context.clone(), self.pod.clone());
+        self.spawn(Work::SetUp, async move { Done::SetUp(set_up(&context, &pod).await) });
+        None
+    }
+
+    pub(super) fn prepare(&mut self, index: usize) {
+        let Some(container) = spec::containers(&self.pod).nth(index).cloned() else { return };
+        let own = &self.state.containers[index];
+        let run = RunId(hex(&rand::random::<[u8; 32]>()));
+        let attempt = Attempt {
+            context: self.context.clone(),
+            pod: self.pod.clone(),
+            namespace_uid: self.namespace_uid.clone(),
+            field_path: spec::field_path(&own.name, own.init),
+            container,
+            run: run.clone(),
+        };
+        self.state.attempt(index);
+        self.spawn(Work::Prepare(index), async move { Done::Prepared(index, run, attempt.prepare().await) });
+    }
+
+    pub(super) fn launch(&mut self, index: usize, run: RunId, prepared: Prepared) {
+        let container = &self.state.containers[index];
+        let (name, number) = (container.name.clone(), container.next_run());
+        let log = match self.context.logs.begin(&self.pod, &name, number) {
+            Ok(log) => log,
+            Err(error) => {
+                return self.failed(index, &Failure::CreateContainerError(format!("cannot write its log: {error}")));
+            }
+        };
+        self.tell(index, Severity::Normal, "Created", &format!("Created container: {name}"));
+        self.state.launching(index, run.clone(), prepared.image_id);
+        let launch = Launch {
+            namespace: meta::namespace(&self.pod).to_owned(),
+            namespace_uid: self.namespace_uid.clone(),
+            guest: prepared.guest,
+            events: self.said.clone(),
+            log,
+        };
+        let guests = self.context.guests.clone();
+        self.spawn(Work::Launch(index), async move { Done::Launched(index, run, guests.launch(launch).await) });
+    }
+
+    /// Work beside this task came to an end.
+    pub(super) fn done(&mut self, done: Result<(Id, Done), JoinError>) {
+        let id = match &done {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let work = self.works.remove(&id).map(|(work, _)| work);
+        match done {
+            Ok((_, Done::SetUp(Ok(namespace_uid)))) => {
+                self.namespace_uid = namespace_uid;
+                self.state.prepared = true;
+            }
+            Ok((_, Done::SetUp(Err(failure)))) => self.set_up_failed(&failure.message()),
+            Ok((_, Done::Prepared(index, run, Ok(prepared)))) if !self.state.stopping => {
+                self.launch(index, run, prepared);
+            }
+            Ok((_, Done::Prepared(index, _, Ok(_)))) => self.state.attempt_dropped(index),
+            Ok((_, Done::Prepared(index, _, Err(failure)))) => {
+                self.state.attempt_failed(index, &failure, self.context.pace.now());
+            }
+            Ok((_, Done::Launched(index, _, Err(message)))) => {
+                self.failed(index, &Failure::RunContainerError(message));
+            }
+            // It was handed over while the pod began to end: that run has not been asked to stop yet.
+            Ok((_, Done::Launched(_, run, Ok(())))) if self.state.stopping => {
+                if self.killed {
+                    self.kill(run);
+                } else {
+                    self.stop(run);
+                }
+            }
+            Ok((_, Done::Launched(_, _, Ok(())))) => {}
+            Err(error) => self.broke(work, &error),
+        }
+    }
+
+    /// Work was aborted because the pod ends, or it panicked.
+    pub(super) fn broke(&mut self, work: Option<Work>, error: &JoinError) {
+        if !error.is_cancelled() {
+            warn!(pod = meta::name(&self.pod), %error, "work for a pod broke");
+        }
+        let what = || "the node agent failed to do its work".to_owned();
+        match work {
+            Some(Work::SetUp) if !self.state.stopping => self.set_up_failed(&what()),
+            Some(Work::Prepare(index)) if self.state.stopping => self.state.attempt_dropped(index),
+            Some(Work::Prepare(index)) => self.failed(index, &Failure::CreateContainerError(what())),
+            Some(Work::Launch(index)) => self.failed(index, &Failure::RunContainerError(what())),
+            Some(Work::SetUp) | None => {}
+        }
+    }
+
+    pub(super) fn set_up_failed(&mut self, message: &str) {
+        self.context.recorder.record(&self.pod, "", Severity::Warning, "FailedMount", message);
+        let (_, delay) = self.set_up;
+        self.set_up = (Some(self.context.pace.now() + delay), (delay * 2).min(SET_UP_RETRY.1));
+    }
+
+    pub(super) fn failed(&mut self, index: usize, failure: &Failure) {
+        self.tell(index, Severity::Warning, "Failed", &format!("Error: {}", failure.message()));
+        self.state.attempt_failed(index, failure, self.context.pace.now());
+    }
+}
+
+async fn set_up(context: &Context, pod: &Value) -> Result<String, MountFailure> {
+    let namespace = context.namespace_uid(meta::namespace(pod)).await;
+    let failure = |detail: String| MountFailure { volume: "pod".to_owned(), detail };
+    let namespace_uid = namespace.map_err(|error| failure(format!("cannot find the pod's namespace: {error}")))?;
+    let directory = context.volumes(&namespace_uid, meta::uid(pod));
+    std::fs::create_dir_all(&directory).map_err(|error| failure(error.to_string()))?;
+    volumes::set_up(&*context.link, pod, &context.host_ip, &directory).await?;
+    Ok(namespace_uid)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
