@@ -9,12 +9,17 @@ use crate::{
 use coracle_objects::{ApiError, ObjectKey, Reason, meta};
 use serde_json::Value;
 use std::{path::PathBuf, sync::Arc, time::Duration};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// How often the lease is renewed: four times within its duration.
 const LEASE_INTERVAL: Duration = Duration::from_secs(10);
+/// A lease renewed later than this may have been found expired, and the node declared unknown.
+const LEASE_GAP_MAX: time::Duration = time::Duration::seconds(30);
 /// How often the status is looked at, and written if it changed.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the status is written although nothing changed.
@@ -32,14 +37,17 @@ pub(crate) struct Heartbeat {
 impl Heartbeat {
     /// Runs until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
+        let resumed = Notify::new();
         tokio::select! {
-            () = self.keep_status() => {}
-            () = self.keep_lease() => {}
+            () = self.keep_status(&resumed) => {}
+            () = self.keep_lease(&resumed) => {}
             () = stop.cancelled() => {}
         }
     }
 
-    async fn keep_status(&self) {
+    /// Writes the status when it changed, when it is due, and when `resumed`: somebody may have declared the node
+    /// unknown while it was not heard of.
+    async fn keep_status(&self, resumed: &Notify) {
         let mut ready = self.ready.clone();
         let mut reconnect = Reconnect::new();
         let mut written: Option<(Value, Instant)> = None;
@@ -54,9 +62,7 @@ impl Heartbeat {
             if due {
                 match self.write_status(is_ready).await {
                     Ok(status) => {
-                        if written.is_none() {
-                            info!(node = self.identity.name, "registered");
-                        }
+                        info!(node = self.identity.name, ready = is_ready, "node status written");
                         written = Some((status, Instant::now()));
                         reconnect.reset();
                     }
@@ -69,6 +75,7 @@ impl Heartbeat {
             }
             tokio::select! {
                 changed = ready.changed() => if changed.is_err() { std::future::pending::<()>().await },
+                () = resumed.notified() => written = None,
                 () = tokio::time::sleep(STATUS_INTERVAL) => {}
             }
         }
@@ -104,14 +111,21 @@ impl Heartbeat {
         Ok(status)
     }
 
-    async fn keep_lease(&self) {
+    async fn keep_lease(&self, resumed: &Notify) {
         let mut reconnect = Reconnect::new();
+        let mut renewed_at = clock::now();
         let mut held: Option<Value> = None;
         loop {
             match self.renew(held.take()).await {
                 Ok(lease) => {
                     held = Some(lease);
                     reconnect.reset();
+                    // By the wall clock: it goes on while the machine sleeps.
+                    let now = clock::now();
+                    if now - renewed_at > LEASE_GAP_MAX {
+                        resumed.notify_one();
+                    }
+                    renewed_at = now;
                     tokio::time::sleep(LEASE_INTERVAL).await;
                 }
                 Err(error) => {
@@ -175,6 +189,27 @@ mod tests {
         link.wait("a lease", |link| link.stored(LEASES, &lease_key).is_some()).await;
         stop.cancel();
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_node_that_was_declared_unknown_says_that_it_is_back() {
+        let link = FakeLink::new();
+        let (heartbeat, ready_sender) = heartbeat(&link);
+        ready_sender.send(true).unwrap();
+        let resumed = Arc::new(Notify::new());
+        let task = tokio::spawn({
+            let resumed = resumed.clone();
+            async move { heartbeat.keep_status(&resumed).await }
+        });
+        link.wait("ready", |link| ready_status(link).as_deref() == Some("True")).await;
+        let mut node = link.stored(NODES, &ObjectKey::cluster("n")).unwrap();
+        for condition in node["status"]["conditions"].as_array_mut().unwrap() {
+            condition["status"] = "Unknown".into();
+        }
+        link.put(NODES, node);
+        resumed.notify_one();
+        link.wait("ready again", |link| ready_status(link).as_deref() == Some("True")).await;
+        task.abort();
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use crate::{
     context::Context,
     events::Severity,
     guests::Launch,
+    ledger::is_file_name,
     pod::{
         attempt::{Attempt, Prepared},
         spec,
@@ -146,6 +147,9 @@ async fn set_up(context: &Context, pod: &Value) -> Result<String, MountFailure> 
     let namespace = context.namespace_uid(meta::namespace(pod)).await;
     let failure = |detail: String| MountFailure { volume: "pod".to_owned(), detail };
     let namespace_uid = namespace.map_err(|error| failure(format!("cannot find the pod's namespace: {error}")))?;
+    if !is_file_name(meta::uid(pod)) {
+        return Err(failure("the pod's uid is not usable as a directory".to_owned()));
+    }
     let directory = context.volumes(&namespace_uid, meta::uid(pod));
     std::fs::create_dir_all(&directory).map_err(|error| failure(error.to_string()))?;
     volumes::set_up(&*context.link, pod, &context.host_ip, &directory).await?;
