@@ -100,7 +100,7 @@ fn encoded_len_hint(command: &Command) -> usize {
         .iter()
         .map(|op| match op {
             Op::Put { key, value, .. } => key.0.len() + value.len() + 32,
-            Op::Delete { key, .. } => key.0.len() + 16,
+            Op::Delete { key, .. } | Op::Check { key, .. } => key.0.len() + 16,
         })
         .sum();
     let counters: usize = command.counters.iter().map(|change| change.name.len() + 24).sum();
@@ -120,6 +120,11 @@ fn encode_op(out: &mut Vec<u8>, op: &Op) {
         }
         Op::Delete { key, expect } => {
             out.push(1);
+            put_bytes(out, key.0.as_bytes());
+            encode_expect(out, *expect);
+        }
+        Op::Check { key, expect } => {
+            out.push(2);
             put_bytes(out, key.0.as_bytes());
             encode_expect(out, *expect);
         }
@@ -157,6 +162,7 @@ fn decode_op(reader: &mut Reader<'_>, bytes: &Bytes) -> Result<Op, CodecError> {
             Ok(Op::Put { key, value, splice_at, expect })
         }
         1 => Ok(Op::Delete { key: Key(reader.string()?), expect: decode_expect(reader)? }),
+        2 => Ok(Op::Check { key: Key(reader.string()?), expect: decode_expect(reader)? }),
         tag => Err(reader.unknown(tag)),
     }
 }
@@ -336,6 +342,7 @@ mod tests {
                 expect
             }),
             (".{0,40}", expect()).prop_map(|(key, expect)| Op::Delete { key: Key(key), expect }),
+            (".{0,40}", expect()).prop_map(|(key, expect)| Op::Check { key: Key(key), expect }),
         ]
     }
 

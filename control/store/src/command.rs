@@ -58,17 +58,33 @@ pub enum Op {
         /// Precondition.
         expect: Expect,
     },
+    /// Changes nothing, but the command applies only if this holds: for what a change relies on in another object.
+    Check {
+        /// Where.
+        key: Key,
+        /// Precondition.
+        expect: Expect,
+    },
 }
 
 /// A batch that applies as a whole or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
-    /// Changes, at most one per key.
+    /// Changes and checks, at most one per key.
     pub ops: Vec<Op>,
     /// Bounded counters: `(name, delta, limit)`; the sum may not exceed `limit` when `delta` is positive.
     pub counters: Vec<CounterChange>,
     /// Unique keys taken (`Some(holder)`) or released (`None`).
     pub uniques: Vec<UniqueChange>,
+}
+
+impl Command {
+    /// Whether it only checks, if even that.
+    #[must_use]
+    pub fn is_without_effect(&self) -> bool {
+        let only_checks = self.ops.iter().all(|op| matches!(op, Op::Check { .. }));
+        only_checks && self.counters.is_empty() && self.uniques.is_empty()
+    }
 }
 
 /// A change of a bounded counter.
@@ -94,7 +110,7 @@ pub struct UniqueChange {
 /// What came of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// Applied; every changed object now has this revision. An empty command changes nothing and gets the current one.
+    /// Applied; every changed object now has this revision. A command that changes nothing gets the current one.
     Applied(Revision),
     /// Nothing changed.
     Rejected(Rejection),

@@ -32,6 +32,7 @@ fn well_formed(command: &Command) -> Checked {
                 }
                 keys.push(&key.0);
             }
+            Op::Check { key, .. } => keys.push(&key.0),
         }
     }
     keys.sort_unstable();
@@ -42,7 +43,7 @@ fn well_formed(command: &Command) -> Checked {
 }
 
 fn precondition(index: usize, op: &Op, staged: &Staged) -> Checked {
-    let (Op::Put { key, expect, .. } | Op::Delete { key, expect }) = op;
+    let (Op::Put { key, expect, .. } | Op::Delete { key, expect } | Op::Check { key, expect }) = op;
     let actual: Option<Revision> = staged.object_revision(key);
     let holds = match expect {
         Expect::Absent => actual.is_none(),

@@ -166,11 +166,11 @@ impl Machine {
     /// `OutOfOrder` when an entry is skipped or repeated.
     pub fn apply(&mut self, index: u64, command: &Command) -> Result<Outcome, MachineError> {
         self.advance(index)?;
-        if command.ops.is_empty() && command.counters.is_empty() && command.uniques.is_empty() {
-            return Ok(Outcome::Applied(self.state.revision));
-        }
         if let Err(rejection) = check::check(command, &self.staged) {
             return Ok(Outcome::Rejected(rejection));
+        }
+        if command.is_without_effect() {
+            return Ok(Outcome::Applied(self.state.revision));
         }
         let revision = Revision(self.state.revision.0 + 1);
         let mut bytes = 0;
@@ -267,6 +267,7 @@ impl Machine {
                 self.batch.delete(Family::Objects, key.0.as_bytes());
                 (key, Change::deleted(key.clone(), &previous, revision), None, previous.splice_at)
             }
+            Op::Check { .. } => return 0,
         };
         let before = self.batch.byte_len();
         self.batch.put_with(Family::History, &history_key(revision, position), |out| change.encode(splice_at, out));

@@ -24,6 +24,10 @@ fn delete(key: &str, expect: Expect) -> Op {
     Op::Delete { key: Key(key.into()), expect }
 }
 
+fn check(key: &str, expect: Expect) -> Op {
+    Op::Check { key: Key(key.into()), expect }
+}
+
 fn ops(ops: Vec<Op>) -> Command {
     Command { ops, ..Command::default() }
 }
@@ -87,12 +91,12 @@ impl Model {
     fn accepts(&self, command: &Command) -> bool {
         let mut seen = Vec::new();
         let objects = command.ops.iter().all(|op| {
-            let (Op::Put { key, expect, .. } | Op::Delete { key, expect }) = op;
+            let (Op::Put { key, expect, .. } | Op::Delete { key, expect } | Op::Check { key, expect }) = op;
             let twice = seen.contains(&key);
             seen.push(key);
             let there = self.objects.get(&key.0).map(|(_, revision)| *revision);
             let holds = match expect {
-                Expect::Absent => there.is_none() && matches!(op, Op::Put { .. }),
+                Expect::Absent => there.is_none() && !matches!(op, Op::Delete { .. }),
                 Expect::Present => there.is_some(),
                 Expect::Revision(revision) => there == Some(revision.0),
             };
@@ -119,7 +123,7 @@ impl Model {
         if !self.accepts(command) {
             return false;
         }
-        if *command == Command::default() {
+        if command.is_without_effect() {
             return true;
         }
         self.revision += 1;
@@ -153,6 +157,7 @@ impl Model {
                     value.replace(&format!("\"resourceVersion\":\"{old}\""), &format!("\"resourceVersion\":\"{at}\""));
                 (EventKind::Deleted, key, last, Some((value, old)))
             }
+            Op::Check { .. } => return,
         };
         self.events.push((kind, key.0.clone(), value, at, before.map(|(value, _)| value)));
     }
@@ -235,8 +240,10 @@ fn command() -> impl Strategy<Value = Command> {
         3 => Just(Expect::Present),
         2 => (1_u64..20).prop_map(|at| Expect::Revision(Revision(at))),
     ];
-    let op = (key, expect, 0_u32..1000, prop::bool::weighted(0.7)).prop_map(|(key, expect, value, is_put)| {
-        if is_put { put(key, &format!("{{\"v\":{value}}}"), expect) } else { delete(key, expect) }
+    let op = (key, expect, 0_u32..1000, 0..10).prop_map(|(key, expect, value, which)| match which {
+        0..7 => put(key, &format!("{{\"v\":{value}}}"), expect),
+        7..9 => delete(key, expect),
+        _ => check(key, expect),
     });
     let counter = (prop::sample::select(vec!["c0", "c1"]), -3_i64..4, prop::option::of(0_i64..6))
         .prop_map(|(name, delta, limit)| CounterChange { name: name.into(), delta, limit });
@@ -372,6 +379,12 @@ fn rejections_change_nothing_and_say_why() {
             Command { uniques: vec![take("new", "b"), take("new", "c")], ..Command::default() },
             Rejection::Unique { key: "new".into(), holder: "b".into() },
         ),
+        (
+            ops(vec![put("b", "{}", Expect::Absent), check("a", Expect::Absent)]),
+            Rejection::Precondition { index: 1, actual: Some(Revision(2)) },
+        ),
+        (ops(vec![check("b", Expect::Present)]), Rejection::Precondition { index: 0, actual: None }),
+        (ops(vec![check("a", Expect::Present), put("a", "{}", Expect::Present)]), malformed("a is changed twice")),
         (ops(vec![behind]), malformed("the splice offset of z lies behind its 2 bytes")),
         (ops(vec![delete("a", Expect::Absent)]), malformed("a is to be deleted and must not exist")),
         (ops(vec![delete("a", Expect::Present), put("a", "{}", Expect::Present)]), malformed("a is changed twice")),
@@ -393,6 +406,14 @@ fn rejections_change_nothing_and_say_why() {
     assert_eq!(apply(&mut machine, &fine), Outcome::Applied(Revision(3)));
     assert_eq!(machine.store().unique_holder("ip"), Ok(Some("b".into())));
     assert_eq!(apply(&mut machine, &Command::default()), Outcome::Applied(Revision(3)));
+    // What a check looks at is not changed by it.
+    let at_two = check("a", Expect::Revision(Revision(2)));
+    assert_eq!(apply(&mut machine, &ops(vec![at_two.clone()])), Outcome::Applied(Revision(3)));
+    assert_eq!(
+        apply(&mut machine, &ops(vec![at_two.clone(), put("b", "{}", Expect::Absent)])),
+        Outcome::Applied(Revision(4))
+    );
+    assert_eq!(apply(&mut machine, &ops(vec![at_two, delete("b", Expect::Present)])), Outcome::Applied(Revision(5)));
 }
 
 #[test]
