@@ -6,6 +6,7 @@
 
 pub(crate) mod binding;
 pub(crate) mod namespace;
+pub(crate) mod node;
 mod ranges;
 mod service;
 

@@ -2,6 +2,7 @@
 
 use crate::door::{Door, Target, encode, read_error};
 use coracle_objects::{ApiError, Cause, catalogue, meta};
+use coracle_store::{Expect, Op};
 use serde_json::Value;
 
 /// Namespaces that cannot be deleted.
@@ -17,10 +18,11 @@ pub(crate) fn has_finalizers(namespace: &Value) -> bool {
     namespace["spec"]["finalizers"].as_array().is_some_and(|list| !list.is_empty())
 }
 
-/// Refuses to create something in a namespace that is missing or ending.
-pub(crate) async fn admit_create(door: &Door, target: &Target) -> Result<(), ApiError> {
+/// Refuses to create something in a namespace that is missing or ending. Answers the check that the creation must
+/// carry: that the namespace is still as it was found, lest something is born in one that is being emptied.
+pub(crate) async fn admit_create(door: &Door, target: &Target) -> Result<Option<Op>, ApiError> {
     if !target.kind.namespaced {
-        return Ok(());
+        return Ok(None);
     }
     let namespace = &target.namespace;
     if namespace.is_empty() {
@@ -38,7 +40,7 @@ pub(crate) async fn admit_create(door: &Door, target: &Target) -> Result<(), Api
     if meta::is_terminating(&object) || object["status"]["phase"] == "Terminating" {
         return Err(terminating(target));
     }
-    Ok(())
+    Ok(Some(Op::Check { key, expect: Expect::Revision(entry.revision) }))
 }
 
 fn terminating(target: &Target) -> ApiError {

@@ -124,6 +124,7 @@ impl Door {
             let (entry, old) = self.load_for(identity, verb, target).await?;
             let Checked { object: mut new, warnings } = make(&old)?;
             prepare(target, &mut new, &old, &entry)?;
+            admission::node::admit_update(identity, target, &new, &old)?;
             let uniques = admission::admit_update(self, target, &mut new, &old)?;
             if target.subresource.is_empty() && new.get("spec") != old.get("spec") {
                 stamp::bump_generation(&mut new);

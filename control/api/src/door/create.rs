@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{admission, identity::Identity};
 use coracle_objects::{ApiError, Reason, kind::Verb, meta};
-use coracle_store::{Command, Expect, Op, Outcome, Rejection};
+use coracle_store::{Command, Expect, Op, Outcome, Rejection, UniqueChange};
 use serde_json::Value;
 
 /// How often a creation is tried again when the name or address that was made up for it was taken meanwhile.
@@ -39,14 +39,22 @@ impl Door {
         if !meta::resource_version(&object).is_empty() {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
-        admission::namespace::admit_create(self, target).await?;
+        admission::node::admit_create(identity, target, &object)?;
+        let namespace = admission::namespace::admit_create(self, target).await?;
         (target.kind.default)(&mut object);
         (target.kind.prepare_create)(&mut object);
-        let bytes = self.store_new(target, object, options).await?;
+        let bytes = self.store_new(target, object, namespace, options).await?;
         Ok(Written { bytes, warnings: checked.warnings, changed: true })
     }
 
-    async fn store_new(&self, target: &Target, object: Value, options: WriteOptions) -> Result<bytes::Bytes, ApiError> {
+    /// `namespace` is the check that the namespace is as it was admitted.
+    async fn store_new(
+        &self,
+        target: &Target,
+        object: Value,
+        mut namespace: Option<Op>,
+        options: WriteOptions,
+    ) -> Result<bytes::Bytes, ApiError> {
         let makes_up_name = meta::name(&object).is_empty();
         // What is made up (name, addresses) is made up anew when it turns out to be taken.
         let can_retry = makes_up_name || admission::allocates(target);
@@ -70,8 +78,7 @@ impl Door {
                 return taken.map_or(Ok(encoded.bytes), |_| Err(target.kind.already_exists(&target.name)));
             }
             let put = encoded.put(target.key(), Expect::Absent);
-            let command = Command { ops: vec![put], uniques, ..Command::default() };
-            match self.propose(command).await? {
+            match self.propose_new(&target, put, uniques, &mut namespace).await? {
                 Outcome::Applied(revision) => return Ok(encoded.at(revision)),
                 Outcome::Rejected(Rejection::Precondition { .. }) if !makes_up_name => {
                     return Err(target.kind.already_exists(&target.name));
@@ -81,6 +88,26 @@ impl Door {
             }
         }
         Err(ApiError::new(Reason::Timeout, format!("no free name or address was found in {ATTEMPTS} attempts")))
+    }
+
+    /// Gets a new object stored in a namespace that is as it was admitted; one that has changed is admitted anew.
+    async fn propose_new(
+        &self,
+        target: &Target,
+        put: Op,
+        uniques: Vec<UniqueChange>,
+        namespace: &mut Option<Op>,
+    ) -> Result<Outcome, ApiError> {
+        for _ in 0..ATTEMPTS {
+            let ops = std::iter::once(put.clone()).chain(namespace.clone()).collect();
+            match self.propose(Command { ops, uniques: uniques.clone(), ..Command::default() }).await? {
+                Outcome::Rejected(Rejection::Precondition { index: 1, .. }) => {
+                    *namespace = admission::namespace::admit_create(self, target).await?;
+                }
+                outcome => return Ok(outcome),
+            }
+        }
+        Err(ApiError::new(Reason::Timeout, format!("namespace {} does not stop changing", target.namespace)))
     }
 }
 

@@ -1,16 +1,16 @@
 //! The pipeline as in-process callers see it: concurrency, identities, the client's contract.
 
 use crate::{
-    door::{Door, Target},
+    door::{Door, DoorConfig, Target},
     identity::Identity,
     testing::{self, config_map, create, pod, service},
 };
 use coracle_client::{Client, DeleteOptions, Event, Part, Query, Write};
 use coracle_objects::{ApiError, ObjectKey, Reason, catalogue, meta};
-use coracle_store::Revision;
+use coracle_store::{Command, Expect, Op, Outcome, ProposeError, Proposer, Revision, Store, testing::LocalProposer};
 use futures::{StreamExt, future};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 fn in_default(mut object: Value) -> Value {
     object["metadata"]["namespace"] = Value::from("default");
@@ -155,4 +155,39 @@ async fn a_node_touches_only_what_is_its_own() {
     assert_eq!(all.err().map(|error| error.reason), Some(Reason::Forbidden));
     let own = Query { field_selector: "spec.nodeName=one".to_owned(), ..Query::default() };
     assert!(mine.list(pods, &own).await.unwrap().items.is_empty());
+}
+
+/// Whenever a config map is to be stored, its namespace is gone a moment before.
+struct NamespaceEnds(Arc<LocalProposer>);
+
+#[async_trait::async_trait]
+impl Proposer for NamespaceEnds {
+    async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
+        if matches!(command.ops.first(), Some(Op::Put { key, .. }) if key.0.starts_with("/configmaps/")) {
+            let key = Target::object(catalogue::namespaces(), "", "default").key();
+            let ended = Command { ops: vec![Op::Delete { key, expect: Expect::Present }], ..Command::default() };
+            self.0.propose(ended).await?;
+        }
+        self.0.propose(command).await
+    }
+
+    async fn read_barrier(&self) -> Result<(), ProposeError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_born_in_a_namespace_that_ends_meanwhile() {
+    let (_, proposer) = testing::door().await;
+    let store: Store = proposer.store().clone();
+    let door = Door::new(DoorConfig {
+        store: store.clone(),
+        proposer: Arc::new(NamespaceEnds(proposer)),
+        service_range: (Ipv4Addr::new(10, 96, 0, 0), 16),
+        blob_dir: PathBuf::from("/nonexistent"),
+    });
+    let target = Target::collection(catalogue::config_maps(), "default");
+    let refused = create(&door, &target, config_map("x")).await.unwrap_err();
+    assert_eq!((refused.reason, refused.message.as_str()), (Reason::NotFound, "namespaces \"default\" not found"));
+    assert!(store.get(&Target::object(catalogue::config_maps(), "default", "x").key()).unwrap().is_none());
 }

@@ -1,0 +1,111 @@
+//! What a node may say about itself: where pods go is for people and controllers to decide, not for the machine that
+//! would get them.
+
+use crate::{door::Target, identity::Identity};
+use coracle_objects::{ApiError, catalogue};
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// Labels under Kubernetes' own domains that a node gives itself.
+const OWN_LABELS: [&str; 6] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+    "node.kubernetes.io/instance-type",
+];
+
+/// Refuses a node that registers itself under a label that is not its to choose.
+pub(crate) fn admit_create(identity: &Identity, target: &Target, new: &Value) -> Result<(), ApiError> {
+    if concerns(identity, target) { check_labels(target, new, &Value::Null) } else { Ok(()) }
+}
+
+/// Refuses a node that changes such a label or its own spec: taints, and whether it is cordoned.
+pub(crate) fn admit_update(identity: &Identity, target: &Target, new: &Value, old: &Value) -> Result<(), ApiError> {
+    if !concerns(identity, target) || !target.subresource.is_empty() {
+        return Ok(());
+    }
+    if spec_of(new) != spec_of(old) {
+        return Err(refusal(target, "a node is not allowed to modify its own spec"));
+    }
+    check_labels(target, new, old)
+}
+
+fn concerns(identity: &Identity, target: &Target) -> bool {
+    identity.node_name().is_some() && target.kind == catalogue::nodes()
+}
+
+/// No spec is an empty one.
+fn spec_of(node: &Value) -> Option<&Value> {
+    node.get("spec").filter(|spec| spec.as_object().is_some_and(|fields| !fields.is_empty()))
+}
+
+fn check_labels(target: &Target, new: &Value, old: &Value) -> Result<(), ApiError> {
+    let labels = |node: &'_ Value| node["metadata"]["labels"].as_object().cloned().unwrap_or_default();
+    let (new, old) = (labels(new), labels(old));
+    let changed: BTreeSet<&str> = new
+        .keys()
+        .chain(old.keys())
+        .map(String::as_str)
+        .filter(|label| is_reserved(label) && new.get(*label) != old.get(*label))
+        .collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let list = changed.into_iter().collect::<Vec<_>>().join(", ");
+    Err(refusal(target, &format!("is not allowed to modify labels: {list}")))
+}
+
+/// Whether a label is under one of Kubernetes' domains and not among those that nodes set.
+fn is_reserved(label: &str) -> bool {
+    let Some((domain, _)) = label.split_once('/') else { return false };
+    let is_under = |root: &str| domain.strip_suffix(root).is_some_and(|head| head.is_empty() || head.ends_with('.'));
+    (is_under("kubernetes.io") || is_under("k8s.io")) && !OWN_LABELS.contains(&label)
+}
+
+fn refusal(target: &Target, detail: &str) -> ApiError {
+    ApiError::forbidden("", target.kind.plural, &target.name, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_node_chooses_neither_its_role_nor_its_taints() {
+        let node = |labels: Value, spec: Value| json!({"metadata": {"name": "one", "labels": labels}, "spec": spec});
+        let old =
+            node(json!({"zone": "a", "node-restriction.kubernetes.io/pci": "yes"}), json!({"taints": [{"key": "x"}]}));
+        let target = Target::object(catalogue::nodes(), "", "one");
+        let taints = &old["spec"];
+        let kept = json!({"zone": "b", "node-restriction.kubernetes.io/pci": "yes"});
+        let with = |label: &str| {
+            let mut labels = kept.clone();
+            labels[label] = Value::from("new");
+            labels
+        };
+        let cases = [
+            (node(kept.clone(), taints.clone()), true),
+            (node(with("kubernetes.io/hostname"), taints.clone()), true),
+            (node(with("example.com/mykubernetes.io"), taints.clone()), true),
+            (node(with("notkubernetes.io/x"), taints.clone()), true),
+            (node(with("node-restriction.kubernetes.io/pci"), taints.clone()), false),
+            (node(with("node-role.kubernetes.io/control-plane"), taints.clone()), false),
+            (node(with("kubernetes.io/role"), taints.clone()), false),
+            (node(with("a.k8s.io/x"), taints.clone()), false),
+            (node(json!({"zone": "a"}), taints.clone()), false),
+            (node(kept.clone(), json!({})), false),
+            (node(kept.clone(), json!({"taints": [{"key": "x"}], "unschedulable": false})), false),
+        ];
+        for (new, allowed) in cases {
+            let answer = admit_update(&Identity::node("one"), &target, &new, &old);
+            assert_eq!(answer.is_ok(), allowed, "{new}");
+            assert!(admit_update(&Identity::admin(), &target, &new, &old).is_ok(), "people may: {new}");
+        }
+        let registers = |labels| admit_create(&Identity::node("one"), &target, &node(labels, json!({}))).is_ok();
+        assert!(registers(json!({"zone": "a", "kubernetes.io/os": "linux"})));
+        assert!(!registers(json!({"node-role.kubernetes.io/control-plane": ""})));
+    }
+}
