@@ -38,6 +38,8 @@ pub(super) struct Upload {
     hash: Sha256,
     /// Bytes written.
     pub(super) size: u64,
+    /// A write has failed, so that the file may hold less, or other things, than has been hashed.
+    is_damaged: bool,
 }
 
 impl Drop for Upload {
@@ -57,7 +59,7 @@ impl Uploads {
         let id = Uuid::new_v4().to_string();
         let path = self.blobs.uploads().join(&id);
         let file = File::options().write(true).create_new(true).open(&path).await?;
-        let upload = Arc::new(tokio::sync::Mutex::new(Upload { path, file, hash: Sha256::new(), size: 0 }));
+        let upload = Arc::new(tokio::sync::Mutex::new(Upload::new(path, file)));
         let now = Instant::now();
         let mut running = self.running.lock();
         if running.len() >= MAX_UPLOADS {
@@ -89,10 +91,14 @@ impl Uploads {
     /// Completes an upload: when its content has `digest` it becomes a blob; otherwise nothing is left of it.
     pub(super) async fn finish(&self, repository: &str, id: &str, digest: &Digest) -> Result<(), Refusal> {
         let upload = self.find(repository, id)?;
-        let upload = upload.lock().await;
+        let mut upload = upload.lock().await;
         // From here on the upload ends, whatever comes of it; a second request that waited finds nothing.
         if self.running.lock().remove(id).is_none() {
             return Err(unknown());
+        }
+        upload.flush().await?;
+        if upload.is_damaged {
+            return Err(damaged());
         }
         let actual = Digest::of(&upload.hash.clone().finalize());
         if actual != *digest {
@@ -108,6 +114,10 @@ impl Uploads {
 }
 
 impl Upload {
+    fn new(path: PathBuf, file: File) -> Self {
+        Self { path, file, hash: Sha256::new(), size: 0, is_damaged: false }
+    }
+
     /// Appends a request's body. What has arrived when it breaks off stays, and can be continued.
     pub(super) async fn append(&mut self, body: Body) -> Result<(), Refusal> {
         let mut chunks = body.into_data_stream();
@@ -124,13 +134,33 @@ impl Upload {
             if size > MAX_BLOB_BYTES {
                 return Err(too_large());
             }
-            self.file.write_all(&chunk).await?;
-            self.hash.update(&chunk);
+            self.write(&chunk).await?;
             self.size = size;
         }
-        self.file.flush().await?;
+        self.flush().await
+    }
+
+    /// Writes and hashes, both or (after a failure, or when it is dropped half-way) neither to be trusted.
+    async fn write(&mut self, chunk: &[u8]) -> Result<(), Refusal> {
+        if std::mem::replace(&mut self.is_damaged, true) {
+            return Err(damaged());
+        }
+        self.file.write_all(chunk).await?;
+        self.hash.update(chunk);
+        self.is_damaged = false;
         Ok(())
     }
+
+    /// Waits for what the file has taken to be written: only then do its failures show.
+    async fn flush(&mut self) -> Result<(), Refusal> {
+        let flushed = self.file.flush().await;
+        self.is_damaged |= flushed.is_err();
+        Ok(flushed?)
+    }
+}
+
+fn damaged() -> Refusal {
+    Refusal::new(Code::BlobUploadInvalid, "the upload could not be written; begin a new one")
 }
 
 /// A blob beyond the limit.
@@ -140,4 +170,28 @@ pub(super) fn too_large() -> Refusal {
 
 fn unknown() -> Refusal {
     Refusal::new(Code::BlobUploadUnknown, "there is no such upload; it may have ended or been given up")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first failure of a full disk shows when more is written, or flushed; by then it has been hashed.
+    #[tokio::test]
+    async fn what_could_not_be_written_never_becomes_a_blob() {
+        let directory = tempfile::tempdir().unwrap();
+        let uploads = Uploads::new(Arc::new(Blobs::open(directory.path().to_owned()).unwrap()));
+        let id = uploads.begin("a").await.unwrap();
+        let upload = uploads.find("a", &id).unwrap();
+        upload.lock().await.file = File::options().write(true).open("/dev/full").await.unwrap();
+        assert!(upload.lock().await.append(Body::from("lost")).await.is_err());
+        // There is room again, and the client goes on where the server says it is.
+        let path = upload.lock().await.path.clone();
+        upload.lock().await.file = File::options().write(true).open(path).await.unwrap();
+        let more = upload.lock().await.append(Body::from(" and found")).await;
+        let digest = Digest::of(&Sha256::digest(b"lost and found"));
+        let finished = uploads.finish("a", &id, &digest).await;
+        assert!(more.is_err() && finished.is_err(), "{more:?} {finished:?}");
+        assert!(uploads.blobs.size(&digest).await.unwrap().is_none());
+    }
 }
