@@ -37,17 +37,26 @@ async fn create_missing(client: &dyn Client, port: u16) -> Result<(), ApiError> 
         Ok(service) => {
             // After a restart the server may listen on another port.
             let mut service = Value::clone(&service);
-            let target = &mut service["spec"]["ports"][0]["targetPort"];
-            if *target == port {
+            if !move_target(&mut service, port) {
                 return Ok(());
             }
-            *target = json!(port);
             client.write(Write::Update(catalogue::services(), Part::Object, service)).await.map(drop)
         }
         Err(error) if error.reason == Reason::NotFound => {
             unless_there(client.write(Write::Create(catalogue::services(), kubernetes_service(port))).await)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// Points the service's port, if somebody has left it one, at `port`; `false` when there is nothing to change.
+fn move_target(service: &mut Value, port: u16) -> bool {
+    match service.pointer_mut("/spec/ports/0").and_then(Value::as_object_mut) {
+        Some(fields) if fields.get("targetPort") != Some(&json!(port)) => {
+            fields.insert("targetPort".to_owned(), json!(port));
+            true
+        }
+        _ => false,
     }
 }
 
@@ -74,4 +83,21 @@ fn kubernetes_service(port: u16) -> Value {
             "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_follows_the_port_where_it_has_one() {
+        let mut service = kubernetes_service(1);
+        assert!(!move_target(&mut service, 1));
+        assert!(move_target(&mut service, 2));
+        assert_eq!(service["spec"]["ports"][0]["targetPort"], 2);
+        for edited in [json!({"spec": {}}), json!({"spec": {"ports": []}}), json!({"spec": {"ports": null}}), json!({})]
+        {
+            assert!(!move_target(&mut edited.clone(), 2), "{edited}");
+        }
+    }
 }
