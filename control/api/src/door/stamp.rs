@@ -24,7 +24,8 @@ pub(crate) fn now_seconds() -> i64 {
 
 /// A time as objects carry it: RFC 3339, whole seconds, UTC.
 pub(crate) fn timestamp(unix_seconds: i64) -> String {
-    let moment = UtcDateTime::from_unix_timestamp(unix_seconds).unwrap_or(UtcDateTime::UNIX_EPOCH);
+    let last = UtcDateTime::MAX.unix_timestamp();
+    let moment = UtcDateTime::from_unix_timestamp(unix_seconds.min(last)).unwrap_or(UtcDateTime::UNIX_EPOCH);
     moment.format(&Rfc3339).unwrap_or_default()
 }
 
@@ -161,6 +162,7 @@ mod tests {
         assert_eq!(timestamp(0), "1970-01-01T00:00:00Z");
         assert_eq!(parse_timestamp("1970-01-01T01:00:10+01:00"), Some(10));
         assert_eq!(parse_timestamp("yesterday"), None);
+        assert_eq!(timestamp(i64::MAX), "9999-12-31T23:59:59Z", "a grace without end is not one that is over");
     }
 
     #[test]

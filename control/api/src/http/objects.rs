@@ -51,6 +51,10 @@ impl Call<'_> {
             Method::POST if is_collection || target.subresource == "binding" => self.create(&target, view, body).await,
             Method::PUT if !is_collection => self.update(&target, view, body).await,
             Method::PATCH if !is_collection => self.patch(&target, view, body).await,
+            // As in Kubernetes, what is in namespaces is deleted one namespace at a time.
+            Method::DELETE if is_collection && path.kind.namespaced == path.namespace.is_empty() => {
+                Err(method_not_allowed())
+            }
             Method::DELETE if is_collection => self.delete_collection(&target, view, body).await,
             Method::DELETE if target.subresource.is_empty() => self.delete(&target, view, body).await,
             _ => Err(method_not_allowed()),

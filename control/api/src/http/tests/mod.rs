@@ -133,6 +133,7 @@ async fn refusals_are_statuses_with_the_right_code() {
         ("GET", "/api/v1/pods?limit=x", json!(null), 400),
         ("GET", "/api/v1/pods?resourceVersion=999999", json!(null), 504),
         ("DELETE", "/api/v1/namespaces/default", json!(null), 403),
+        ("DELETE", "/api/v1/pods", json!(null), 405),
     ];
     for (method, path, body, code) in cases {
         let (status, answer) = server.call(method, path, &body).await;
