@@ -18,7 +18,7 @@ use crate::{
 use futures::FutureExt;
 use std::{
     collections::HashMap,
-    io,
+    fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -61,6 +61,29 @@ pub struct ImageModule {
     pub digest: String,
     /// The verified file in the content store; read-only.
     pub path: PathBuf,
+}
+
+impl ImageModule {
+    /// Whether the file still holds what its digest says. One that does not is removed, so that the next pull fetches
+    /// it again. Reads all of it: call this where blocking is allowed.
+    ///
+    /// # Errors
+    /// When it cannot be read or removed.
+    pub fn verify(&self) -> io::Result<bool> {
+        let is_whole = self.digest.strip_prefix("sha256:") == Some(file_sha256(&self.path)?.as_str());
+        if !is_whole {
+            fs::remove_file(&self.path)?;
+        }
+        Ok(is_whole)
+    }
+}
+
+/// SHA-256 of a file's bytes, in hex.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn file_sha256(path: &Path) -> io::Result<String> {
+    store::file_sha256(path)
 }
 
 /// An image that is here, whole and verified.

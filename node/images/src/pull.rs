@@ -88,8 +88,8 @@ impl Puller {
 
     /// Stores the manifest and makes the name mean it; says whether the name meant something else before.
     fn keep(&self, name: &str, digest: &str, bytes: &[u8]) -> Result<bool, String> {
-        let size_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        if !self.store.holds(digest, size_bytes) {
+        if self.store.read(digest).is_none() {
+            let size_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
             let started = self.store.begin(digest, size_bytes);
             let mut writer = started.map_err(|error| format!("cannot write the manifest: {error}"))?;
             writer.write(bytes)?;

@@ -62,9 +62,11 @@ impl Store {
         Ok(BlobWriter { file, target, hasher: Sha256::new(), digest: digest.to_owned(), left_bytes: size_bytes })
     }
 
-    /// Reads a small blob whole.
+    /// Reads a small blob whole; one that was damaged on disk counts as not there.
     pub(crate) fn read(&self, digest: &str) -> Option<Vec<u8>> {
-        fs::read(self.blob_path(digest)?).ok()
+        let bytes = fs::read(self.blob_path(digest)?).ok()?;
+        let actual = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
+        (actual == digest).then_some(bytes)
     }
 
     /// The manifest that `name` meant when it was last pulled.
@@ -126,6 +128,13 @@ impl BlobWriter {
     }
 }
 
+/// SHA-256 of a file's bytes, in hex.
+pub(crate) fn file_sha256(path: &Path) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    io::copy(&mut File::open(path)?, &mut hasher)?;
+    Ok(hex::encode(hasher.finalize()))
+}
+
 fn persist(file: NamedTempFile, target: &Path) -> io::Result<()> {
     file.as_file().set_permissions(Permissions::from_mode(0o444))?;
     file.as_file().sync_all()?;
@@ -165,6 +174,10 @@ mod tests {
         }
         assert!(store.holds(&digest, 5) && !store.holds(&digest, 6));
         assert_eq!(store.read(&digest).unwrap(), b"hello");
+        let path = store.blob_path(&digest).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, b"jello").unwrap();
+        assert_eq!(store.read(&digest), None, "it was damaged");
         assert!(store.begin("sha256:../../x", 1).is_err());
         assert_eq!(fs::read_dir(directory.path().join("partial")).unwrap().count(), 0);
     }

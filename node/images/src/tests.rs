@@ -122,6 +122,32 @@ async fn a_pulled_image_is_verified_and_stays() {
 }
 
 #[tokio::test]
+async fn what_was_damaged_on_disk_is_pulled_again() {
+    let world = World::new().await;
+    let digest = world.fake.push("v1", "application/wasm", b"module");
+    let image = world.images.ensure("app:v1", PullPolicy::IfNotPresent).await.unwrap();
+    let module = &image.modules[0];
+    assert!(module.verify().unwrap());
+    let spoil = |path: &std::path::Path, bytes: &[u8]| {
+        std::fs::remove_file(path).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    };
+    spoil(&module.path, b"modulo");
+    assert!(!module.verify().unwrap() && !module.path.exists(), "damaged bytes must not be found again");
+    assert!(world.images.local("app:v1").unwrap().is_none());
+    assert!(world.images.ensure("app:v1", PullPolicy::IfNotPresent).await.unwrap().pulled);
+    assert!(module.verify().unwrap());
+    // The manifest too, whatever its length.
+    let manifest = world.directory.path().join("blobs/sha256").join(digest.trim_start_matches("sha256:"));
+    let whole = std::fs::read(&manifest).unwrap();
+    spoil(&manifest, &vec![b' '; whole.len()]);
+    assert!(world.images.local("app:v1").unwrap().is_none());
+    world.images.ensure("app:v1", PullPolicy::IfNotPresent).await.unwrap();
+    assert_eq!(std::fs::read(&manifest).unwrap(), whole);
+    assert_eq!(world.images.local("app:v1").unwrap().unwrap().id, image.id);
+}
+
+#[tokio::test]
 async fn policies_decide_when_the_registry_is_asked() {
     let world = World::new().await;
     let never = world.images.ensure("app:v1", PullPolicy::Never).await.unwrap_err();
