@@ -17,6 +17,9 @@ use tracing::warn;
 /// A larger file is not ours.
 const ENTRY_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// Ending of entries that could not be read, kept for people until their pod goes.
+const SET_ASIDE: &str = "bad";
+
 /// One container as it is remembered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Remembered {
@@ -69,6 +72,11 @@ impl Ledger {
         let mut entries = Vec::new();
         for file in fs::read_dir(&self.directory)? {
             let path = file?.path();
+            if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp")) {
+                // A write that a crash cut off.
+                fs::remove_file(&path)?;
+                continue;
+            }
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
@@ -93,10 +101,20 @@ impl Ledger {
         if !is_file_name(uid) {
             return Ok(());
         }
-        match fs::remove_file(self.directory.join(format!("{uid}.json"))) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => File::open(&self.directory)?.sync_all(),
+        for extension in ["json", SET_ASIDE] {
+            match fs::remove_file(self.directory.join(format!("{uid}.{extension}"))) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
+        File::open(&self.directory)?.sync_all()
+    }
+
+    /// Uids of the entries that were set aside.
+    pub(crate) fn unreadable(&self) -> Vec<String> {
+        let files = fs::read_dir(&self.directory).into_iter().flatten().flatten().map(|file| file.path());
+        let aside = files.filter(|path| path.extension().is_some_and(|extension| extension == SET_ASIDE));
+        aside.filter_map(|path| path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned)).collect()
     }
 }
 
@@ -126,7 +144,7 @@ fn write(directory: &Path, entry: &Entry) -> io::Result<()> {
 
 fn set_aside(path: &Path, why: &str) {
     warn!(path = %path.display(), why, "set an unreadable ledger entry aside");
-    if let Err(error) = fs::rename(path, path.with_extension("bad")) {
+    if let Err(error) = fs::rename(path, path.with_extension(SET_ASIDE)) {
         warn!(path = %path.display(), %error, "cannot set it aside");
     }
 }
@@ -160,7 +178,12 @@ mod tests {
 
         let entries = Ledger::open(directory.path().join("ledger")).unwrap().load().unwrap();
         assert_eq!(entries, [Entry { start_time: "later".to_owned(), ..entry("a") }]);
-        assert!(directory.path().join("ledger/torn.bad").exists());
+        assert!(
+            directory.path().join("ledger/torn.bad").exists() && !directory.path().join("ledger/.tmpleft").exists()
+        );
+        assert_eq!(ledger.unreadable(), ["torn"]);
+        ledger.remove("torn").unwrap();
+        assert_eq!(ledger.unreadable(), [""; 0]);
     }
 
     #[tokio::test]

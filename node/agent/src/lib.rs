@@ -48,8 +48,9 @@ use crate::{
 };
 use coracle_images::{ClusterRegistry, Images};
 use coracle_net::Names;
+use coracle_objects::meta;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
@@ -189,6 +190,8 @@ impl Agent {
         follow(NAMESPACES, String::new(), Box::new(self.context.caches.namespaces.clone()));
         follow(ENDPOINT_SLICES, String::new(), Box::new(slices.clone()));
         let services = self.context.caches.services.clone();
+        let namespaces = self.config.data_dir.join("ns");
+        tasks.spawn(remove_deleted_namespaces(self.context.caches.namespaces.clone(), namespaces, stop_link.clone()));
         tasks.spawn(keep_names(services, slices, self.names, stop_link.clone()));
         tasks.spawn(self.context.reports.clone().run(stop_link.clone()));
         tasks.spawn(stop_link.clone().run_until_cancelled_owned(self.writer.run()));
@@ -231,6 +234,27 @@ fn identity(config: &AgentConfig) -> node::Identity {
         labels: config.labels.clone(),
         facts: machine::facts(&config.data_dir),
         runtime_version: RUNTIME_VERSION.to_owned(),
+    }
+}
+
+/// Removes the directory of a namespace once it is deleted: its pods are gone by then, and a uid never comes back.
+/// One that was never seen is left alone: a pod may be known before its namespace is.
+async fn remove_deleted_namespaces(namespaces: Cache, directory: PathBuf, stop: CancellationToken) {
+    let mut version = namespaces.version();
+    let mut seen = BTreeSet::new();
+    loop {
+        version.borrow_and_update();
+        let now: BTreeSet<String> = namespaces.all().iter().map(|one| meta::uid(one).to_owned()).collect();
+        for uid in seen.difference(&now).filter(|uid| ledger::is_file_name(uid)) {
+            if let Err(error) = volumes::remove(&directory.join(uid)) {
+                warn!(uid, %error, "cannot remove what a namespace left");
+            }
+        }
+        seen = now;
+        tokio::select! {
+            changed = version.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
     }
 }
 
@@ -287,6 +311,29 @@ mod tests {
         );
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&data).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[tokio::test]
+    async fn a_deleted_namespace_leaves_no_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        for uid in ["kept", "gone", "unseen"] {
+            fs::create_dir_all(directory.path().join(uid).join("code")).unwrap();
+        }
+        let mut namespaces = Cache::new();
+        let namespace = |name: &str| json!({"metadata": {"name": name, "uid": name}});
+        namespaces.replace(vec![namespace("kept"), namespace("gone"), namespace("../kept")]);
+        let stop = CancellationToken::new();
+        let task =
+            tokio::spawn(remove_deleted_namespaces(namespaces.clone(), directory.path().to_owned(), stop.clone()));
+        tokio::task::yield_now().await;
+        namespaces.delete(&namespace("../kept"));
+        namespaces.delete(&namespace("gone"));
+        while directory.path().join("gone").exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        stop.cancel();
+        task.await.unwrap();
+        assert!(directory.path().join("kept").exists() && directory.path().join("unseen").exists());
     }
 
     #[tokio::test]

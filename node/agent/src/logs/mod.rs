@@ -11,7 +11,7 @@ use coracle_objects::meta;
 use coracle_runner::protocol::LogStream;
 use serde_json::Value;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs::{self, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -75,6 +75,13 @@ impl Logs {
     pub(crate) fn live(&self, uid: &str, container: &str) -> Option<Arc<RunLog>> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.get(&(uid.to_owned(), container.to_owned())).cloned()
+    }
+
+    /// Directories of pods that are not among `known`.
+    pub(crate) fn orphans(&self, known: &HashSet<String>) -> Vec<PathBuf> {
+        let all = fs::read_dir(&self.root).into_iter().flatten().flatten().map(|entry| entry.path());
+        let uid = |path: &PathBuf| path.file_name()?.to_str()?.rsplit_once('_').map(|(_, uid)| uid.to_owned());
+        all.filter(|path| uid(path).is_none_or(|uid| !known.contains(&uid))).collect()
     }
 
     /// Removes everything of a pod.

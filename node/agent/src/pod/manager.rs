@@ -14,6 +14,7 @@ use coracle_objects::meta;
 use serde_json::Value;
 use std::{
     collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::sync::watch;
@@ -132,6 +133,38 @@ impl Manager {
         });
     }
 
+    /// Removes what is left of pods that neither the control plane nor the ledger knows: they were deleted while their
+    /// entry was not written yet, or could not be read. Looks at once, so that no pod that comes later is met.
+    fn sweep(&self, listed: &HashSet<String>) {
+        let mut known: HashSet<String> = self.registry.handles().keys().cloned().collect();
+        known.extend(self.ledger.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned());
+        known.extend(listed.iter().cloned());
+        let mut orphans: Vec<PathBuf> = self.context.logs.orphans(&known);
+        for namespace in children(&self.context.data_dir.join("ns")) {
+            let volumes = children(&namespace.join("volumes"));
+            orphans.extend(
+                volumes.into_iter().filter(|path| {
+                    path.file_name().and_then(|name| name.to_str()).is_none_or(|uid| !known.contains(uid))
+                }),
+            );
+        }
+        let unreadable: Vec<String> =
+            self.context.ledger.unreadable().into_iter().filter(|uid| !known.contains(uid)).collect();
+        if orphans.is_empty() && unreadable.is_empty() {
+            return;
+        }
+        info!(directories = orphans.len(), entries = unreadable.len(), "removing what pods left that are gone");
+        let context = self.context.clone();
+        self.tasks.spawn_blocking(move || {
+            let directories = orphans.iter().map(|path| volumes::remove(path));
+            for error in
+                directories.chain(unreadable.iter().map(|uid| context.ledger.remove(uid))).filter_map(Result::err)
+            {
+                warn!(%error, "cannot remove what a pod left");
+            }
+        });
+    }
+
     fn gone(&self, uid: &str) {
         if let Some(handle) = self.registry.handles().get(uid) {
             handle.desired.send_replace(Desired::Gone);
@@ -144,6 +177,9 @@ impl Sink for Manager {
         let listed: HashSet<String> = objects.iter().map(|pod| meta::uid(pod).to_owned()).collect();
         for pod in objects {
             self.upsert(&Arc::new(pod));
+        }
+        if !*self.ready.borrow() {
+            self.sweep(&listed);
         }
         let known: Vec<String> = self.registry.handles().keys().cloned().collect();
         known.iter().filter(|uid| !listed.contains(*uid)).for_each(|uid| self.gone(uid));
@@ -165,6 +201,10 @@ impl Sink for Manager {
     }
 }
 
+fn children(directory: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
 /// Removes what a pod left: volumes in whichever namespace directory, logs, ledger entry.
 async fn clean_up(context: Arc<Context>, pod: Arc<Value>) {
     let uid = meta::uid(&pod).to_owned();
@@ -172,8 +212,8 @@ async fn clean_up(context: Arc<Context>, pod: Arc<Value>) {
     let work = tokio::task::spawn_blocking(move || {
         let mut results = vec![context.logs.remove(&pod)];
         if crate::ledger::is_file_name(&uid) {
-            for namespace in std::fs::read_dir(context.data_dir.join("ns")).into_iter().flatten().flatten() {
-                results.push(volumes::remove(&namespace.path().join("volumes").join(&uid)));
+            for namespace in children(&context.data_dir.join("ns")) {
+                results.push(volumes::remove(&namespace.join("volumes").join(&uid)));
             }
         }
         // Last, so that a crash before leaves something to begin the cleaning anew from.

@@ -25,33 +25,36 @@ fn entry(name: &str) -> Entry {
     }
 }
 
-#[tokio::test]
-async fn remembered_pods_run_without_the_control_plane_and_yield_to_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let link = FakeLink::new();
-    link.set_down(true);
-    let guests = FakeGuests::new();
+async fn context(directory: &Path, link: &Arc<FakeLink>, guests: &Arc<FakeGuests>, known: &[&str]) -> Arc<Context> {
     let mut namespaces = Cache::new();
     namespaces.apply(json!({"metadata": {"name": "default", "uid": "ns-1"}}));
     let (recorder, _writer) = Recorder::new(link.clone(), "n");
-    let ledger = Ledger::open(directory.path().join("ledger")).unwrap();
-    for name in ["kept", "lost"] {
+    let ledger = Ledger::open(directory.join("ledger")).unwrap();
+    for name in known {
         ledger.save(entry(name)).await.unwrap();
     }
-    let entries = ledger.load().unwrap();
-    let context = Arc::new(Context {
+    Arc::new(Context {
         link: link.clone(),
         workloads: FakeWorkloads::new(),
         guests: guests.clone(),
         recorder,
         reports: Reports::new(link.clone()),
-        logs: Arc::new(Logs::open(directory.path().join("logs")).unwrap()),
+        logs: Arc::new(Logs::open(directory.join("logs")).unwrap()),
         ledger,
         caches: Caches { services: Cache::new(), namespaces },
-        data_dir: directory.path().to_owned(),
+        data_dir: directory.to_owned(),
         host_ip: String::new(),
         pace: Pace::fast(100),
-    });
+    })
+}
+
+#[tokio::test]
+async fn remembered_pods_run_without_the_control_plane_and_yield_to_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (link, guests) = (FakeLink::new(), FakeGuests::new());
+    link.set_down(true);
+    let context = context(directory.path(), &link, &guests, &["kept", "lost"]).await;
+    let entries = context.ledger.load().unwrap();
     let (ready_sender, ready) = watch::channel(false);
     let mut manager = Manager::new(context, entries, CancellationToken::new(), ready_sender);
     assert!(guests.running("kept").is_none(), "nothing runs before it is known to be wanted");
@@ -68,4 +71,29 @@ async fn remembered_pods_run_without_the_control_plane_and_yield_to_it() {
     let registry = manager.registry();
     assert!(registry.find("uid-kept", "", "").is_some() && registry.find("", "default", "kept").is_some());
     assert!(registry.find("uid-lost", "", "").is_none() && registry.find("", "other", "kept").is_none());
+}
+
+#[tokio::test]
+async fn what_nobody_knows_is_swept_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let (link, guests) = (FakeLink::new(), FakeGuests::new());
+    let context = context(directory.path(), &link, &guests, &[]).await;
+    let volumes = directory.path().join("ns/ns-1/volumes");
+    let logs = directory.path().join("logs");
+    for uid in ["uid-listed", "uid-gone"] {
+        std::fs::create_dir_all(volumes.join(uid).join("scratch")).unwrap();
+        std::fs::create_dir_all(logs.join(format!("default_pod_{uid}"))).unwrap();
+        std::fs::write(directory.path().join(format!("ledger/{uid}.json")), "torn").unwrap();
+    }
+    let entries = context.ledger.load().unwrap();
+    let (ready, _) = watch::channel(false);
+    let mut manager = Manager::new(context.clone(), entries, CancellationToken::new(), ready);
+    manager.replace(vec![Value::clone(&entry("listed").pod)]);
+    eventually("the orphan is gone", || {
+        !volumes.join("uid-gone").exists()
+            && !logs.join("default_pod_uid-gone").exists()
+            && context.ledger.unreadable() == ["uid-listed"]
+    })
+    .await;
+    assert!(volumes.join("uid-listed/scratch").exists() && logs.join("default_pod_uid-listed").exists());
 }

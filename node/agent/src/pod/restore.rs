@@ -5,12 +5,13 @@ use crate::{
     guests::KILLED,
     ledger::{Entry, Remembered},
     pod::{
-        spec::RestartPolicy,
+        spec::{self, RestartPolicy},
         state::{Container, Ended, PodState, Stage},
         status::{self, Phase},
     },
 };
 use serde_json::Value;
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// What of the containers must survive.
@@ -65,6 +66,45 @@ pub(crate) fn restore(pod: &Value, entry: &Entry, now_text: &str, now: Instant) 
     state
 }
 
+/// What the pod's own status remembers, for when the ledger has lost its entry: without it a container would begin
+/// anew as if it had never run, and one that must not run again would.
+pub(crate) fn from_status(pod: &Arc<Value>) -> Option<Entry> {
+    let statuses = ["initContainerStatuses", "containerStatuses"].map(|field| spec::items(&pod["status"], field));
+    let containers: Vec<Remembered> = statuses.into_iter().flatten().map(remembered_by_status).collect();
+    let ran = |one: &Remembered| !one.container_id.is_empty();
+    containers.iter().any(ran).then(|| Entry {
+        pod: pod.clone(),
+        namespace_uid: String::new(),
+        start_time: spec::text(&pod["status"], "startTime").to_owned(),
+        failed: None,
+        containers,
+    })
+}
+
+fn remembered_by_status(status: &Value) -> Remembered {
+    let text = |value: &Value, field| spec::text(value, field).to_owned();
+    let ended = |state: &Value| {
+        let end = &state["terminated"];
+        end.is_object().then(|| Ended {
+            exit_code: end["exitCode"].as_i64().and_then(|code| i32::try_from(code).ok()).unwrap_or(KILLED),
+            reason: text(end, "reason"),
+            message: text(end, "message"),
+            started_at: text(end, "startedAt"),
+            finished_at: text(end, "finishedAt"),
+            container_id: text(end, "containerID"),
+        })
+    };
+    Remembered {
+        name: text(status, "name"),
+        image_id: text(status, "imageID"),
+        container_id: text(status, "containerID"),
+        restarts: status["restartCount"].as_u64().and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
+        running_since: status["state"]["running"]["startedAt"].as_str().map(str::to_owned),
+        end: ended(&status["state"]),
+        last: ended(&status["lastState"]),
+    }
+}
+
 fn restore_container(container: &mut Container, known: &Remembered, now_text: &str, now: Instant) {
     container.image_id.clone_from(&known.image_id);
     container.id.clone_from(&known.container_id);
@@ -90,7 +130,6 @@ mod tests {
     use super::*;
     use crate::pod::status::phase;
     use serde_json::json;
-    use std::sync::Arc;
 
     fn end(code: i32) -> Ended {
         Ended {
@@ -160,6 +199,29 @@ mod tests {
         // One that had not begun anything simply goes on.
         let fresh = vec![known("i", false, Some(0)), known("a", false, None), known("b", false, None)];
         assert_eq!(restored("Never", fresh).plan(now).start, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_lost_entry_is_made_up_from_the_status() {
+        let pod = |state: Value| {
+            Arc::new(json!({"metadata": {"name": "p", "uid": "u"},
+                "spec": {"restartPolicy": "Never", "containers": [{"name": "a"}]},
+                "status": {"startTime": "t", "containerStatuses": [{"name": "a", "imageID": "img", "restartCount": 2,
+                    "containerID": "coracle://1", "state": state, "lastState": {"terminated": {"exitCode": 3}}}]}}))
+        };
+        let running = pod(json!({"running": {"startedAt": "s"}}));
+        let entry = from_status(&running).unwrap();
+        assert_eq!(
+            entry.containers[0],
+            Remembered { last: entry.containers[0].last.clone(), ..known("a", true, None) }
+        );
+        assert_eq!(entry.containers[0].last.as_ref().unwrap().exit_code, 3);
+        let state = restore(&running, &entry, "now", Instant::now());
+        assert_eq!((phase(&state), state.containers[0].next_run()), (Phase::Failed, 3), "it would run twice");
+        let ended = from_status(&pod(json!({"terminated": {"exitCode": 0}}))).unwrap();
+        assert_eq!(ended.containers[0].end.as_ref().unwrap().exit_code, 0);
+        let fresh = json!({"status": {"containerStatuses": [{"name": "a", "state": {"waiting": {}}}]}});
+        assert_eq!(from_status(&Arc::new(fresh)), None);
     }
 
     #[tokio::test]

@@ -38,6 +38,8 @@ const SHUTDOWN_GRACE_MAX: Duration = Duration::from_secs(5);
 const GONE_GRACE_MAX: Duration = Duration::from_secs(2);
 /// A killed run that is not reported as ended for so long is taken for ended.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// Waiting time between tries to write the ledger.
+const SAVE_RETRY: Duration = Duration::from_secs(5);
 /// Waiting times between tries to set volumes up.
 const SET_UP_RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -123,11 +125,13 @@ impl Worker {
     ) -> Self {
         let now = context.pace.now();
         let start = || pod["status"]["startTime"].as_str().map_or_else(|| clock::seconds(clock::now()), str::to_owned);
+        let frozen = entry.is_none() && spec::is_finished(&pod);
+        let told = if entry.is_none() && !frozen { restore::from_status(&pod) } else { None };
+        let entry = entry.or(told.as_ref());
         let state = match entry {
             Some(entry) => restore::restore(&pod, entry, &clock::seconds(clock::now()), now),
             None => PodState::new(&pod, start()),
         };
-        let frozen = entry.is_none() && spec::is_finished(&pod);
         let (said, heard) = mpsc::channel(4 * state.containers.len() + 4);
         if entry.is_none() && !frozen {
             for (reason, message) in spec::unsupported(&pod) {
@@ -249,7 +253,7 @@ impl Worker {
             self.prepare(index);
         }
         wakes.push(plan.wake);
-        self.save().await;
+        wakes.push(self.save(now).await);
         self.report();
         wakes.into_iter().flatten().min()
     }
@@ -285,16 +289,17 @@ impl Worker {
         }
     }
 
-    /// Writes the ledger if something worth it changed. Before the report: what others know, we remember.
-    async fn save(&mut self) {
+    /// Writes the ledger if something worth it changed. Before the report: what others know, we remember. Answers when
+    /// to try again, on a disk that is full.
+    async fn save(&mut self, now: Instant) -> Option<Instant> {
         // Before its set-up a pod has nothing that could be lost.
         if self.frozen || self.namespace_uid.is_empty() || self.ending == Some(Ending::Gone) {
-            return;
+            return None;
         }
         let containers = restore::remember(&self.state);
         let saved: Saved = (containers.clone(), self.state.failed.clone(), self.namespace_uid.as_str().into());
         if self.saved.as_ref() == Some(&saved) {
-            return;
+            return None;
         }
         // What ended because this agent ends counts as interrupted when it comes back, not as over.
         if self.ending != Some(Ending::Shutdown) {
@@ -307,9 +312,11 @@ impl Worker {
             };
             if let Err(error) = self.context.ledger.save(entry).await {
                 warn!(pod = meta::name(&self.pod), %error, "cannot write the ledger");
+                return Some(now + SAVE_RETRY);
             }
         }
         self.saved = Some(saved);
+        None
     }
 
     fn report(&mut self) {
