@@ -14,6 +14,9 @@ pub(crate) const SECRET: u32 = 0o600;
 /// Mode of files that anybody may read.
 pub(crate) const PUBLIC: u32 = 0o644;
 
+/// Randomness in a token; it is written in hex.
+const TOKEN_BYTES: usize = 32;
+
 /// Makes `path`, for its owner only; one that is there already is made so.
 pub(crate) fn private_directory(path: &Path) -> Result<(), ServerError> {
     let fail = |source| ServerError::DataDir { path: path.to_owned(), source };
@@ -53,12 +56,16 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>, ServerError> {
     }
 }
 
-/// The token in the file at `path`; made up and written when there is none.
+/// The token in the file at `path`; made up and written when there is none, or when what is there cannot be one of
+/// ours: half a token would be easier to guess.
 pub(crate) fn token(path: &Path) -> Result<String, ServerError> {
     if let Some(token) = read(path)?.map(|text| text.trim().to_owned()).filter(|token| !token.is_empty()) {
-        return Ok(token);
+        if token.len() == 2 * TOKEN_BYTES && token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Ok(token);
+        }
+        tracing::warn!(path = %path.display(), "what is in this file is no token of ours; a new one is made");
     }
-    let mut bytes = [0_u8; 32];
+    let mut bytes = [0_u8; TOKEN_BYTES];
     let fail = |error| ServerError::DataDir { path: path.to_owned(), source: io::Error::other(error) };
     rand::rngs::OsRng.try_fill_bytes(&mut bytes).map_err(fail)?;
     let token = hex::encode(bytes);
@@ -121,6 +128,11 @@ mod tests {
         assert_eq!(token_made.len(), 64);
         assert_eq!(token(&path).unwrap(), token_made);
         assert_ne!(token(&directory.path().join("other")).unwrap(), token_made);
+        for damaged in ["", &token_made[..5], &"x".repeat(64)] {
+            fs::write(&path, damaged).unwrap();
+            let anew = token(&path).unwrap();
+            assert!(anew.len() == 64 && anew != token_made, "{damaged:?} became {anew}");
+        }
     }
 
     #[test]
