@@ -1,5 +1,5 @@
 # `make demo` shows the main job, `make test` passes the tests; the rest is for people who work on Coracle.
-.PHONY: demo test setup build release bench guests lint
+.PHONY: demo test setup build release bench soak guests lint
 .DEFAULT_GOAL := help
 
 help:
@@ -7,6 +7,7 @@ help:
 	@echo "make test     every test (fetches kubectl into a cache)"
 	@echo "make setup    install what the build needs (libclang, protoc), skipping what is there"
 	@echo "make bench    apply -> Running over 200 pods, idle memory, size of the release binary (slow: release build)"
+	@echo "make soak     kills and churn for SOAK_ROUNDS rounds (50: half an hour), looking for losses and leaks"
 	@echo "make guests   rebuild the committed .wasm files from their sources (needs the target wasm32-wasip2)"
 
 setup:
@@ -27,6 +28,9 @@ release: setup
 
 bench: release
 	@scripts/bench.sh
+
+soak: build
+	@scripts/soak.sh
 
 guests:
 	@examples/build.sh

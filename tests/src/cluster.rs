@@ -41,10 +41,35 @@ impl Cluster {
     /// When it does not become ready; the log is part of the message.
     #[must_use]
     pub fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
-        let mut cluster = Self { directory, child: None };
+        let mut cluster = Self::unstarted();
         cluster.start_again();
         cluster
+    }
+
+    /// A cluster that was never started, to prepare its directory before.
+    ///
+    /// # Panics
+    /// When there is no temporary directory.
+    #[must_use]
+    pub fn unstarted() -> Self {
+        let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
+        Self { directory, child: None }
+    }
+
+    /// Starts the stopped cluster, which must end by itself with a failure; answers what it printed.
+    ///
+    /// # Panics
+    /// When it starts, or does neither in time.
+    pub fn start_and_fail(&mut self) -> String {
+        let before = self.log().len();
+        if let Err(error) = self.spawn() {
+            panic!("the cluster cannot be started: {error:#}");
+        }
+        let status = eventually("a failure to start", || self.ended().ok_or_else(|| self.log()));
+        self.child = None;
+        let said = self.log().split_off(before);
+        assert!(!status.success(), "it ended with {status}: {said}");
+        said
     }
 
     /// Starts the stopped cluster on the same directory.
@@ -120,6 +145,28 @@ impl Cluster {
         children.into_iter().filter(|pid| processes::command_line(*pid).iter().any(|word| word == "runner")).collect()
     }
 
+    /// Directories of the namespaces that the node has something of.
+    #[must_use]
+    pub fn namespace_directories(&self) -> Vec<PathBuf> {
+        files_below(&self.data_dir().join("node/ns"))
+    }
+
+    /// What the node keeps of pods: their volumes, logs and ledger entries.
+    #[must_use]
+    pub fn traces_of_pods(&self) -> Vec<PathBuf> {
+        let node = self.data_dir().join("node");
+        let volumes = self.namespace_directories().into_iter().flat_map(|path| files_below(&path.join("volumes")));
+        volumes.chain(files_below(&node.join("logs"))).chain(files_below(&node.join("ledger"))).collect()
+    }
+
+    /// The runner of the namespace with this uid: a runner stands in its namespace's directory.
+    #[must_use]
+    pub fn runner_of(&self, namespace_uid: &str) -> Option<u32> {
+        let stands =
+            |pid: &u32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|path| path.ends_with(namespace_uid));
+        self.runners().into_iter().find(stands)
+    }
+
     /// Its exit status, when it has ended by itself.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.as_mut().and_then(|child| child.try_wait().ok().flatten())
@@ -193,6 +240,11 @@ impl Cluster {
         let path = file.display().to_string();
         self.coracle_arguments(&["push", &path, name]).unwrap_or_else(|error| panic!("push {path}: {error}"));
     }
+}
+
+/// The direct children of a directory; none if it is not there.
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 impl Drop for Cluster {

@@ -2,9 +2,14 @@
 //!
 //! Nothing here looks inside the system: everything goes through the doors that users have.
 
+pub mod chaos;
+pub mod churn;
 pub mod cluster;
 pub mod kubectl;
+pub mod mount;
+pub mod pods;
 pub mod processes;
+pub mod random;
 pub mod wait;
 
 pub use cluster::Cluster;

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# The fault suite for long: SOAK_ROUNDS rounds of churn and kills against the debug binary.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+CORACLE_TEST_KUBECTLS="$(scripts/kubectl.sh --any)"
+export CORACLE_TEST_KUBECTLS
+# Both at once, so that what they share is built once.
+cargo build --locked -p coracle -p coracle-tests --bins
+exec "${CARGO_TARGET_DIR:-target}/debug/soak"
