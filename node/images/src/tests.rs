@@ -109,7 +109,7 @@ async fn a_pulled_image_is_verified_and_stays() {
     assert_eq!(image.id, format!("{}/app@{digest}", world.address));
     assert_eq!(image.modules.len(), 1);
     assert_eq!((image.modules[0].name.as_str(), image.size_bytes), ("app", 11));
-    assert_eq!(std::fs::read(&image.modules[0].path).unwrap(), b"\0asm module");
+    assert_eq!(fs::read(&image.modules[0].path).unwrap(), b"\0asm module");
 
     let requests = world.fake.manifest_requests.load(Ordering::SeqCst);
     let again = world.images.ensure("app:v1", PullPolicy::IfNotPresent).await.unwrap();
@@ -129,8 +129,8 @@ async fn what_was_damaged_on_disk_is_pulled_again() {
     let module = &image.modules[0];
     assert!(module.verify().unwrap());
     let spoil = |path: &std::path::Path, bytes: &[u8]| {
-        std::fs::remove_file(path).unwrap();
-        std::fs::write(path, bytes).unwrap();
+        fs::remove_file(path).unwrap();
+        fs::write(path, bytes).unwrap();
     };
     spoil(&module.path, b"modulo");
     assert!(!module.verify().unwrap() && !module.path.exists(), "damaged bytes must not be found again");
@@ -139,11 +139,11 @@ async fn what_was_damaged_on_disk_is_pulled_again() {
     assert!(module.verify().unwrap());
     // The manifest too, whatever its length.
     let manifest = world.directory.path().join("blobs/sha256").join(digest.trim_start_matches("sha256:"));
-    let whole = std::fs::read(&manifest).unwrap();
+    let whole = fs::read(&manifest).unwrap();
     spoil(&manifest, &vec![b' '; whole.len()]);
     assert!(world.images.local("app:v1").unwrap().is_none());
     world.images.ensure("app:v1", PullPolicy::IfNotPresent).await.unwrap();
-    assert_eq!(std::fs::read(&manifest).unwrap(), whole);
+    assert_eq!(fs::read(&manifest).unwrap(), whole);
     assert_eq!(world.images.local("app:v1").unwrap().unwrap().id, image.id);
 }
 
