@@ -56,7 +56,8 @@ impl Recorder {
     /// A recorder and the writer that must be run for it.
     pub(crate) fn new(link: Arc<dyn Link>, node: &str) -> (Self, Writer) {
         let (queue, receiver) = mpsc::channel(QUEUE_MAX);
-        let writer = Writer { link, node: node.to_owned(), receiver, known: HashMap::new(), order: VecDeque::new() };
+        let (known, order) = (HashMap::new(), VecDeque::new());
+        let writer = Writer { link, node: node.to_owned(), receiver, known, order, last_stamp: 0 };
         (Self { queue }, writer)
     }
 
@@ -100,6 +101,8 @@ pub(crate) struct Writer {
     receiver: mpsc::Receiver<(News, OffsetDateTime)>,
     known: HashMap<News, Value>,
     order: VecDeque<News>,
+    /// The stamp in the last event's name.
+    last_stamp: u64,
 }
 
 impl Writer {
@@ -113,9 +116,11 @@ impl Writer {
     async fn write(&mut self, news: News, at: OffsetDateTime) {
         let mut reconnect = Reconnect::new();
         for _ in 0..TRIES_MAX {
-            let result = match self.known.get(&news) {
-                Some(known) => self.link.update(EVENTS, "", &repeated(known, at)).await,
-                None => self.link.create(EVENTS, &first(&news, &self.node, at)).await,
+            let result = if let Some(known) = self.known.get(&news) {
+                self.link.update(EVENTS, "", &repeated(known, at)).await
+            } else {
+                let stamp = self.next_stamp(at);
+                self.link.create(EVENTS, &first(&news, &self.node, at, stamp)).await
             };
             match result {
                 Ok(stored) => return self.remember(news, stored),
@@ -136,6 +141,14 @@ impl Writer {
         warn!(reason = news.reason, "gave up writing an event");
     }
 
+    /// Nanoseconds since 1970, a little more when that was used already. Timestamps in events end at the second; listings
+    /// are in order of names, so this is what shows events in the order in which they happened.
+    fn next_stamp(&mut self, at: OffsetDateTime) -> u64 {
+        let stamp = u64::try_from(at.unix_timestamp_nanos()).unwrap_or_default();
+        self.last_stamp = stamp.max(self.last_stamp.saturating_add(1));
+        self.last_stamp
+    }
+
     fn remember(&mut self, news: News, stored: Value) {
         if self.known.insert(news.clone(), stored).is_none() {
             self.order.push_back(news);
@@ -148,9 +161,8 @@ impl Writer {
     }
 }
 
-fn first(news: &News, node: &str, at: OffsetDateTime) -> Value {
+fn first(news: &News, node: &str, at: OffsetDateTime, stamp: u64) -> Value {
     let at_text = clock::seconds(at);
-    let suffix: u64 = rand::random();
     let mut involved = json!({
         "kind": "Pod", "apiVersion": "v1", "namespace": news.namespace, "name": news.name, "uid": news.uid,
     });
@@ -159,7 +171,7 @@ fn first(news: &News, node: &str, at: OffsetDateTime) -> Value {
     }
     json!({
         "apiVersion": "v1", "kind": "Event",
-        "metadata": {"namespace": news.namespace, "name": format!("{}.{suffix:016x}", news.name)},
+        "metadata": {"namespace": news.namespace, "name": format!("{}.{stamp:016x}", news.name)},
         "involvedObject": involved,
         "reason": news.reason,
         "message": news.message,
@@ -226,6 +238,22 @@ mod tests {
         assert_eq!(event["source"], json!({"component": COMPONENT, "host": "n"}));
         drop(recorder);
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn names_are_in_the_order_of_what_happened() {
+        let link = FakeLink::new();
+        let (recorder, writer) = Recorder::new(link.clone(), "n");
+        let messages = ["z", "y", "x", "w", "v"];
+        for message in messages {
+            recorder.record(&pod(), "", Severity::Normal, "Started", message);
+        }
+        drop(recorder);
+        writer.run().await;
+        let mut events = link.all(EVENTS);
+        events.sort_by_key(|event| meta::name(event).to_owned());
+        let told: Vec<_> = events.iter().filter_map(|event| event["message"].as_str()).collect();
+        assert_eq!(told, messages);
     }
 
     #[test]
