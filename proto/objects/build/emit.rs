@@ -77,7 +77,9 @@ fn definition(name: &str, schema: &Value, places: &BTreeMap<&str, usize>) -> Out
             shape(schema, places)
         };
     };
-    let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    // The Rust types always have metadata; in Kubernetes' own schemas no type requires it.
+    let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let required: Vec<&str> = required.filter(|field| *field != "metadata").collect();
     let sorted: BTreeMap<&String, &Value> = properties.iter().collect();
     let mut source = String::from("Shape::Object(&[\n");
     for (field, property) in sorted {

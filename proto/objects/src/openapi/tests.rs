@@ -195,3 +195,17 @@ fn protobuf_has_gnostics_field_numbers() {
     assert!(contains(&extension[..2]) && contains(b"\x0a\x1cx-kubernetes-patch-merge-key\x12"), "extensions are 31");
     assert!(v2_json().len() > 100_000 && bytes.len() > 100_000);
 }
+
+#[test]
+fn no_kind_requires_metadata() {
+    let document = v2();
+    for kind in catalogue::all() {
+        let found = document["definitions"].as_object().expect("definitions").iter().find(|(_, schema)| {
+            let stated = schema["x-kubernetes-group-version-kind"].as_array();
+            stated.is_some_and(|list| list.iter().any(|one| one["kind"] == kind.kind && one["group"] == kind.group))
+        });
+        let (_, schema) = found.expect("a definition");
+        let required = schema["required"].as_array().cloned().unwrap_or_default();
+        assert!(!required.contains(&json!("metadata")), "{}: {required:?}", kind.kind);
+    }
+}
