@@ -103,7 +103,7 @@ impl Client for DoorClient {
                     grace_period_seconds: asked.grace_period_seconds,
                     uid: asked.uid,
                     resource_version: asked.resource_version,
-                    dry_run: false,
+                    ..DeleteOptions::default()
                 };
                 self.delete(&target, &options).await?
             }

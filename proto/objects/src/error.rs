@@ -158,6 +158,16 @@ impl Cause {
     }
 }
 
+impl Cause {
+    fn to_json(&self) -> Value {
+        let mut cause = json!({"reason": self.reason, "message": self.message});
+        if !self.field.is_empty() {
+            cause["field"] = Value::from(self.field.as_str());
+        }
+        cause
+    }
+}
+
 /// Which object a refusal is about: `Status.details`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Details {
@@ -278,9 +288,7 @@ impl ApiError {
             }
             if !details.causes.is_empty() {
                 let causes = details.causes.iter();
-                let causes = causes
-                    .map(|cause| json!({"reason": cause.reason, "message": cause.message, "field": cause.field}))
-                    .collect();
+                let causes = causes.map(Cause::to_json).collect();
                 body.insert("causes".to_owned(), Value::Array(causes));
             }
             if let Some(seconds) = details.retry_after_seconds {

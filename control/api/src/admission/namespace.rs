@@ -18,9 +18,10 @@ pub(crate) fn has_finalizers(namespace: &Value) -> bool {
     namespace["spec"]["finalizers"].as_array().is_some_and(|list| !list.is_empty())
 }
 
-/// Refuses to create something in a namespace that is missing or ending. Answers the check that the creation must
-/// carry: that the namespace is still as it was found, lest something is born in one that is being emptied.
-pub(crate) async fn admit_create(door: &Door, target: &Target) -> Result<Option<Op>, ApiError> {
+/// Refuses to create something of that name ("" when it is still to be made up) in a namespace that is missing or
+/// ending. Answers the check that the creation must carry: that the namespace is still as it was found, lest something
+/// is born in one that is being emptied.
+pub(crate) async fn admit_create(door: &Door, target: &Target, name: &str) -> Result<Option<Op>, ApiError> {
     if !target.kind.namespaced {
         return Ok(None);
     }
@@ -38,15 +39,15 @@ pub(crate) async fn admit_create(door: &Door, target: &Target) -> Result<Option<
     let entry = entry.ok_or_else(|| catalogue::namespaces().not_found(namespace))?;
     let object = encode::decode(&entry.value)?;
     if meta::is_terminating(&object) || object["status"]["phase"] == "Terminating" {
-        return Err(terminating(target));
+        return Err(terminating(target, name));
     }
     Ok(Some(Op::Check { key, expect: Expect::Revision(entry.revision) }))
 }
 
-fn terminating(target: &Target) -> ApiError {
+fn terminating(target: &Target, name: &str) -> ApiError {
     let namespace = &target.namespace;
     let detail = format!("unable to create new content in namespace {namespace} because it is being terminated");
-    let mut error = ApiError::forbidden(target.kind.group, target.kind.plural, &target.name, &detail);
+    let mut error = ApiError::forbidden(target.kind.group, target.kind.plural, name, &detail);
     if let Some(details) = error.details.as_mut() {
         details.causes.push(Cause {
             reason: "NamespaceTerminating",

@@ -86,8 +86,19 @@ impl Authenticator {
     /// The same for those who hold headers and extensions apart (gRPC: `request.metadata().as_ref()`).
     ///
     /// # Errors
-    /// 401 when nothing valid was shown.
+    /// 401 when nothing valid was shown, 403 when the request wants to be somebody else's: to ignore that would do with
+    /// the rights of the one what was meant to be tried with the rights of the other.
     pub fn authenticate_with(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<Identity, ApiError> {
+        let identity = self.identify(headers, extensions)?;
+        if headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
+            let message =
+                "impersonation is not supported: send the request without Impersonate-* headers (--as, --as-group)";
+            return Err(ApiError::new(Reason::Forbidden, message));
+        }
+        Ok(identity)
+    }
+
+    fn identify(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<Identity, ApiError> {
         if let Some(peer) = extensions.get::<PeerCertificates>() {
             return Ok(peer.identity().clone());
         }

@@ -38,6 +38,25 @@ fn tokens_are_read_from_bearer_and_basic_credentials() {
 }
 
 #[test]
+fn impersonation_is_refused_and_never_ignored() {
+    let authenticator = Authenticator::new().with_token("s3cret", Identity::admin());
+    for (name, valid) in [
+        ("impersonate-user", false),
+        ("Impersonate-Group", false),
+        ("impersonate-uid", false),
+        ("impersonate-extra-scopes", false),
+        ("x-impersonate-user", true),
+    ] {
+        let mut sent = headers("Bearer s3cret");
+        sent.insert(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), "bob".parse().unwrap());
+        let answer = authenticator.authenticate_with(&sent, &Extensions::new());
+        assert_eq!(answer.as_ref().map_err(ApiError::code).err(), (!valid).then_some(403), "{name}");
+        sent.remove(header::AUTHORIZATION);
+        assert_eq!(authenticator.authenticate_with(&sent, &Extensions::new()).unwrap_err().code(), 401, "{name}");
+    }
+}
+
+#[test]
 fn a_certificate_that_cannot_be_read_is_nobody() {
     assert!(PeerCertificates::new(&[]).is_err());
     assert!(PeerCertificates::new(&[CertificateDer::from(vec![1, 2, 3])]).is_err());

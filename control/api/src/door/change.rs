@@ -36,7 +36,7 @@ pub enum Applied {
 }
 
 /// Computes the wanted object from the stored one.
-type Make<'a> = &'a (dyn Fn(&Value) -> Result<Checked, ApiError> + Send + Sync);
+pub(super) type Make<'a> = &'a (dyn Fn(&Value) -> Result<Checked, ApiError> + Send + Sync);
 
 impl Door {
     /// Replaces an object, or the part of it that `target.subresource` names. A resource version in the body is a
@@ -112,7 +112,7 @@ impl Door {
     }
 
     /// Reads, changes and writes back until nobody interferes.
-    async fn modify(
+    pub(super) async fn modify(
         &self,
         identity: &Identity,
         verb: &str,

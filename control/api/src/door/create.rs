@@ -40,7 +40,7 @@ impl Door {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
         admission::node::admit_create(identity, target, &object)?;
-        let namespace = admission::namespace::admit_create(self, target).await?;
+        let namespace = admission::namespace::admit_create(self, target, new_name).await?;
         (target.kind.default)(&mut object);
         (target.kind.prepare_create)(&mut object);
         let bytes = self.store_new(target, object, namespace, options).await?;
@@ -102,7 +102,7 @@ impl Door {
             let ops = std::iter::once(put.clone()).chain(namespace.clone()).collect();
             match self.propose(Command { ops, uniques: uniques.clone(), ..Command::default() }).await? {
                 Outcome::Rejected(Rejection::Precondition { index: 1, .. }) => {
-                    *namespace = admission::namespace::admit_create(self, target).await?;
+                    *namespace = admission::namespace::admit_create(self, target, &target.name).await?;
                 }
                 outcome => return Ok(outcome),
             }

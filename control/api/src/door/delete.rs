@@ -20,7 +20,7 @@ const ATTEMPTS: usize = 16;
 /// Grace of a pod that names none, as Kubernetes defaults it.
 const DEFAULT_GRACE_SECONDS: i64 = 30;
 /// Objects that one deletion of a collection takes at once.
-const COLLECTION_PAGE: usize = 500;
+pub(super) const COLLECTION_PAGE: usize = 500;
 
 /// What is to be done with an object that somebody wants gone.
 enum Plan {
@@ -92,6 +92,9 @@ impl Door {
             let (entry, old) = self.load_for(identity, verb, target).await?;
             check_preconditions(target, options, &entry, &old)?;
             admission::namespace::admit_delete(target)?;
+            if options.orphans && !options.dry_run {
+                self.disown_dependents(identity, target, &old).await?;
+            }
             let expect = Expect::Revision(entry.revision);
             let (command, changed) = match plan(target, &old, options, stamp::now_seconds()) {
                 Plan::Unchanged => return Ok(Removed { bytes: entry.value, gone: false }),

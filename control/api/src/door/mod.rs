@@ -5,6 +5,7 @@
 pub(crate) mod change;
 mod create;
 mod delete;
+mod disown;
 pub(crate) mod encode;
 pub(crate) mod gate;
 pub(crate) mod read;
@@ -19,7 +20,7 @@ pub use target::{Body, DeleteOptions, Removed, Target, WriteOptions, Written};
 
 use crate::{client::DoorClient, identity::Identity, nodelink::LogReader};
 use coracle_client::Client;
-use coracle_objects::{ApiError, Reason};
+use coracle_objects::{ApiError, Cause, Reason, error::Details};
 use coracle_store::{Command, Outcome, ProposeError, Proposer, ReadError, Store};
 use std::{
     net::Ipv4Addr,
@@ -161,7 +162,12 @@ pub(crate) fn read_error(error: &ReadError) -> ApiError {
     }
 }
 
-/// 504: the client asks for a state that this server has not seen.
+/// 504: the client asks for a state that this server has not seen. Client libraries tell by the cause that they should
+/// begin anew instead of asking again.
 pub(crate) fn too_large(detail: &str) -> ApiError {
-    ApiError::new(Reason::Timeout, format!("Too large resource version: {detail}"))
+    let message = "Too large resource version".to_owned();
+    let cause = Cause { reason: "ResourceVersionTooLarge", field: String::new(), message };
+    let details = Details { causes: vec![cause], retry_after_seconds: Some(1), ..Details::default() };
+    let error = ApiError::new(Reason::Timeout, format!("Timeout: Too large resource version: {detail}"));
+    ApiError { details: Some(Box::new(details)), ..error }
 }

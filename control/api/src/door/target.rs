@@ -156,6 +156,8 @@ pub struct DeleteOptions {
     pub resource_version: Option<String>,
     /// Do everything but keep the result.
     pub dry_run: bool,
+    /// What the object owns stays and forgets its owner.
+    pub orphans: bool,
 }
 
 #[cfg(test)]

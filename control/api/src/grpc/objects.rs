@@ -251,6 +251,7 @@ impl Objects for ObjectService {
                 uid: asked(request.uid),
                 resource_version: asked(request.resource_version),
                 dry_run: request.dry_run,
+                orphans: false,
             };
             Ok(object(self.shared.door.delete(&identity, &target, &options).await?.bytes))
         })

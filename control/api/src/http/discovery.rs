@@ -1,6 +1,6 @@
 //! What this server serves: discovery, OpenAPI, version.
 
-use super::{accept::Accept, answer, path::Route, path_not_found};
+use super::{accept::Accept, answer, nothing_there, path::Route};
 use axum::response::Response;
 use bytes::Bytes;
 use coracle_objects::{ApiError, KUBERNETES_VERSION, discovery, openapi};
@@ -14,7 +14,7 @@ const OPENAPI_V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@
 
 /// Answers every route that is about kinds and not about objects.
 pub(super) fn answer(route: &Route, headers: &HeaderMap, accept: Accept) -> Result<Response, ApiError> {
-    let found = |value: Option<Value>| value.map(ok).ok_or_else(path_not_found);
+    let found = |value: Option<Value>| value.map(ok).ok_or_else(nothing_there);
     match route {
         Route::CoreVersions if accept == Accept::AggregatedDiscovery => Ok(aggregated(true)),
         Route::Groups if accept == Accept::AggregatedDiscovery => Ok(aggregated(false)),
@@ -28,11 +28,11 @@ pub(super) fn answer(route: &Route, headers: &HeaderMap, accept: Accept) -> Resu
         Route::OpenApiV2 => Ok(answer::bytes(StatusCode::OK, Bytes::from_static(openapi::v2_json()))),
         Route::OpenApiV3Index => Ok(ok(openapi::v3_index())),
         Route::OpenApiV3(path) => {
-            let document = openapi::v3_json(path).ok_or_else(path_not_found)?;
+            let document = openapi::v3_json(path).ok_or_else(nothing_there)?;
             Ok(answer::bytes(StatusCode::OK, Bytes::from_static(document)))
         }
         Route::Index => Ok(ok(index())),
-        Route::Version | Route::Health(_) | Route::Objects(_) => Err(path_not_found()),
+        Route::Version | Route::Health(_) | Route::Objects(_) => Err(nothing_there()),
     }
 }
 

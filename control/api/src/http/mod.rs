@@ -5,6 +5,7 @@
 mod accept;
 mod answer;
 mod body;
+mod delete_options;
 mod discovery;
 mod health;
 pub(crate) mod logs;
@@ -71,7 +72,7 @@ async fn respond(shared: &Shared, request: Request) -> Result<Response, ApiError
         return Ok(answer::json(http::StatusCode::OK, &discovery::version()));
     }
     let identity = shared.authenticator.authenticate(&parts)?;
-    let route = route.ok_or_else(path_not_found)?;
+    let route = route.ok_or_else(|| path_not_found(parts.uri.path()))?;
     let accept = Accept::parse(&parts.headers)?;
     let Route::Objects(path) = route else {
         require_get(&parts.method)?;
@@ -86,7 +87,24 @@ fn require_get(method: &Method) -> Result<(), ApiError> {
     if matches!(*method, Method::GET | Method::HEAD) { Ok(()) } else { Err(crate::door::target::method_not_allowed()) }
 }
 
+/// Subresources of pods that Kubernetes has and this server has not.
+const UNSERVED: [&str; 7] = ["attach", "ephemeralcontainers", "eviction", "exec", "portforward", "proxy", "resize"];
+
 /// 404 for a path that is nothing.
-fn path_not_found() -> ApiError {
-    ApiError::new(Reason::NotFound, "the server could not find the requested resource")
+fn path_not_found(path: &str) -> ApiError {
+    let mut error = nothing_there();
+    if let Some((rest, last)) = path.rsplit_once('/')
+        && UNSERVED.contains(&last)
+        && rest.rsplit('/').nth(1) == Some("pods")
+    {
+        error.message = format!("{}: pods/{last} is not supported here", error.message);
+    }
+    error
+}
+
+/// 404 as kube-apiserver words it.
+fn nothing_there() -> ApiError {
+    let error = ApiError::new(Reason::NotFound, "the server could not find the requested resource");
+    // Some kubectls look into the details without asking whether there are any.
+    ApiError { details: Some(Box::default()), ..error }
 }

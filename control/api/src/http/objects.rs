@@ -1,6 +1,6 @@
 //! Verbs on objects and collections.
 
-use super::{accept::Accept, answer, body, logs, path::ObjectPath, query::Query, views::View, watch};
+use super::{accept::Accept, answer, body, delete_options, logs, path::ObjectPath, query::Query, views::View, watch};
 use crate::{
     door::{
         Body, DeleteOptions, Door, Removed, Target, Written,
@@ -166,15 +166,7 @@ impl Call<'_> {
             let json = body::to_json(&self.parts.headers, bytes)?;
             decode::document(&Document::DELETE_OPTIONS, &json, FieldValidation::Ignore)?.object
         };
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let grace = object["gracePeriodSeconds"].as_i64();
-        let dry_run = object["dryRun"].as_array().is_some_and(|list| list.iter().any(|one| one == "All"));
-        Ok(DeleteOptions {
-            grace_period_seconds: grace.or(self.query.number("gracePeriodSeconds")?),
-            uid: text(&object["preconditions"]["uid"]),
-            resource_version: text(&object["preconditions"]["resourceVersion"]),
-            dry_run: dry_run || self.query.dry_run()?,
-        })
+        delete_options::read(&object, &self.query)
     }
 
     async fn delete(&self, target: &Target, view: View, body: HttpBody) -> Result<Response, ApiError> {

@@ -38,6 +38,7 @@ impl App {
         let mut router = if is_grpc { self.grpc.clone() } else { self.http.clone() };
         async move {
             match refusal {
+                Some(error) if error.code() == 403 => Ok(Status::permission_denied(error.message).into_http()),
                 Some(error) => Ok(Status::unauthenticated(error.message).into_http()),
                 None => router.call(request.map(Body::new)).await,
             }

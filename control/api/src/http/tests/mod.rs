@@ -157,3 +157,46 @@ async fn refusals_are_statuses_with_the_right_code() {
     let unacceptable = server.raw("GET", PODS, &[("accept", "application/vnd.kubernetes.protobuf")], "").await;
     assert_eq!(json_of(unacceptable).await.0, 406);
 }
+
+#[tokio::test]
+async fn what_is_not_served_says_so_and_has_details() {
+    let server = Server::new().await;
+    for (path, part) in [
+        ("/api/v1/namespaces/default/pods/p/exec", "pods/exec is not supported here"),
+        ("/api/v1/namespaces/default/pods/p/portforward", "pods/portforward is not supported here"),
+        ("/api/v1/namespaces/default/pods/p/nothing", "could not find the requested resource"),
+        ("/apis/apps/v1", "could not find the requested resource"),
+    ] {
+        let (status, answer) = server.get(path).await;
+        assert_eq!((status, answer["details"].is_object()), (404, true), "{answer}");
+        assert!(message(&answer).contains(part), "{answer}");
+    }
+    let impersonating = server.raw("GET", PODS, &[("impersonate-user", "bob")], "").await;
+    assert_eq!(json_of(impersonating).await.0, 403);
+    let (_, ahead) = server.get("/api/v1/pods?resourceVersion=999999").await;
+    assert_eq!(ahead["details"]["causes"][0]["reason"], "ResourceVersionTooLarge", "{ahead}");
+}
+
+#[tokio::test]
+async fn orphans_stay_and_forget_their_owner() {
+    let server = Server::new().await;
+    let owner = server.must("POST", CONFIG_MAPS, &testing::config_map("owner")).await;
+    let reference =
+        |name: &str, uid: &Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid});
+    let mut dependent = testing::config_map("owned");
+    let uid = &owner["metadata"]["uid"];
+    dependent["metadata"]["ownerReferences"] = json!([reference("owner", uid), reference("another", &json!("u"))]);
+    server.must("POST", CONFIG_MAPS, &dependent).await;
+    dependent["metadata"] = json!({"name": "alone", "ownerReferences": [reference("owner", uid)]});
+    server.must("POST", CONFIG_MAPS, &dependent).await;
+    let path = format!("{CONFIG_MAPS}/owner");
+    for refused in [json!({"dryRun": ["Some"]}), json!({"propagationPolicy": "Sideways"})] {
+        assert_eq!(server.call("DELETE", &path, &refused).await.0, 422, "{refused}");
+    }
+    server.must("DELETE", &path, &json!({"propagationPolicy": "Orphan"})).await;
+    assert_eq!(server.get(&path).await.0, 404);
+    let (_, kept) = server.get(&format!("{CONFIG_MAPS}/owned")).await;
+    assert_eq!(kept["metadata"]["ownerReferences"], json!([reference("another", &json!("u"))]));
+    let (_, kept) = server.get(&format!("{CONFIG_MAPS}/alone")).await;
+    assert_eq!((kept["kind"].as_str(), kept["metadata"].get("ownerReferences")), (Some("ConfigMap"), None));
+}
