@@ -67,7 +67,9 @@ impl Heartbeat {
                         reconnect.reset();
                     }
                     Err(error) => {
-                        warn!(%error, "cannot write the node's status");
+                        if reconnect.is_first() {
+                            warn!(%error, "cannot write the node's status");
+                        }
                         tokio::time::sleep(reconnect.delay()).await;
                         continue;
                     }
@@ -129,7 +131,9 @@ impl Heartbeat {
                     tokio::time::sleep(LEASE_INTERVAL).await;
                 }
                 Err(error) => {
-                    warn!(%error, "cannot renew the node's lease");
+                    if reconnect.is_first() {
+                        warn!(%error, "cannot renew the node's lease");
+                    }
                     tokio::time::sleep(reconnect.delay()).await;
                 }
             }

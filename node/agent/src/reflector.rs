@@ -43,8 +43,10 @@ pub(crate) async fn run(
                 if matches!(error.reason, Reason::Expired | Reason::Gone) {
                     debug!(plural = resource.plural, "history is gone, listing again");
                     position = None;
-                } else {
+                } else if reconnect.is_first() {
                     warn!(plural = resource.plural, %error, "lost the watch");
+                } else {
+                    debug!(plural = resource.plural, %error, "still no watch");
                 }
             }
             tokio::time::sleep(reconnect.delay()).await;

@@ -24,6 +24,11 @@ impl Reconnect {
         self.next = Self::FIRST;
     }
 
+    /// Whether nothing failed since it last worked: what is worth a warning once is noise the tenth time.
+    pub(crate) fn is_first(&self) -> bool {
+        self.next == Self::FIRST
+    }
+
     /// The next waiting time: between half of the bound reached and all of it.
     pub(crate) fn delay(&mut self) -> Duration {
         let bound = self.next;

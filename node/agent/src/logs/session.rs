@@ -55,7 +55,8 @@ impl NodeLink {
                 let since = Instant::now();
                 match this.control(&slots, &stop).await {
                     Ok(()) => debug!("the control stream ended"),
-                    Err(error) => warn!(%error, "lost the control stream"),
+                    Err(error) if reconnect.is_first() => warn!(%error, "lost the control stream"),
+                    Err(error) => debug!(%error, "still no control stream"),
                 }
                 if since.elapsed() > PING_INTERVAL {
                     reconnect.reset();

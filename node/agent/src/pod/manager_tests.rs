@@ -26,8 +26,6 @@ fn entry(name: &str) -> Entry {
 }
 
 async fn context(directory: &Path, link: &Arc<FakeLink>, guests: &Arc<FakeGuests>, known: &[&str]) -> Arc<Context> {
-    let mut namespaces = Cache::new();
-    namespaces.apply(json!({"metadata": {"name": "default", "uid": "ns-1"}}));
     let (recorder, _writer) = Recorder::new(link.clone(), "n");
     let ledger = Ledger::open(directory.join("ledger")).unwrap();
     for name in known {
@@ -41,7 +39,7 @@ async fn context(directory: &Path, link: &Arc<FakeLink>, guests: &Arc<FakeGuests
         reports: Reports::new(link.clone()),
         logs: Arc::new(Logs::open(directory.join("logs")).unwrap()),
         ledger,
-        caches: Caches { services: Cache::new(), namespaces },
+        caches: Caches { services: Cache::new(), namespaces: Cache::new() },
         data_dir: directory.to_owned(),
         host_ip: String::new(),
         pace: Pace::fast(100),

@@ -84,7 +84,7 @@ pub(crate) fn is_finished(pod: &Value) -> bool {
     matches!(text(&pod["status"], "phase"), "Succeeded" | "Failed")
 }
 
-/// Probes and hooks that containers ask for and that nobody runs yet.
+/// What containers ask for and nobody does yet: a reason and a message for each, said once per pod.
 pub(crate) fn unsupported(pod: &Value) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     for container in containers(pod) {
@@ -103,12 +103,9 @@ pub(crate) fn unsupported(pod: &Value) -> Vec<(&'static str, String)> {
         if container["lifecycle"].as_object().is_some_and(|hooks| !hooks.is_empty()) {
             found.push(("HooksNotSupported", format!("This node does not run hooks yet: lifecycle of {name} ignored")));
         }
-    }
-    for container in init_containers(pod) {
-        if text(container, "restartPolicy") == "Always" {
-            let name = text(container, "name");
-            let message = format!("This node does not know sidecars yet: {name} runs as an ordinary init container");
-            found.push(("SidecarsNotSupported", message));
+        if let Some(limit) = container["resources"]["limits"]["cpu"].as_str() {
+            let message = format!("This node does not enforce CPU limits yet: {name} may use more than {limit}");
+            found.push(("CPULimitNotSupported", message));
         }
     }
     found
@@ -137,11 +134,11 @@ mod tests {
     #[test]
     fn what_is_not_run_is_told() {
         let pod = json!({"spec": {
+            "initContainers": [{"name": "i", "resources": {"limits": {"cpu": "1"}}}],
             "containers": [{"name": "a", "livenessProbe": {}, "readinessProbe": {}}, {"name": "b", "lifecycle": {"preStop": {}}}],
-            "initContainers": [{"name": "s", "restartPolicy": "Always"}],
         }});
         let reasons: Vec<&str> = unsupported(&pod).iter().map(|row| row.0).collect();
-        assert_eq!(reasons, ["ProbesNotSupported", "HooksNotSupported", "SidecarsNotSupported"]);
+        assert_eq!(reasons, ["CPULimitNotSupported", "ProbesNotSupported", "HooksNotSupported"]);
         assert!(unsupported(&json!({"spec": {"containers": [{"name": "a"}]}})).is_empty());
     }
 }

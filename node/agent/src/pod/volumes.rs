@@ -213,14 +213,22 @@ pub(crate) async fn set_up(link: &dyn Link, pod: &Value, host_ip: &str, director
             return Err(failure("its name is not usable as a directory".to_owned()));
         }
         let (config_maps, secrets) = needed(volume);
-        let sources = fetch(link, meta::namespace(pod), config_maps, secrets).await;
-        let sources = sources.map_err(|error| failure(error.to_string()))?;
+        let sources = match fetch(link, meta::namespace(pod), config_maps, secrets).await {
+            Ok(sources) => sources,
+            // A node that restarts while the control plane is away goes on with what it had.
+            Err(error) if is_absence(&error) && directory.join(&name).is_dir() => continue,
+            Err(error) => return Err(failure(error.to_string())),
+        };
         let content = content(volume, pod, host_ip, &sources).map_err(failure)?;
         let (directory, target) = (directory.to_owned(), name.clone());
         let written = tokio::task::spawn_blocking(move || write(&directory, &target, &content)).await;
         written.map_err(|_| failure("interrupted".to_owned()))?.map_err(|error| failure(error.to_string()))?;
     }
     Ok(())
+}
+
+fn is_absence(error: &ApiError) -> bool {
+    matches!(error.reason, Reason::ServiceUnavailable | Reason::Timeout)
 }
 
 fn write(directory: &Path, name: &str, content: &Content) -> io::Result<()> {

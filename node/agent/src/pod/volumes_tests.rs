@@ -54,6 +54,20 @@ async fn volumes_hold_what_the_objects_hold() {
 }
 
 #[tokio::test]
+async fn without_the_control_plane_a_pod_keeps_what_it_had() {
+    let directory = tempfile::tempdir().unwrap();
+    let (link, pod) = (link(), pod(json!([{"name": "all", "configMap": {"name": "cm"}}])));
+    link.set_down(true);
+    let failure = set_up(&*link, &pod, "", directory.path()).await.unwrap_err();
+    assert!(failure.message().contains("connection refused"), "{}", failure.message());
+    link.set_down(false);
+    set_up(&*link, &pod, "", directory.path()).await.unwrap();
+    link.set_down(true);
+    set_up(&*link, &pod, "", directory.path()).await.unwrap();
+    assert_eq!(read(directory.path(), "all/a.conf"), b"alpha");
+}
+
+#[tokio::test]
 async fn what_cannot_be_set_up_is_said_and_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     for (volume, message) in [

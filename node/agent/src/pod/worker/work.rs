@@ -37,8 +37,8 @@ impl Worker {
             return Some(at);
         }
         self.set_up.0 = None;
-        let (context, pod) = (self.context.clone(), self.pod.clone());
-        self.spawn(Work::SetUp, async move { Done::SetUp(set_up(&context, &pod).await) });
+        let (context, pod, known) = (self.context.clone(), self.pod.clone(), self.namespace_uid.clone());
+        self.spawn(Work::SetUp, async move { Done::SetUp(set_up(&context, &pod, known).await) });
         None
     }
 
@@ -143,10 +143,15 @@ impl Worker {
     }
 }
 
-async fn set_up(context: &Context, pod: &Value) -> Result<String, MountFailure> {
-    let namespace = context.namespace_uid(meta::namespace(pod)).await;
+/// Finds the namespace, unless it is `known` from the ledger already, and puts the volumes on disk.
+async fn set_up(context: &Context, pod: &Value, known: String) -> Result<String, MountFailure> {
     let failure = |detail: String| MountFailure { volume: "pod".to_owned(), detail };
-    let namespace_uid = namespace.map_err(|error| failure(format!("cannot find the pod's namespace: {error}")))?;
+    let namespace_uid = if known.is_empty() {
+        let namespace = context.namespace_uid(meta::namespace(pod)).await;
+        namespace.map_err(|error| failure(format!("cannot find the pod's namespace: {error}")))?
+    } else {
+        known
+    };
     if !is_file_name(meta::uid(pod)) {
         return Err(failure("the pod's uid is not usable as a directory".to_owned()));
     }
