@@ -328,9 +328,7 @@ mod tests {
         tokio::task::yield_now().await;
         namespaces.delete(&namespace("../kept"));
         namespaces.delete(&namespace("gone"));
-        while directory.path().join("gone").exists() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        fake::eventually("it is removed", || !directory.path().join("gone").exists()).await;
         stop.cancel();
         task.await.unwrap();
         assert!(directory.path().join("kept").exists() && directory.path().join("unseen").exists());
