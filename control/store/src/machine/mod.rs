@@ -36,8 +36,8 @@ pub const HISTORY_REVISIONS_MAX: u64 = 100_000;
 pub const HISTORY_BYTES_MAX: u64 = 256 << 20;
 /// Recent changes in memory, from which watches join and recent listings are made without the disk.
 pub const RECENT_CHANGES_MAX: usize = 16_384;
-/// Bytes of recent changes in memory.
-pub const RECENT_BYTES_MAX: usize = 32 << 20;
+/// Bytes of recent changes in memory. Heartbeats fill them in a day, so that this is part of what an idle server costs.
+pub const RECENT_BYTES_MAX: usize = 8 << 20;
 /// Events that wait for one watcher; they are shared, so a full queue costs some 100 KiB.
 pub const WATCH_QUEUE_EVENTS_MAX: usize = 8_192;
 
