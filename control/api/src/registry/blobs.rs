@@ -1,6 +1,7 @@
 //! Blobs as files: `sha256/ab/abcd…`. A file under that name is complete, checked and on disk.
 
 use super::path::Digest;
+use sha2::{Digest as _, Sha256};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -35,13 +36,24 @@ impl Blobs {
         self.directory.join("sha256").join(hex.get(..2).unwrap_or_default()).join(hex)
     }
 
-    /// The blob's size, when it is there.
-    pub(super) async fn size(&self, digest: &Digest) -> io::Result<Option<u64>> {
-        match tokio::fs::metadata(self.path(digest)).await {
-            Ok(metadata) => Ok(Some(metadata.len())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+    /// Whether the blob is there and whole. One that was damaged on disk counts as missing, so that a push repairs it.
+    pub(super) async fn holds(&self, digest: &Digest) -> io::Result<bool> {
+        let (path, digest) = (self.path(digest), digest.clone());
+        let work = tokio::task::spawn_blocking(move || {
+            let mut file = match fs::File::open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            let mut hash = Sha256::new();
+            io::copy(&mut file, &mut hash)?;
+            let is_whole = Digest::of(&hash.finalize()) == digest;
+            if !is_whole {
+                tracing::warn!(path = %path.display(), "a blob of the registry is damaged");
+            }
+            Ok(is_whole)
+        });
+        work.await.map_err(io::Error::other)?
     }
 
     /// The blob for reading, with its size.

@@ -102,7 +102,7 @@ impl Service {
         let uploads = &self.registry.uploads;
         if let Some(mount) = query.get("mount") {
             let digest = Digest::parse(mount)?;
-            if self.registry.blobs.size(&digest).await?.is_some() {
+            if self.registry.blobs.holds(&digest).await? {
                 return Ok(created(&blob_path(repository, &digest), &digest));
             }
         }
@@ -158,6 +158,10 @@ impl Service {
 
     async fn blob(&self, digest: &Digest, method: &Method, headers: &HeaderMap) -> Answer {
         let unknown = || Refusal::new(Code::BlobUnknown, format!("there is no blob {}", digest.as_str()));
+        // Who asks for the head wants to know whether a push is needed; who reads checks the digest.
+        if method == Method::HEAD && !self.registry.blobs.holds(digest).await? {
+            return Err(unknown());
+        }
         let (mut file, size) = self.registry.blobs.read(digest).await?.ok_or_else(unknown)?;
         let answer = Response::builder()
             .header(header::CONTENT_TYPE, OCTETS)
@@ -225,7 +229,7 @@ impl Service {
         let layers = manifest["layers"].as_array().into_iter().flatten();
         for descriptor in manifest.get("config").into_iter().chain(layers) {
             let digest = descriptor_digest(descriptor)?;
-            if self.registry.blobs.size(&digest).await?.is_none() {
+            if !self.registry.blobs.holds(&digest).await? {
                 return Err(missing(&digest));
             }
         }

@@ -105,7 +105,7 @@ impl Uploads {
             let message = format!("the content is {}, not {}", actual.as_str(), digest.as_str());
             return Err(Refusal::new(Code::DigestInvalid, message));
         }
-        if self.blobs.size(digest).await?.is_none() {
+        if !self.blobs.holds(digest).await? {
             upload.file.sync_all().await?;
             self.blobs.keep(upload.path.clone(), digest).await?;
         }
@@ -192,6 +192,6 @@ mod tests {
         let digest = Digest::of(&Sha256::digest(b"lost and found"));
         let finished = uploads.finish("a", &id, &digest).await;
         assert!(more.is_err() && finished.is_err(), "{more:?} {finished:?}");
-        assert!(uploads.blobs.size(&digest).await.unwrap().is_none());
+        assert!(!uploads.blobs.holds(&digest).await.unwrap());
     }
 }
