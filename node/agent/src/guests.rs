@@ -25,6 +25,8 @@ const IDLE_MAX: Duration = Duration::from_mins(1);
 const INSTANCES_MAX: u32 = 1000;
 /// Lookups that wait to be answered.
 const ANSWERS_MAX: usize = 1024;
+/// A runner that has not ended a killed run for so long hangs: the run is taken for ended and the runner killed.
+pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// Exit code of what was ended from outside.
 pub(crate) const KILLED: i32 = 137;
 
@@ -58,7 +60,7 @@ pub(crate) trait Guests: Send + Sync + 'static {
     /// Asks a run to end.
     async fn stop(&self, namespace_uid: &str, run: &RunId);
 
-    /// Ends a run.
+    /// Ends a run, and the whole runner if it does not obey; returns once that is sure.
     async fn kill(&self, namespace_uid: &str, run: &RunId);
 }
 
@@ -178,7 +180,16 @@ impl Guests for Runners {
     }
 
     async fn kill(&self, namespace_uid: &str, run: &RunId) {
-        self.tell(namespace_uid, ToRunner::Kill(run.clone())).await;
+        let Some(runner) = self.current(namespace_uid).await else { return };
+        let told = runner.process.send(ToRunner::Kill(run.clone()));
+        if tokio::time::timeout(KILL_PATIENCE, told).await.is_ok() {
+            tokio::time::sleep(KILL_PATIENCE).await;
+        }
+        // The pod is taken for ended by now, so its guest must not live on.
+        if runner.runs().by_id.contains_key(run) {
+            warn!(namespace = runner.namespace, pid = runner.process.pid(), "the runner does not obey and is killed");
+            runner.process.kill();
+        }
     }
 }
 

@@ -50,6 +50,7 @@ pub struct RunnerConfig {
 pub struct RunnerProcess {
     outgoing: mpsc::Sender<Vec<u8>>,
     pid: u32,
+    kill: CancellationToken,
     _kill_when_dropped: DropGuard,
 }
 
@@ -104,7 +105,7 @@ impl RunnerProcess {
         tokio::spawn(write_frames(writer, frames));
         tokio::spawn(read_frames(reader, incoming, pid, kill.clone()));
         tokio::spawn(reap(child, pid, kill.clone()));
-        Ok((Self { outgoing, pid, _kill_when_dropped: kill.drop_guard() }, receiver))
+        Ok((Self { outgoing, pid, kill: kill.clone(), _kill_when_dropped: kill.drop_guard() }, receiver))
     }
 
     /// Sends a frame, waiting while the runner is busy reading earlier ones.
@@ -118,6 +119,11 @@ impl RunnerProcess {
             Err(FrameError::TooLarge { size, limit }) => Err(RunnerError::TooLarge { size, limit }),
             Err(_) => Err(RunnerError::Gone),
         }
+    }
+
+    /// Ends the process at once, whatever it does; its frames end soon after.
+    pub fn kill(&self) {
+        self.kill.cancel();
     }
 
     /// Process id.

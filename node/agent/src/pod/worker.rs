@@ -36,8 +36,6 @@ use tracing::warn;
 const SHUTDOWN_GRACE_MAX: Duration = Duration::from_secs(5);
 /// Grace at most when the pod's object is gone already.
 const GONE_GRACE_MAX: Duration = Duration::from_secs(2);
-/// A killed run that is not reported as ended for so long is taken for ended.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// Waiting time between tries to write the ledger.
 const SAVE_RETRY: Duration = Duration::from_secs(5);
 /// Waiting times between tries to set volumes up.

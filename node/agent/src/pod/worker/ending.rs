@@ -1,10 +1,10 @@
 //! How a pod's runs come to an end: asked first, ended after their grace, given up on when even that is not reported.
 
-use super::{Ending, KILL_PATIENCE, Work, Worker};
+use super::{Ending, Work, Worker};
 use crate::{
     clock,
     events::Severity,
-    guests::{KILLED, RunEvent},
+    guests::{KILL_PATIENCE, KILLED, RunEvent},
     pod::spec,
 };
 use coracle_objects::meta;
