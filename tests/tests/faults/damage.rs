@@ -101,6 +101,21 @@ fn a_node_uses_nothing_that_is_damaged() {
 }
 
 #[test]
+fn a_damaged_registry_is_repaired_by_a_push() {
+    let (cluster, kubectl) = cluster();
+    for path in files(&cluster.data_dir().join("blobs/sha256")) {
+        damage(&path, |bytes| flip(bytes));
+    }
+    kubectl.apply(&toolbox("early", "Always", &["wait-eof"]).to_string()).unwrap();
+    eventually("the reason", || contains(&kubectl.run("describe pod early")?, "has digest sha256:"));
+    cluster.push(&guest("toolbox.wasm"), "toolbox:1");
+    kubectl.apply(&toolbox("late", "Always", &["wait-eof"]).to_string()).unwrap();
+    for name in ["late", "early"] {
+        running(&kubectl, name);
+    }
+}
+
+#[test]
 fn starts_that_cannot_succeed_say_which_file() {
     let mut cluster = Cluster::start();
     cluster.kubectl().run("create configmap kept --from-literal=a=b").unwrap();

@@ -13,9 +13,32 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-fn kill_runner(cluster: &Cluster, namespace_uid: &str) {
+fn signal_runner(cluster: &Cluster, namespace_uid: &str, signal: Signal) {
     let runner = cluster.runner_of(namespace_uid).expect("the namespace has a runner");
-    kill(Pid::from_raw(i32::try_from(runner).unwrap()), Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(i32::try_from(runner).unwrap()), signal).unwrap();
+}
+
+#[test]
+fn a_runner_that_hangs_is_replaced() {
+    let (cluster, kubectl) = cluster();
+    let (one, other) = (namespace(&kubectl, "one"), namespace(&kubectl, "other"));
+    let wait = |name: &str| toolbox(name, "Always", &["wait-eof"]);
+    pods::apply(&kubectl, "one", &[wait("a"), wait("b")]);
+    for pod in ["a -n one", "b -n one"] {
+        running(&kubectl, pod);
+    }
+    let hanging = cluster.runner_of(&one);
+    signal_runner(&cluster, &one, Signal::SIGSTOP);
+    // Others do not notice.
+    pods::apply(&kubectl, "other", &[wait("a")]);
+    running(&kubectl, "a -n other");
+    let undisturbed = cluster.runner_of(&other);
+    kubectl.run("delete pod a -n one --timeout=50s").unwrap();
+    until(&kubectl, "b -n one", "running again", |pod| {
+        container(pod)["restartCount"] == 1 && container(pod)["state"]["running"].is_object()
+    });
+    assert_ne!(cluster.runner_of(&one), hanging);
+    assert_eq!(cluster.runner_of(&other), undisturbed);
 }
 
 #[test]
@@ -40,7 +63,7 @@ fn a_killed_runner_costs_only_its_own_pods_a_restart() {
     });
     let untouched = kubectl.json("get pod always -n other").unwrap();
     let others_runner = cluster.runner_of(&other);
-    kill_runner(&cluster, &one);
+    signal_runner(&cluster, &one, Signal::SIGKILL);
 
     let reason = |status: &Value| {
         assert_eq!(status["exitCode"], 137, "{status}");
