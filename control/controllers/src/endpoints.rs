@@ -58,7 +58,7 @@ fn set(endpoints: &mut Value, subsets: Vec<Value>, truncated: bool) {
     let metadata = &mut endpoints["metadata"];
     if truncated {
         metadata["annotations"][OVER_CAPACITY.0] = OVER_CAPACITY.1.into();
-    } else if let Some(annotations) = metadata["annotations"].as_object_mut() {
+    } else if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
         annotations.shift_remove(OVER_CAPACITY.0);
     }
 }

@@ -69,6 +69,11 @@ pub(super) fn release(service: &Value) -> Vec<UniqueChange> {
     keys(service).into_iter().map(|key| UniqueChange { key, holder: None }).collect()
 }
 
+/// Indexing instead would leave a null behind where there are no ports.
+fn ports_mut(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
+    spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten()
+}
+
 /// Keeps address and node ports where a change does not mention them, and drops them where the new type has none.
 pub(super) fn carry_allocated(new: &mut Value, old: &Value) {
     let old_spec = &old["spec"];
@@ -87,7 +92,7 @@ pub(super) fn carry_allocated(new: &mut Value, old: &Value) {
     }
     let keeps_ports = wants_node_ports(spec);
     let held = wants_node_ports(old_spec);
-    for port in spec["ports"].as_array_mut().into_iter().flatten() {
+    for port in ports_mut(spec) {
         let same = |other: &&Value| other["port"] == port["port"] && protocol(other) == protocol(port);
         let before = ports(old_spec).find(same).and_then(node_port);
         match (keeps_ports, node_port(port)) {
@@ -224,7 +229,7 @@ impl Allocation<'_> {
     fn fill_node_ports(&self, spec: &mut Value, causes: &mut Vec<Cause>) -> Result<(), ApiError> {
         let mut own: BTreeSet<String> =
             ports(spec).filter_map(|port| Some(port_key(protocol(port), node_port(port)?))).collect();
-        for (index, port) in spec["ports"].as_array_mut().into_iter().flatten().enumerate() {
+        for (index, port) in ports_mut(spec).enumerate() {
             let protocol = protocol(port).to_owned();
             if let Some(number) = node_port(port) {
                 let key = port_key(&protocol, number);
@@ -297,8 +302,10 @@ mod tests {
 
         let mut external = old.clone();
         external["spec"]["type"] = Value::from("ExternalName");
+        drop_fields(&mut external["spec"], &["ports"]);
         carry_allocated(&mut external, &old);
         assert!(external["spec"].get("clusterIP").is_none() && external["spec"].get("clusterIPs").is_none());
         assert!(keys(&external).is_empty());
+        assert!(external["spec"].get("ports").is_none(), "{external}");
     }
 }

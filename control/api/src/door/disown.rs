@@ -41,21 +41,24 @@ impl Door {
     async fn disown(&self, identity: &Identity, dependent: &Target, uid: &str) -> Result<(), ApiError> {
         let make = |old: &Value| {
             let mut object = old.clone();
-            if let Some(references) = object["metadata"]["ownerReferences"].as_array_mut() {
+            let Some(metadata) = object["metadata"].as_object_mut() else { return Ok(unwarned(object)) };
+            if let Some(references) = metadata.get_mut("ownerReferences").and_then(Value::as_array_mut) {
                 references.retain(|reference| reference["uid"] != uid);
-                if references.is_empty()
-                    && let Some(metadata) = object["metadata"].as_object_mut()
-                {
+                if references.is_empty() {
                     metadata.shift_remove("ownerReferences");
                 }
             }
-            Ok(Checked { object, warnings: Vec::new() })
+            Ok(unwarned(object))
         };
         match self.modify(identity, "patch", dependent, WriteOptions::default(), &make).await {
             Err(error) if error.reason == Reason::NotFound => Ok(()),
             outcome => outcome.map(drop),
         }
     }
+}
+
+fn unwarned(object: Value) -> Checked {
+    Checked { object, warnings: Vec::new() }
 }
 
 fn is_owned(object: &Value, uid: &str) -> bool {
