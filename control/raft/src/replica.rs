@@ -17,6 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 pub const COMMAND_BYTES_MAX: usize = 8 << 20;
 /// One tick of raft's clock.
 const TICK: Duration = Duration::from_millis(100);
+/// How long a request that the thread dropped waits to learn why.
+const REASON_TIMEOUT: Duration = Duration::from_secs(1);
 /// After the thread was held up, so many ticks are made up for at most: more would only start needless elections.
 const TICKS_CAUGHT_UP_MAX: u32 = 3;
 
@@ -187,7 +189,7 @@ impl Replica {
         let (reply, answer) = oneshot::channel();
         let bytes = data.len();
         self.push(Request::Propose { data, reply }, bytes).await?;
-        answer.await.map_err(|_| self.gone())?
+        self.answered(answer).await
     }
 
     async fn push(&self, request: Request, bytes: usize) -> Result<(), ProposeError> {
@@ -195,6 +197,15 @@ impl Replica {
             Refused::Full => ProposeError::Unavailable("too many changes are waiting".into()),
             Refused::Closed => self.gone(),
         })
+    }
+
+    async fn answered<T>(&self, answer: oneshot::Receiver<Result<T, ProposeError>>) -> Result<T, ProposeError> {
+        if let Ok(answer) = answer.await {
+            return answer;
+        }
+        // The thread drops what it had not answered a moment before it says why it ends.
+        let _ = tokio::time::timeout(REASON_TIMEOUT, self.stopped()).await;
+        Err(self.gone())
     }
 
     fn gone(&self) -> ProposeError {
@@ -217,7 +228,7 @@ impl Proposer for Replica {
     async fn read_barrier(&self) -> Result<(), ProposeError> {
         let (reply, answer) = oneshot::channel();
         self.push(Request::Read(reply), 0).await?;
-        answer.await.map_err(|_| self.gone())?
+        self.answered(answer).await
     }
 }
 
