@@ -2,6 +2,7 @@
 
 pub mod inspect;
 pub mod push;
+pub mod registry;
 
 /// Media type of a wasm layer, as the CNCF working group's layout has it.
 pub const WASM_LAYER: &str = "application/wasm";

@@ -10,14 +10,14 @@ use std::{
     process::ExitCode,
 };
 
-/// Push a wasm file to a registry as a workload image.
+/// Push a wasm file to the cluster's registry as a workload image.
 #[derive(Debug, Args)]
 pub(crate) struct Push {
     #[command(flatten)]
     cluster: ClusterArgs,
     /// The wasm file: a component (WASI 0.2) or a module (WASI preview 1)
     file: PathBuf,
-    /// NAME[:TAG] in the cluster's own registry, or HOST/NAME[:TAG]
+    /// NAME[:TAG] in the cluster's own registry
     name: String,
 }
 

@@ -3,19 +3,12 @@
 use super::{
     WASM_CONFIG, WASM_LAYER,
     inspect::{Form, InspectError, Inspection, inspect},
+    registry::{Registry, RegistryError, digest},
 };
 use crate::kubeconfig::Credentials;
-use oci_client::{
-    Reference,
-    client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol, Config, ImageLayer},
-    errors::OciDistributionError,
-    manifest::OciImageManifest,
-    secrets::RegistryAuth,
-};
+use oci_spec::distribution::Reference;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::{
-    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
@@ -23,6 +16,8 @@ use thiserror::Error;
 
 /// Largest workload file that is pushed.
 const MAX_WORKLOAD_BYTES: u64 = 512 * 1024 * 1024;
+/// Media type of the manifest.
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Annotation that names a layer's file.
 const TITLE: &str = "org.opencontainers.image.title";
 
@@ -72,17 +67,25 @@ pub enum PushError {
         /// Why.
         detail: String,
     },
+    /// The name means a registry that is not the cluster's.
+    #[error("{name}: pushing to other registries than the cluster's own is not supported: leave out the host {host}")]
+    Foreign {
+        /// As given.
+        name: String,
+        /// The host in it.
+        host: String,
+    },
     /// The registry refused or could not be reached.
     #[error("cannot push {reference}: {source}")]
     Registry {
         /// What.
         reference: String,
         /// Why; part of the message above.
-        source: Box<OciDistributionError>,
+        source: RegistryError,
     },
 }
 
-/// Pushes `file` as `name` (`NAME[:TAG]`, or with a registry host) using the cluster's credentials for its own registry.
+/// Pushes `file` as `name` (`NAME[:TAG]`) to the cluster's own registry.
 pub async fn push(credentials: &Credentials, file: &Path, name: &str) -> Result<Pushed, PushError> {
     let bytes = read(file).await?;
     let inspection = inspect(&bytes).map_err(|source| PushError::Inspect { path: file.to_owned(), source })?;
@@ -100,7 +103,7 @@ pub async fn push(credentials: &Credentials, file: &Path, name: &str) -> Result<
     let size_bytes = bytes.len();
     let digest = send(credentials, &reference, &inspection, bytes, title)
         .await
-        .map_err(|source| PushError::Registry { reference: shown.clone(), source: Box::new(source) })?;
+        .map_err(|source| PushError::Registry { reference: shown.clone(), source })?;
     Ok(Pushed { reference: shown, digest, size_bytes, inspection })
 }
 
@@ -117,8 +120,16 @@ async fn read(file: &Path) -> Result<Vec<u8>, PushError> {
 fn reference(cluster: &str, name: &str) -> Result<Reference, PushError> {
     let has_host = name.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost");
     let full = if has_host { name.to_owned() } else { format!("{cluster}/{name}") };
-    Reference::try_from(full.as_str())
-        .map_err(|error| PushError::Name { name: name.to_owned(), detail: error.to_string() })
+    let reference = Reference::try_from(full.as_str())
+        .map_err(|error| PushError::Name { name: name.to_owned(), detail: error.to_string() })?;
+    if reference.registry() != cluster {
+        return Err(PushError::Foreign { name: name.to_owned(), host: reference.registry().to_owned() });
+    }
+    if reference.digest().is_some() {
+        let detail = "a push names a tag; the digest follows from the content".to_owned();
+        return Err(PushError::Name { name: name.to_owned(), detail });
+    }
+    Ok(reference)
 }
 
 async fn send(
@@ -127,28 +138,25 @@ async fn send(
     inspection: &Inspection,
     bytes: Vec<u8>,
     title: String,
-) -> Result<String, OciDistributionError> {
-    let own = reference.registry() == credentials.authority();
-    let (mut tls_certs_only, mut auth) = (Vec::new(), RegistryAuth::Anonymous);
-    if own {
-        tls_certs_only
-            .push(Certificate { encoding: CertificateEncoding::Pem, data: credentials.ca_pem.clone().into_bytes() });
-        if let Some(token) = &credentials.registry_token {
-            auth = RegistryAuth::Basic("coracle".to_owned(), token.clone());
-        }
-    }
-    let config = ClientConfig { protocol: ClientProtocol::Https, tls_certs_only, ..ClientConfig::default() };
-    let client = Client::try_from(config)?;
-    let layer_digest = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
-    let annotations = BTreeMap::from([(TITLE.to_owned(), title)]);
-    let layer = ImageLayer::new(bytes, WASM_LAYER.to_owned(), Some(annotations));
-    let layers = [layer];
-    let config = Config::new(config_json(inspection, &layer_digest), WASM_CONFIG.to_owned(), None);
-    let mut manifest = OciImageManifest::build(&layers, &config, None);
-    manifest.media_type = Some(oci_client::manifest::OCI_IMAGE_MEDIA_TYPE.to_owned());
-    manifest.artifact_type = Some(WASM_CONFIG.to_owned());
-    client.push(reference, &layers, config, &auth, Some(manifest)).await?;
-    client.fetch_manifest_digest(reference, &auth).await
+) -> Result<String, RegistryError> {
+    let registry = Registry::new(credentials)?;
+    let repository = reference.repository();
+    let layer_size = bytes.len();
+    let config = config_json(inspection, &digest(&bytes));
+    let config_size = config.len();
+    let layer = registry.blob(repository, bytes.into()).await?;
+    let config = registry.blob(repository, config.into()).await?;
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "artifactType": WASM_CONFIG,
+        "config": { "mediaType": WASM_CONFIG, "digest": config, "size": config_size },
+        "layers": [{
+            "mediaType": WASM_LAYER, "digest": layer, "size": layer_size, "annotations": { TITLE: title },
+        }],
+    });
+    let tag = reference.tag().unwrap_or("latest");
+    registry.manifest(repository, tag, MANIFEST, manifest.to_string().into()).await
 }
 
 /// The config of the CNCF working group's layout: what a scheduler wants to know without fetching the layer.
@@ -170,8 +178,7 @@ mod tests {
         for (name, registry, repository, tag) in [
             ("wait-for:1", "127.0.0.1:6443", "wait-for", "1"),
             ("team/wait-for", "127.0.0.1:6443", "team/wait-for", "latest"),
-            ("registry.test:5000/a/b:2", "registry.test:5000", "a/b", "2"),
-            ("localhost/a", "localhost", "a", "latest"),
+            ("127.0.0.1:6443/a/b:2", "127.0.0.1:6443", "a/b", "2"),
         ] {
             let parsed = reference("127.0.0.1:6443", name).unwrap();
             assert_eq!(
@@ -180,6 +187,8 @@ mod tests {
                 "{name}"
             );
         }
+        let error = reference("127.0.0.1:6443", "registry.test:5000/a").unwrap_err().to_string();
+        assert!(error.contains("leave out the host registry.test:5000"), "{error}");
         let error = reference("127.0.0.1:6443", "UPPER case").unwrap_err().to_string();
         assert!(error.starts_with("\"UPPER case\" is no image name"), "{error}");
     }
