@@ -13,9 +13,10 @@ help:
 setup:
 	@scripts/setup.sh
 
+# The whole workspace, as the tests build it: one crate alone would resolve other features of shared dependencies.
 build: setup
 	@echo "building (the first time compiles RocksDB and wasmtime: about ten minutes on two cores)"
-	@cargo build --locked -p coracle
+	@cargo build --locked --workspace
 
 demo: build
 	@scripts/demo.sh
