@@ -19,8 +19,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Tokens kept; beyond it the cache starts anew.
 const TOKENS_MAX: usize = 256;
-/// Docker Hub answers the API under another name than its images carry.
-const DOCKER_HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
 
 /// A stream of a blob's bytes.
 pub(crate) type Blob = Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>;
@@ -70,11 +68,6 @@ impl Registries {
         }
         // Made when needed: loading the machine's certificates takes memory that most nodes never use.
         let client = builder().build().map_err(|error| chain(&error))?;
-        let (host, repository) = match host {
-            host if host != DOCKER_HUB.0 => (host, repository),
-            _ if repository.contains('/') => (DOCKER_HUB.1, repository),
-            _ => (DOCKER_HUB.1, format!("library/{repository}")),
-        };
         let token = self.tokens.lock().ok().and_then(|tokens| tokens.get(&format!("{host}/{repository}")).cloned());
         Ok(Place { client, host, repository, token })
     }
