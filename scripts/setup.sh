@@ -5,8 +5,8 @@ set -euo pipefail
 wanted=()
 has_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
-    ldconfig -p 2>/dev/null | grep -q 'libclang[-.]' && return 0
-    compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null && ls /usr/lib/llvm-*/lib/libclang.so* >/dev/null 2>&1
+    # Not libclang-cpp.so, which many machines have without the C interface that bindgen loads.
+    { ldconfig -p 2>/dev/null; compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'; } | grep -Eq 'libclang(-[0-9.]+)?\.so'
 }
 has_libclang || wanted+=(libclang-dev)
 command -v protoc >/dev/null || wanted+=(protobuf-compiler)
