@@ -289,6 +289,7 @@ fn look_up(names: &SharedNames, namespace: &str, name: &str) -> LookupResult {
         Ok(addresses) => Ok(addresses),
         Err(NameError::NotFound) => Err(LookupFailure::NotFound),
         Err(NameError::Invalid) => Err(LookupFailure::Invalid),
+        Err(NameError::Temporary) => Err(LookupFailure::Temporary),
     }
 }
 

@@ -1,29 +1,42 @@
 //! Cluster DNS as a pure table: built from services and endpoint slices, asked with the names that guests write.
 //!
-//! Rules: Kubernetes' "DNS for Services and Pods". A query walks the search list of the pod's namespace
-//! (`NS.svc.cluster.local`, `svc.cluster.local`, `cluster.local`) as a resolver with `ndots:5` does.
+//! Rules: "Kubernetes DNS-Based Service Discovery", schema 1.1.0, and Kubernetes' "DNS for Services and Pods". What is no
+//! name of the cluster is never guessed at: the answer then is to ask outside.
 
-use coracle_objects::{ObjectKey, meta};
-use serde_json::Value;
+mod pod_dns;
+mod spelling;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+pub use pod_dns::{Asks, HostResolver, PodDns};
+
+use crate::{class::Ranges, services::Protocol};
+use coracle_objects::ObjectKey;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
+use table::{Headless, Service};
 use thiserror::Error;
 
 /// Domain below which all of the cluster's names are.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
-/// Longest name (RFC 1035), the final dot not counted.
-const NAME_LENGTH_MAX: usize = 253;
-/// Longest label (RFC 1035).
-const LABEL_LENGTH_MAX: usize = 63;
-/// A name with so many dots is first looked up as it is (`ndots:5`).
-const DOTS_OF_AN_ABSOLUTE_NAME: usize = 5;
+/// The schema's version, as `dns-version.cluster.local` tells it.
+pub const SCHEMA_VERSION: &str = "1.1.0";
+/// How long the cluster's own answers may be kept: short, since services and endpoints come and go.
+pub const TTL_SECONDS: u32 = 5;
+/// How long the schema's version may be kept.
+const VERSION_TTL_SECONDS: u32 = 28_800;
 /// Most `ExternalName` services that one query follows.
 const ALIASES_MAX: usize = 8;
-/// Most addresses in one answer.
-const ADDRESSES_MAX: usize = 1024;
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// Most records in one answer.
+pub const RECORDS_MAX: usize = 1024;
+/// Priority of every SRV record: all are equal.
+const SRV_PRIORITY: u16 = 0;
+/// Weight of every SRV record.
+const SRV_WEIGHT: u16 = 100;
 
 /// Why a name has no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -34,272 +47,370 @@ pub enum NameError {
     /// It is not a name.
     #[error("not a name")]
     Invalid,
+    /// It cannot be said now; asking again later may help.
+    #[error("names cannot be looked up at the moment")]
+    Temporary,
 }
 
-/// What a service's name stands for.
+/// What is asked about a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// IPv4 addresses.
+    A,
+    /// IPv6 addresses.
+    Aaaa,
+    /// Hosts and ports of a service.
+    Srv,
+    /// The name of an address.
+    Ptr,
+    /// Text.
+    Txt,
+    /// The name that this one stands for.
+    Cname,
+    /// Anything else: a name of the cluster has none of it.
+    Other,
+}
+
+/// A record of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Record {
-    /// Its virtual addresses.
-    Addresses(Vec<IpAddr>),
-    /// Headless: whoever is ready behind it.
-    Headless,
-    /// Another name.
-    Alias(String),
+pub struct Record {
+    /// Whose it is: complete, lower case, without the final dot.
+    pub name: String,
+    /// How long it may be kept.
+    pub ttl_seconds: u32,
+    /// What it says.
+    pub data: Data,
 }
 
-/// Ready endpoints of a headless service.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Endpoints {
-    all: BTreeSet<IpAddr>,
-    by_hostname: BTreeMap<String, BTreeSet<IpAddr>>,
+/// What a record says. Names are complete, lower case, without the final dot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Data {
+    /// An IPv4 or IPv6 address.
+    Address(IpAddr),
+    /// A host and port of a service.
+    Srv {
+        /// Lower ones first.
+        priority: u16,
+        /// Share among those of the same priority.
+        weight: u16,
+        /// Where it listens.
+        port: u16,
+        /// The host.
+        target: String,
+    },
+    /// The name of an address.
+    Ptr(String),
+    /// Text.
+    Txt(String),
+    /// The name stands for another one.
+    Cname(String),
+}
+
+/// How an answer ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// With records of the kind that was asked for.
+    Answered,
+    /// The name is there and has none of that kind.
+    NoData,
+    /// There is no such name.
+    NoName,
+    /// This name is none of the cluster: ask outside.
+    Outside(String),
+}
+
+/// An answer: the aliases that were followed, then what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The records, aliases first.
+    pub records: Vec<Record>,
+    /// How it ends.
+    pub end: End,
+}
+
+/// What a pod's question for addresses comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup {
+    /// Its addresses, in no order that would favour one.
+    Found(Vec<IpAddr>),
+    /// The cluster cannot say.
+    Outside(AskOutside),
+}
+
+/// Names to ask the outside for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AskOutside {
+    /// One after the other, until one has addresses.
+    pub names: Vec<String>,
+    /// The answer when none has; empty means that the name is not found.
+    pub otherwise: Vec<IpAddr>,
 }
 
 /// All names of the cluster at one moment. Immutable: a change makes a new one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
-    records: BTreeMap<ObjectKey, Record>,
-    endpoints: BTreeMap<ObjectKey, Endpoints>,
+    services: BTreeMap<ObjectKey, Service>,
+    namespaces: BTreeSet<String>,
+    by_address: BTreeMap<IpAddr, BTreeSet<String>>,
+    ranges: Option<Ranges>,
+}
+
+/// What one name says to a question, aliases not followed.
+enum Step {
+    Records(Vec<Data>),
+    Alias(String),
+    NoData,
+    NoName,
+    Outside,
 }
 
 impl Names {
-    /// Builds the table from `v1` Services and `discovery.k8s.io/v1` `EndpointSlices`. Objects that make no sense are
-    /// left out.
+    /// The same names, knowing which addresses are the cluster's: of those, no one outside is asked for the name.
     #[must_use]
-    pub fn build<'a>(
-        services: impl IntoIterator<Item = &'a Value>,
-        endpoint_slices: impl IntoIterator<Item = &'a Value>,
-    ) -> Self {
-        let mut names = Self::default();
-        for service in services {
-            if let Some(record) = record_of(service) {
-                names.records.insert(meta::key(service), record);
-            }
-        }
-        for slice in endpoint_slices {
-            let Some(service) = meta::label(slice, SERVICE_NAME_LABEL) else { continue };
-            let key = ObjectKey::namespaced(meta::namespace(slice), service);
-            if names.records.get(&key) == Some(&Record::Headless) {
-                add_endpoints(names.endpoints.entry(key).or_default(), slice);
-            }
-        }
-        names
+    pub fn with_ranges(mut self, ranges: &Ranges) -> Self {
+        self.ranges = Some(ranges.clone());
+        self
     }
 
-    /// Looks a name up as a pod in `pod_namespace` would.
+    /// Looks a name up as a pod in `pod_namespace` would, in the cluster alone.
     ///
     /// # Errors
     /// See [`NameError`].
     pub fn resolve(&self, pod_namespace: &str, name: &str) -> Result<Vec<IpAddr>, NameError> {
-        if let Ok(address) = name.parse::<IpAddr>() {
-            return Ok(vec![address]);
+        match self.look_up(&PodDns::cluster_first(pod_namespace), name)? {
+            Lookup::Found(addresses) => Ok(addresses),
+            Lookup::Outside(ask) if ask.otherwise.is_empty() => Err(NameError::NotFound),
+            Lookup::Outside(ask) => Ok(ask.otherwise),
         }
-        let (name, absolute) = check(name)?;
-        if name == "localhost" || name.ends_with(".localhost") {
-            return Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]);
-        }
-        let mut candidates = Vec::new();
-        if !absolute {
-            candidates.push(format!("{name}.{pod_namespace}.svc.{CLUSTER_DOMAIN}"));
-            candidates.push(format!("{name}.svc.{CLUSTER_DOMAIN}"));
-            candidates.push(format!("{name}.{CLUSTER_DOMAIN}"));
-        }
-        let literal_first = name.matches('.').count() >= DOTS_OF_AN_ABSOLUTE_NAME;
-        candidates.insert(if literal_first { 0 } else { candidates.len() }, name);
-        candidates.iter().find_map(|candidate| self.absolute(candidate)).ok_or(NameError::NotFound)
     }
 
-    /// The addresses of a complete, lower-case name; follows aliases within the cluster.
-    fn absolute(&self, name: &str) -> Option<Vec<IpAddr>> {
-        let mut name = name.to_owned();
-        for _ in 0..ALIASES_MAX {
-            let labels: Vec<&str> = name.strip_suffix(&format!(".svc.{CLUSTER_DOMAIN}"))?.split('.').collect();
-            let (hostname, service, namespace) = match labels[..] {
-                [service, namespace] => (None, service, namespace),
-                [hostname, service, namespace] => (Some(hostname), service, namespace),
-                _ => return None,
-            };
-            let key = ObjectKey::namespaced(namespace, service);
-            match (self.records.get(&key)?, hostname) {
-                (Record::Addresses(addresses), None) => return Some(addresses.clone()),
-                (Record::Headless, hostname) => return self.headless(&key, hostname),
-                (Record::Alias(target), None) => {
-                    if let Ok(address) = target.parse() {
-                        return Some(vec![address]);
-                    }
-                    name.clone_from(target);
+    /// Looks up the addresses of a name as a pod's resolver would: its hosts file, then its search list.
+    ///
+    /// # Errors
+    /// [`NameError::Invalid`] for what is no name; [`NameError::NotFound`] when the cluster says no and nobody else is to be
+    /// asked.
+    pub fn look_up(&self, pod: &PodDns, name: &str) -> Result<Lookup, NameError> {
+        if let Ok(address) = name.parse::<IpAddr>() {
+            return Ok(Lookup::Found(vec![address]));
+        }
+        let (name, is_complete) = spelling::check(name)?;
+        if let Some(addresses) = pod.host(&name) {
+            return Ok(Lookup::Found(addresses.to_vec()));
+        }
+        if is_localhost(&name) {
+            return Ok(Lookup::Found(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]));
+        }
+        let mut outside = Vec::new();
+        for candidate in pod.candidates(&name, is_complete) {
+            if pod.asks() != Asks::Cluster {
+                outside.push(candidate);
+                continue;
+            }
+            match self.addresses(&candidate) {
+                Ok(addresses) if addresses.is_empty() => {}
+                Ok(addresses) if outside.is_empty() => return Ok(Lookup::Found(addresses)),
+                Ok(otherwise) => return Ok(Lookup::Outside(AskOutside { names: outside, otherwise })),
+                // An alias is an answer: the search ends with it, whatever it leads to.
+                Err(target) if target != candidate => {
+                    outside.push(target);
+                    break;
                 }
-                (Record::Addresses(_) | Record::Alias(_), Some(_)) => return None,
+                Err(target) => outside.push(target),
             }
         }
-        None
+        if outside.is_empty() {
+            return Err(NameError::NotFound);
+        }
+        Ok(Lookup::Outside(AskOutside { names: outside, otherwise: Vec::new() }))
     }
 
-    fn headless(&self, service: &ObjectKey, hostname: Option<&str>) -> Option<Vec<IpAddr>> {
-        let endpoints = self.endpoints.get(service)?;
-        let addresses = match hostname {
-            Some(hostname) => endpoints.by_hostname.get(hostname)?,
-            None => &endpoints.all,
+    /// The addresses of a complete name; none where the cluster says so, the name to ask outside as the error.
+    fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, String> {
+        let mut addresses = Vec::new();
+        for kind in [Kind::A, Kind::Aaaa] {
+            let outcome = self.query(name, kind);
+            if let End::Outside(target) = outcome.end {
+                return Err(target);
+            }
+            addresses.extend(outcome.records.into_iter().filter_map(|record| match record.data {
+                Data::Address(address) => Some(address),
+                _ => None,
+            }));
+        }
+        addresses.truncate(RECORDS_MAX);
+        Ok(addresses)
+    }
+
+    /// Answers one question about a complete name (with or without the final dot, in any case).
+    #[must_use]
+    pub fn query(&self, name: &str, kind: Kind) -> Outcome {
+        let mut records = Vec::new();
+        let Ok((mut name, _)) = spelling::check(name) else { return Outcome { records, end: End::NoName } };
+        for _ in 0..=ALIASES_MAX {
+            let end = match self.step(&name, kind) {
+                Step::Alias(target) => {
+                    records.push(record(&name, Data::Cname(target.clone())));
+                    if kind == Kind::Cname {
+                        return Outcome { records, end: End::Answered };
+                    }
+                    name = target;
+                    continue;
+                }
+                Step::Records(data) => {
+                    records.extend(data.into_iter().take(RECORDS_MAX).map(|data| record(&name, data)));
+                    End::Answered
+                }
+                Step::NoData => End::NoData,
+                Step::NoName => End::NoName,
+                Step::Outside => End::Outside(name),
+            };
+            return Outcome { records, end };
+        }
+        Outcome { records: Vec::new(), end: End::NoName }
+    }
+
+    /// The addresses of the hosts that SRV records name.
+    #[must_use]
+    pub fn additional(&self, records: &[Record]) -> Vec<Record> {
+        let targets: BTreeSet<&str> = records
+            .iter()
+            .filter_map(|record| match &record.data {
+                Data::Srv { target, .. } => Some(target.as_str()),
+                _ => None,
+            })
+            .collect();
+        let of = |target| [Kind::A, Kind::Aaaa].into_iter().flat_map(move |kind| self.query(target, kind).records);
+        targets.into_iter().flat_map(of).take(RECORDS_MAX).collect()
+    }
+
+    fn step(&self, name: &str, kind: Kind) -> Step {
+        if is_localhost(name) {
+            let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+            return addresses_of_kind(loopback.iter(), kind);
+        }
+        if let Some(address) = spelling::address_of_reverse_name(name) {
+            return self.reverse(address, kind);
+        }
+        if name == CLUSTER_DOMAIN {
+            return Step::NoData;
+        }
+        let below = name.strip_suffix(CLUSTER_DOMAIN).and_then(|below| below.strip_suffix('.'));
+        let Some(below) = below else { return Step::Outside };
+        let labels: Vec<&str> = below.split('.').collect();
+        match labels[..] {
+            ["dns-version"] if kind == Kind::Txt => Step::Records(vec![Data::Txt(SCHEMA_VERSION.to_owned())]),
+            ["dns-version" | "svc" | "pod"] => Step::NoData,
+            [namespace, "svc"] => exists(self.namespaces.contains(namespace)),
+            [service, namespace, "svc"] => self.service(service, namespace, kind),
+            [_, "pod"] => Step::NoData,
+            [address, _, "pod"] => spelling::address_of_pod_label(address)
+                .map_or(Step::NoName, |address| addresses_of_kind([address].iter(), kind)),
+            [protocol, service, namespace, "svc"] if protocol.starts_with('_') => {
+                exists(self.has_port(service, namespace, None, protocol))
+            }
+            [hostname, service, namespace, "svc"] => self.endpoint(hostname, service, namespace, kind),
+            [port, protocol, service, namespace, "svc"] => self.port(port, protocol, service, namespace, kind),
+            _ => Step::NoName,
+        }
+    }
+
+    fn find(&self, service: &str, namespace: &str) -> Option<&Service> {
+        self.services.get(&ObjectKey::namespaced(namespace, service))
+    }
+
+    fn service(&self, service: &str, namespace: &str, kind: Kind) -> Step {
+        match self.find(service, namespace) {
+            None => Step::NoName,
+            Some(Service::Cluster { addresses, .. }) => addresses_of_kind(addresses.iter(), kind),
+            // The specification: without ready endpoints the name is not there.
+            Some(Service::Headless(headless)) if headless.addresses.is_empty() => Step::NoName,
+            Some(Service::Headless(headless)) => addresses_of_kind(headless.addresses.iter(), kind),
+            Some(Service::Address(address)) => addresses_of_kind([*address].iter(), kind),
+            Some(Service::Alias(target)) => Step::Alias(target.clone()),
+        }
+    }
+
+    fn endpoint(&self, hostname: &str, service: &str, namespace: &str, kind: Kind) -> Step {
+        let Some(Service::Headless(headless)) = self.find(service, namespace) else { return Step::NoName };
+        headless.by_hostname.get(hostname).map_or(Step::NoName, |some| addresses_of_kind(some.iter(), kind))
+    }
+
+    fn has_port(&self, service: &str, namespace: &str, port: Option<&str>, protocol: &str) -> bool {
+        let is_it = |name: &str, of: Protocol| {
+            protocol_label(of) == protocol && port.is_none_or(|port| port.strip_prefix('_') == Some(name))
         };
-        let some: Vec<IpAddr> = addresses.iter().take(ADDRESSES_MAX).copied().collect();
-        (!some.is_empty()).then_some(some)
+        match self.find(service, namespace) {
+            Some(Service::Cluster { ports, .. }) => ports.keys().any(|(name, of)| is_it(name, *of)),
+            Some(Service::Headless(Headless { ports, .. })) => ports.keys().any(|(name, of)| is_it(name, *of)),
+            _ => false,
+        }
+    }
+
+    fn port(&self, port: &str, protocol: &str, service: &str, namespace: &str, kind: Kind) -> Step {
+        if !self.has_port(service, namespace, Some(port), protocol) {
+            return Step::NoName;
+        }
+        if kind != Kind::Srv {
+            return Step::NoData;
+        }
+        let protocol = if protocol == protocol_label(Protocol::Udp) { Protocol::Udp } else { Protocol::Tcp };
+        let key = (port.trim_start_matches('_').to_owned(), protocol);
+        let domain = format!("{service}.{namespace}.svc.{CLUSTER_DOMAIN}");
+        let srv = |port, target| Data::Srv { priority: SRV_PRIORITY, weight: SRV_WEIGHT, port, target };
+        match self.find(service, namespace) {
+            Some(Service::Cluster { ports, .. }) => {
+                Step::Records(ports.get(&key).into_iter().map(|number| srv(*number, domain.clone())).collect())
+            }
+            Some(Service::Headless(headless)) => {
+                let hosts = headless.ports.get(&key).into_iter().flatten().take(RECORDS_MAX);
+                Step::Records(hosts.map(|(host, number)| srv(*number, format!("{host}.{domain}"))).collect())
+            }
+            _ => Step::NoName,
+        }
+    }
+
+    fn reverse(&self, address: IpAddr, kind: Kind) -> Step {
+        let names = self.by_address.get(&address);
+        let is_ours = match (address, &self.ranges) {
+            (IpAddr::V4(address), Some(ranges)) => ranges.pods.contains(address) || ranges.services.contains(address),
+            _ => false,
+        };
+        match names {
+            Some(names) if kind == Kind::Ptr => Step::Records(names.iter().cloned().map(Data::Ptr).collect()),
+            Some(_) => Step::NoData,
+            None if is_ours => Step::NoName,
+            None => Step::Outside,
+        }
     }
 }
 
-/// Lower-cases, takes off the final dot (the name is then complete), and checks lengths and letters.
-fn check(name: &str) -> Result<(String, bool), NameError> {
-    let (name, absolute) = match name.strip_suffix('.') {
-        Some(name) => (name, true),
-        None => (name, false),
+fn record(name: &str, data: Data) -> Record {
+    let ttl_seconds = if matches!(data, Data::Txt(_)) { VERSION_TTL_SECONDS } else { TTL_SECONDS };
+    Record { name: name.to_owned(), ttl_seconds, data }
+}
+
+fn exists(does: bool) -> Step {
+    if does { Step::NoData } else { Step::NoName }
+}
+
+/// `localhost` and all below it are loopback everywhere (RFC 6761).
+fn is_localhost(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+fn protocol_label(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "_tcp",
+        Protocol::Udp => "_udp",
+    }
+}
+
+fn addresses_of_kind<'a>(addresses: impl Iterator<Item = &'a IpAddr>, kind: Kind) -> Step {
+    let is_wanted = |address: &&IpAddr| match kind {
+        Kind::A => address.is_ipv4(),
+        Kind::Aaaa => address.is_ipv6(),
+        _ => false,
     };
-    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    let is_label = |label: &str| (1..=LABEL_LENGTH_MAX).contains(&label.len()) && label.bytes().all(is_letter);
-    if name.len() > NAME_LENGTH_MAX || !name.split('.').all(is_label) {
-        return Err(NameError::Invalid);
-    }
-    Ok((name.to_ascii_lowercase(), absolute))
-}
-
-fn record_of(service: &Value) -> Option<Record> {
-    let spec = &service["spec"];
-    if spec["type"] == "ExternalName" {
-        let target = spec["externalName"].as_str()?;
-        if target.parse::<IpAddr>().is_ok() {
-            return Some(Record::Alias(target.to_owned()));
-        }
-        return check(target).ok().map(|(target, _)| Record::Alias(target));
-    }
-    if spec["clusterIP"] == "None" {
-        return Some(Record::Headless);
-    }
-    let listed = spec["clusterIPs"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let mut addresses: Vec<IpAddr> = listed.iter().filter_map(address).collect();
-    if addresses.is_empty() {
-        addresses.extend(address(&spec["clusterIP"]));
-    }
-    (!addresses.is_empty()).then_some(Record::Addresses(addresses))
-}
-
-fn address(value: &Value) -> Option<IpAddr> {
-    value.as_str()?.parse().ok()
-}
-
-fn add_endpoints(endpoints: &mut Endpoints, slice: &Value) {
-    for endpoint in slice["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default() {
-        // Absent means ready: EndpointConditions.ready.
-        if endpoint["conditions"]["ready"] == false {
-            continue;
-        }
-        let addresses = endpoint["addresses"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let addresses: Vec<IpAddr> = addresses.iter().filter_map(address).collect();
-        if let Some(hostname) = endpoint["hostname"].as_str() {
-            endpoints.by_hostname.entry(hostname.to_ascii_lowercase()).or_default().extend(&addresses);
-        }
-        endpoints.all.extend(addresses);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn service(namespace: &str, name: &str, spec: Value) -> Value {
-        let mut service = json!({"metadata": {"namespace": namespace, "name": name}});
-        service["spec"] = spec;
-        service
-    }
-
-    fn table() -> Names {
-        let services = [
-            service("default", "web", json!({"clusterIP": "10.96.0.10"})),
-            service("default", "dual", json!({"clusterIP": "10.96.0.11", "clusterIPs": ["10.96.0.11", "fd00::b"]})),
-            service("prod", "web", json!({"clusterIP": "10.96.0.20"})),
-            service("default", "db", json!({"clusterIP": "None"})),
-            service("default", "empty", json!({"clusterIP": "None"})),
-            service("default", "pending", json!({})),
-            service("default", "ext", json!({"type": "ExternalName", "externalName": "example.com"})),
-            service("default", "ext-ip", json!({"type": "ExternalName", "externalName": "192.0.2.7"})),
-            service("default", "alias", json!({"type": "ExternalName", "externalName": "Web.prod.svc.cluster.local."})),
-            service(
-                "default",
-                "loop",
-                json!({"type": "ExternalName", "externalName": "loop.default.svc.cluster.local"}),
-            ),
-            // A namespace called like a part of the domain must not confuse anything.
-            service("svc", "web", json!({"clusterIP": "10.96.0.30"})),
-        ];
-        let slices = [
-            json!({
-                "metadata": {"namespace": "default", "name": "db-1", "labels": {SERVICE_NAME_LABEL: "db"}},
-                "endpoints": [
-                    {"addresses": ["10.244.0.5"], "conditions": {"ready": true}, "hostname": "db-0"},
-                    {"addresses": ["10.244.0.6"], "conditions": {"ready": false}, "hostname": "db-1"},
-                ],
-            }),
-            json!({
-                "metadata": {"namespace": "default", "name": "db-2", "labels": {SERVICE_NAME_LABEL: "db"}},
-                "endpoints": [{"addresses": ["10.244.0.4", "not an address"], "conditions": {}}],
-            }),
-            json!({"metadata": {"namespace": "default", "name": "stray"}, "endpoints": [{"addresses": ["10.244.0.9"]}]}),
-        ];
-        Names::build(&services, &slices)
-    }
-
-    #[test]
-    fn names_resolve_as_in_cluster_dns() {
-        let rows: &[(&str, &str, &[&str])] = &[
-            ("default", "web", &["10.96.0.10"]),
-            ("prod", "web", &["10.96.0.20"]),
-            ("other", "web", &[]),
-            ("default", "WEB", &["10.96.0.10"]),
-            ("default", "web.prod", &["10.96.0.20"]),
-            ("default", "web.prod.svc", &["10.96.0.20"]),
-            ("other", "web.prod.svc.cluster.local", &["10.96.0.20"]),
-            ("other", "Web.Prod.SVC.Cluster.Local.", &["10.96.0.20"]),
-            ("default", "web.", &[]),
-            ("default", "web.default.", &[]),
-            ("default", "web.svc", &["10.96.0.30"]),
-            ("default", "dual", &["10.96.0.11", "fd00::b"]),
-            ("default", "db", &["10.244.0.4", "10.244.0.5"]),
-            ("default", "db-0.db", &["10.244.0.5"]),
-            ("prod", "db-0.db.default.svc.cluster.local", &["10.244.0.5"]),
-            ("default", "db-1.db", &[]),
-            ("default", "x.web", &[]),
-            ("default", "empty", &[]),
-            ("default", "pending", &[]),
-            ("default", "stray", &[]),
-            ("default", "ext", &[]),
-            ("default", "ext-ip", &["192.0.2.7"]),
-            ("default", "alias", &["10.96.0.20"]),
-            ("default", "loop", &[]),
-            ("default", "localhost", &["127.0.0.1"]),
-            ("default", "api.localhost.", &["127.0.0.1"]),
-            ("default", "10.1.2.3", &["10.1.2.3"]),
-            ("default", "::1", &["::1"]),
-            ("default", "example.com", &[]),
-            ("default", "cluster.local", &[]),
-        ];
-        let names = table();
-        for (namespace, name, expected) in rows {
-            let expected: Vec<IpAddr> = expected.iter().map(|text| text.parse().unwrap()).collect();
-            let expected = if expected.is_empty() { Err(NameError::NotFound) } else { Ok(expected) };
-            assert_eq!(names.resolve(namespace, name), expected, "{name} in {namespace}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_name_is_invalid() {
-        let long_label = "a".repeat(64);
-        let long_name = ["a".repeat(62).as_str(); 5].join(".");
-        for name in ["", ".", "..", "a..b", ".a", "a b", "a\0", "ä", "a/b", &long_label, &long_name] {
-            assert_eq!(table().resolve("default", name), Err(NameError::Invalid), "{name:?}");
-        }
-    }
-
-    #[test]
-    fn a_name_that_goes_away_is_gone() {
-        let service = service("default", "web", json!({"clusterIP": "10.96.0.10"}));
-        assert!(Names::build([&service], []).resolve("default", "web").is_ok());
-        assert_eq!(Names::build([], []).resolve("default", "web"), Err(NameError::NotFound));
-    }
+    let some: Vec<Data> = addresses.filter(is_wanted).take(RECORDS_MAX).map(|one| Data::Address(*one)).collect();
+    if some.is_empty() { Step::NoData } else { Step::Records(some) }
 }

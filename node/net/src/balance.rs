@@ -1,0 +1,165 @@
+//! Which endpoint gets a connection. Remembers what was learnt from earlier dials; asks no clock and opens nothing.
+//!
+//! One dial goes like this:
+//!
+//! ```text
+//! order() ──▶ first candidate ── dialling() ──┬─▶ connected(): the client stays with it, if the service wants that
+//!                 ▲                           ├─▶ failed(): avoided for a while, longer each time ──┐
+//!                 │                           └─▶ withdrawn(): nothing was learnt                   │
+//!                 └──────────────────────── next candidate ◀────────────────────────────────────────┘
+//! ```
+
+mod affinity;
+
+#[cfg(test)]
+mod tests;
+
+use crate::services::{Origin, PortId, Services, Target};
+use affinity::Affinities;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+/// Most endpoints that one connection is tried with.
+pub const CANDIDATES_MAX: usize = 4;
+
+/// How long an endpoint is avoided after its first failed dial.
+pub const AVOIDED_FIRST: Duration = Duration::from_secs(1);
+
+/// The longest that an endpoint is avoided: the time doubles with each failure in a row up to this.
+pub const AVOIDED_MAX: Duration = Duration::from_secs(30);
+
+/// What was learnt of one endpoint behind one service port.
+#[derive(Debug, Clone, Copy, Default)]
+struct Experience {
+    /// Dials that have begun and not ended.
+    dialling: u32,
+    /// Failures since the last success.
+    failures: u32,
+    /// Until when others come first.
+    avoided_until: Option<Instant>,
+}
+
+impl Experience {
+    fn is_avoided(&self, now: Instant) -> bool {
+        self.avoided_until.is_some_and(|until| now < until)
+    }
+}
+
+#[derive(Debug, Default)]
+struct PortState {
+    /// Whose turn it is, counted without end.
+    turn: usize,
+    endpoints: BTreeMap<SocketAddr, Experience>,
+    clients: Affinities,
+}
+
+/// Chooses endpoints for all service ports. Its owner calls [`Balancer::follow`] with each new table, so that it never
+/// remembers more than the cluster has.
+#[derive(Debug)]
+pub struct Balancer {
+    ports: BTreeMap<PortId, PortState>,
+    random: StdRng,
+}
+
+impl Balancer {
+    /// A balancer that has learnt nothing. The same seed makes the same choices.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { ports: BTreeMap::new(), random: StdRng::seed_from_u64(seed) }
+    }
+
+    /// The endpoints to try for a connection of `client`, in this order, at most [`CANDIDATES_MAX`]; none means refused.
+    ///
+    /// First the one that the client belongs to. Otherwise they take turns, but one that has more dials under way than
+    /// another picked at random lets that one go first. Those that failed a moment ago come last: they are tried only when
+    /// nobody else answers.
+    pub fn order(&mut self, target: &Target, client: IpAddr, origin: Origin, now: Instant) -> Vec<SocketAddr> {
+        let eligible = target.eligible(origin);
+        let Some(last) = eligible.len().checked_sub(1) else { return Vec::new() };
+        let state = self.ports.entry(target.port.id.clone()).or_default();
+        let known = |address: &SocketAddr| state.endpoints.get(address).copied().unwrap_or_default();
+        let own = target.port.affinity.and_then(|timeout| state.clients.get(client, timeout, now));
+        let own = own.filter(|own| eligible.contains(own) && !known(own).is_avoided(now));
+        // A dial of a client that stays with its endpoint is nobody's turn.
+        let first = if own.is_none() {
+            state.turn = state.turn.wrapping_add(1);
+            state.turn % eligible.len()
+        } else {
+            self.random.random_range(0..=last)
+        };
+        let mut in_turn: Vec<SocketAddr> = eligible[first..].iter().chain(&eligible[..first]).copied().collect();
+        in_turn.sort_by_key(|address| Some(known(address)).filter(|one| one.is_avoided(now))?.avoided_until);
+        let healthy = in_turn.iter().take_while(|address| !known(address).is_avoided(now)).count();
+        if healthy > 1 {
+            let other = self.random.random_range(1..healthy);
+            if known(&in_turn[other]).dialling < known(&in_turn[0]).dialling {
+                in_turn.swap(0, other);
+            }
+        }
+        let mut order: Vec<SocketAddr> = own.into_iter().collect();
+        order.extend(in_turn.into_iter().filter(|address| Some(*address) != own));
+        order.truncate(CANDIDATES_MAX);
+        order
+    }
+
+    /// A dial begins. One of [`Balancer::connected`], [`Balancer::failed`] and [`Balancer::withdrawn`] must follow.
+    pub fn dialling(&mut self, id: &PortId, endpoint: SocketAddr) {
+        let state = self.ports.entry(id.clone()).or_default();
+        let known = state.endpoints.entry(endpoint).or_default();
+        known.dialling = known.dialling.saturating_add(1);
+    }
+
+    /// The endpoint took the connection: its failures are forgotten, and where the service wants that, the client stays
+    /// with it.
+    pub fn connected(&mut self, target: &Target, client: IpAddr, endpoint: SocketAddr, now: Instant) {
+        let Some(state) = self.ports.get_mut(&target.port.id) else { return };
+        settle(state, endpoint, |known| *known = Experience { dialling: known.dialling, ..Experience::default() });
+        if target.port.affinity.is_some() {
+            state.clients.set(client, endpoint, now);
+        }
+    }
+
+    /// The endpoint did not take it: others come first for a while.
+    pub fn failed(&mut self, id: &PortId, endpoint: SocketAddr, now: Instant) {
+        let Some(state) = self.ports.get_mut(id) else { return };
+        settle(state, endpoint, |known| {
+            // Many dials that were under way together and fail together are one failure.
+            if !known.is_avoided(now) {
+                let doubled = AVOIDED_FIRST.saturating_mul(2_u32.saturating_pow(known.failures));
+                known.failures = known.failures.saturating_add(1);
+                known.avoided_until = now.checked_add(doubled.min(AVOIDED_MAX));
+            }
+        });
+    }
+
+    /// The dial was given up by whoever wanted it.
+    pub fn withdrawn(&mut self, id: &PortId, endpoint: SocketAddr) {
+        if let Some(state) = self.ports.get_mut(id) {
+            settle(state, endpoint, |_| {});
+        }
+    }
+
+    /// Forgets what the cluster no longer has; keeps all of what did not change.
+    pub fn follow(&mut self, services: &Services) {
+        self.ports.retain(|id, state| {
+            let Some(port) = services.port(id) else { return false };
+            state.endpoints.retain(|endpoint, _| port.endpoints.contains(*endpoint));
+            state.clients.retain(|endpoint| port.affinity.is_some() && port.endpoints.contains(endpoint));
+            true
+        });
+    }
+}
+
+/// One dial less, and what was learnt from it. What is as if never seen is not kept.
+fn settle(state: &mut PortState, endpoint: SocketAddr, learn: impl FnOnce(&mut Experience)) {
+    let Some(known) = state.endpoints.get_mut(&endpoint) else { return };
+    known.dialling = known.dialling.saturating_sub(1);
+    learn(known);
+    if known.dialling == 0 && known.failures == 0 {
+        state.endpoints.remove(&endpoint);
+    }
+}
