@@ -1,10 +1,12 @@
-//! The virtual network: addresses, services, names, and who may talk to whom. No wasmtime. The modules named here are pure
-//! tables: no I/O, no clock; the agent feeds them objects and asks them questions.
+//! The virtual network: addresses, services, names, and who may talk to whom. No wasmtime. All modules but one are pure
+//! tables: no I/O, no clock; the agent feeds them objects and asks them questions. [`fabric`] acts on them: it makes connections
+//! and passes on datagrams.
 
 pub mod addresses;
 pub mod balance;
 pub mod class;
 pub mod dns;
+pub mod fabric;
 pub mod names;
 pub mod policy;
 pub mod range;

@@ -1,0 +1,154 @@
+//! Datagrams of pods, and of those who come to node ports: each is delivered, sent outside, answered as DNS, or lost.
+//! Nothing waits and nothing is kept of a datagram; only flows through services are remembered, for their answers.
+
+use super::{
+    Shared,
+    attempts::Attempts,
+    bounds::Bound,
+    dial::canonical,
+    flows::{FlowKey, Owner},
+    pods::Pod,
+    statistics::Count,
+};
+use crate::{
+    policy::{self, Peer, Way},
+    services::{Origin, Protocol, Target},
+};
+use bytes::Bytes;
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+/// Longest content of a datagram over IPv4, in bytes.
+pub const DATAGRAM_BYTES_MAX: usize = 65_507;
+
+/// Nobody takes the datagram, and who sent it may know.
+struct NobodyThere;
+
+impl Shared {
+    /// Takes a pod's datagram; see [`super::Fabric::datagram`].
+    pub(crate) fn datagram(self: &Arc<Self>, pod_uid: &str, from: SocketAddr, to: SocketAddr, bytes: Bytes) {
+        let (from, to, now) = (canonical(from), canonical(to), Instant::now());
+        let Some(pod) = self.pods.read().by_uid(pod_uid) else { return };
+        if !pod.has(from.ip()) {
+            self.counters.add(Count::Denied);
+            return;
+        }
+        if bytes.len() > DATAGRAM_BYTES_MAX {
+            self.over(&pod, Bound::DatagramSize);
+            return;
+        }
+        if self.route_datagram(&pod, from, to, bytes, now).is_err() {
+            self.counters.add(Count::DatagramsRefused);
+            self.doors.datagram_refused(pod.uid(), from, to);
+        }
+    }
+
+    fn route_datagram(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: Bytes,
+        now: Instant,
+    ) -> Result<(), NobodyThere> {
+        let answer = self.flows.lock().answer(from, to, now);
+        match answer {
+            Some((service, Owner::Pod(_))) => return self.deliver(to, service, bytes),
+            Some((_, Owner::NodePort(port))) => {
+                self.answer_from_node_port(port, to, &bytes);
+                return Ok(());
+            }
+            None => {}
+        }
+        if to == self.dns_server() {
+            self.dns_datagram(pod, from, &bytes, now);
+            return Ok(());
+        }
+        let services = self.services();
+        let target = match policy::decide(pod.peer(), to, Protocol::Udp, self.surroundings(&services)) {
+            Err(denial) => {
+                self.denied(pod, to, denial);
+                self.counters.add(Count::Denied);
+                return Err(NobodyThere);
+            }
+            Ok(Way::Pod) => return self.deliver(to, from, bytes),
+            Ok(Way::Outside) => {
+                self.send_outside(pod, from, to, &bytes, now);
+                return Ok(());
+            }
+            Ok(Way::Service) => services.target(to.ip(), to.port(), Protocol::Udp),
+            Ok(Way::NodePort) => services.node_port(to.port(), Protocol::Udp),
+        };
+        let key = FlowKey { client: from, service: to };
+        let owner = || Owner::Pod(pod.uid().into());
+        let target = target.ok_or(NobodyThere)?;
+        let endpoint = match self.flow_endpoint(Some(pod), key, owner, &target, now) {
+            Ok(endpoint) => endpoint.ok_or(NobodyThere)?,
+            Err(bound) => {
+                self.over(pod, bound);
+                return Ok(());
+            }
+        };
+        if self.pods.read().at(endpoint.ip()).is_none() {
+            self.send_outside(pod, from, endpoint, &bytes, now);
+            return Ok(());
+        }
+        self.deliver(endpoint, from, bytes)
+    }
+
+    /// Takes a datagram that came to a node port. `service` is the address that it came to.
+    pub(crate) fn node_port_datagram(&self, service: SocketAddr, client: SocketAddr, bytes: Bytes) {
+        let (client, now) = (canonical(client), Instant::now());
+        let Some(target) = self.services().node_port(service.port(), Protocol::Udp) else { return };
+        let key = FlowKey { client, service };
+        match self.flow_endpoint(None, key, || Owner::NodePort(service.port()), &target, now) {
+            Ok(Some(endpoint)) if self.deliver(endpoint, client, bytes).is_ok() => {}
+            Ok(_) => self.counters.add(Count::DatagramsRefused),
+            Err(bound) => self.node_port_over(&target, bound),
+        }
+    }
+
+    /// The endpoint of a flow, chosen with its first datagram; none where there is nobody.
+    fn flow_endpoint(
+        &self,
+        pod: Option<&Pod>,
+        key: FlowKey,
+        owner: impl FnOnce() -> Owner,
+        target: &Target,
+        now: Instant,
+    ) -> Result<Option<SocketAddr>, Bound> {
+        if let Some(endpoint) = self.flows.lock().forward(key, &target.port, now) {
+            return Ok(Some(endpoint));
+        }
+        let (peer, origin) = match pod {
+            Some(pod) => (pod.peer(), Origin::Inside),
+            None => (Peer::Outside(key.client.ip()), Origin::Outside),
+        };
+        let services = self.services();
+        let mut attempts = Attempts::new(&self.balancer, target, key.client.ip(), origin);
+        while let Some(endpoint) = attempts.next() {
+            let result = match policy::decide_endpoint(peer, endpoint, self.surroundings(&services)) {
+                Ok(Way::Pod) => self.pod_at(endpoint).map(|_| ()),
+                Ok(Way::Outside) => Ok(()),
+                Ok(Way::Service | Way::NodePort) => Err(super::DialFailure::Refused),
+                Err(denial) => Err(pod.map_or(super::DialFailure::Denied, |pod| self.denied(pod, endpoint, denial))),
+            };
+            match result {
+                Ok(()) => {
+                    attempts.connected();
+                    let is_kept = self.flows.lock().open(key, owner(), &target.port, endpoint, now);
+                    return if is_kept { Ok(Some(endpoint)) } else { Err(Bound::Flows) };
+                }
+                Err(failure) => attempts.failed(failure),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives a datagram to the pod of this node that has the address `to`.
+    fn deliver(&self, to: SocketAddr, from: SocketAddr, bytes: Bytes) -> Result<(), NobodyThere> {
+        let pod = self.pod_at(to).map_err(|_| NobodyThere)?;
+        self.counters.add(Count::DatagramsDelivered);
+        self.doors.deliver(pod.uid(), to, from, bytes);
+        Ok(())
+    }
+}

@@ -1,0 +1,195 @@
+//! A pod's dial: where the address leads, and one end of the connection. Nothing is dialled that
+//! [`crate::policy`] does not allow, and an endpoint that a service chose is asked about again.
+//!
+//! ```text
+//! to ──▶ cluster DNS ─────────────────────────▶ served here, over a socket pair
+//!    ──▶ pod of this node ────────────────────▶ socket pair, one end offered to the pod
+//!    ──▶ service, node port ──▶ an endpoint ──▶ as the endpoint's address; the next one when it fails
+//!    ──▶ outside ─────────────────────────────▶ real socket
+//!    ──▶ pod of another node ─────────────────▶ unreachable
+//!    ──▶ anything else ───────────────────────▶ refused or denied at once
+//! ```
+
+use super::{
+    Shared,
+    attempts::Attempts,
+    bounds::Bound,
+    notices::About,
+    pods::{DialFailure, Pod},
+    statistics::Count,
+};
+use crate::{
+    class::normalise,
+    policy::{self, Denial, Way},
+    services::{Origin, Protocol, Target},
+};
+use std::{
+    io,
+    net::SocketAddr,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::Arc,
+    time::Instant,
+};
+
+/// Reason of the event when a pod is over a bound.
+pub(crate) const OVER_BOUND: &str = "NetworkBoundReached";
+/// Reason of the event when a pod wants to go where it may not.
+pub(crate) const DENIED: &str = "NetworkDenied";
+
+/// Two ends of a connection inside the cluster, neither of which blocks.
+pub(crate) fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (one, other) = UnixStream::pair()?;
+    one.set_nonblocking(true)?;
+    other.set_nonblocking(true)?;
+    Ok((one.into(), other.into()))
+}
+
+/// IPv4 in IPv6 clothes is IPv4.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(normalise(address.ip()), address.port())
+}
+
+impl Shared {
+    /// Dials for a pod; see [`super::Fabric::dial`].
+    pub(crate) async fn dial(
+        self: &Arc<Self>,
+        pod_uid: &str,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<OwnedFd, DialFailure> {
+        let result = self.dial_within_bounds(pod_uid, canonical(from), canonical(to)).await;
+        self.counters.add(match &result {
+            Ok((_, count)) => *count,
+            Err(failure) => Count::from(*failure),
+        });
+        result.map(|(stream, _)| stream)
+    }
+
+    async fn dial_within_bounds(
+        self: &Arc<Self>,
+        pod_uid: &str,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<(OwnedFd, Count), DialFailure> {
+        let Some(pod) = self.pods.read().by_uid(pod_uid) else { return Err(DialFailure::Denied) };
+        if !pod.has(from.ip()) {
+            return Err(DialFailure::Denied);
+        }
+        let _permit = pod.budget.dial(Instant::now()).map_err(|bound| self.over(&pod, bound))?;
+        tokio::select! {
+            biased;
+            () = pod.gone.cancelled() => Err(DialFailure::Refused),
+            result = self.dial_by_address(&pod, from, to) => result,
+        }
+    }
+
+    async fn dial_by_address(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<(OwnedFd, Count), DialFailure> {
+        if to == self.dns_server() {
+            return Ok((self.open_dns_connection(pod)?, Count::Connected));
+        }
+        let services = self.services();
+        let target = match policy::decide(pod.peer(), to, Protocol::Tcp, self.surroundings(&services)) {
+            Err(denial) => return Err(self.denied(pod, to, denial)),
+            Ok(Way::Pod) => return Ok((self.connect_pod(from, to).await?, Count::Connected)),
+            Ok(Way::Outside) => return Ok((self.connect_outside(pod, to).await?, Count::ConnectedOutside)),
+            Ok(Way::Service) => services.target(to.ip(), to.port(), Protocol::Tcp),
+            Ok(Way::NodePort) => services.node_port(to.port(), Protocol::Tcp),
+        };
+        let target = target.ok_or(DialFailure::Refused)?;
+        self.connect_service(pod, from, &target).await
+    }
+
+    /// The endpoints in turn, until one takes it.
+    async fn connect_service(
+        &self,
+        pod: &Pod,
+        from: SocketAddr,
+        target: &Target,
+    ) -> Result<(OwnedFd, Count), DialFailure> {
+        let mut attempts = Attempts::new(&self.balancer, target, from.ip(), Origin::Inside);
+        while let Some(endpoint) = attempts.next() {
+            let services = self.services();
+            let result = match policy::decide_endpoint(pod.peer(), endpoint, self.surroundings(&services)) {
+                Ok(Way::Pod) => self.connect_pod(from, endpoint).await.map(|stream| (stream, Count::Connected)),
+                Ok(Way::Outside) => {
+                    self.connect_outside(pod, endpoint).await.map(|stream| (stream, Count::ConnectedOutside))
+                }
+                Ok(Way::Service | Way::NodePort) => Err(DialFailure::Refused),
+                Err(denial) => Err(self.denied(pod, endpoint, denial)),
+            };
+            match result {
+                Ok(connection) => {
+                    attempts.connected();
+                    return Ok(connection);
+                }
+                Err(failure) => attempts.failed(failure),
+            }
+        }
+        Err(attempts.failure())
+    }
+
+    /// A connection to whichever pod has the address `to`.
+    async fn connect_pod(&self, from: SocketAddr, to: SocketAddr) -> Result<OwnedFd, DialFailure> {
+        let destination = self.pod_at(to)?;
+        let (near, far) = stream_pair().map_err(|_| DialFailure::TooMany)?;
+        self.offer(&destination, to, from, far).await?;
+        Ok(near)
+    }
+
+    /// The pod of this node at an address.
+    ///
+    /// This is where connections to other nodes' pods will part: those have addresses outside this node's ranges.
+    pub(crate) fn pod_at(&self, to: SocketAddr) -> Result<Arc<Pod>, DialFailure> {
+        if let Some(pod) = self.pods.read().at(to.ip()) {
+            return Ok(pod);
+        }
+        let ours = &self.config.node_ranges;
+        let is_elsewhere = match to.ip() {
+            std::net::IpAddr::V4(address) => !ours.is_empty() && !ours.iter().any(|range| range.contains(address)),
+            std::net::IpAddr::V6(_) => false,
+        };
+        Err(if is_elsewhere { DialFailure::Unreachable } else { DialFailure::Refused })
+    }
+
+    /// Offers a stream to a pod, which has a bounded time to take it.
+    pub(crate) async fn offer(
+        &self,
+        pod: &Pod,
+        to: SocketAddr,
+        from: SocketAddr,
+        stream: OwnedFd,
+    ) -> Result<(), DialFailure> {
+        let offered = self.doors.offer(pod.uid(), to, from, stream);
+        tokio::select! {
+            biased;
+            () = pod.gone.cancelled() => Err(DialFailure::Refused),
+            result = tokio::time::timeout(self.config.limits.offer_timeout, offered) => {
+                result.unwrap_or(Err(DialFailure::TimedOut))
+            }
+        }
+    }
+
+    /// Counts and reports that a pod is over a bound.
+    pub(crate) fn over(&self, pod: &Pod, bound: Bound) -> DialFailure {
+        self.counters.hit(bound);
+        let about = About::Pod(pod.uid().to_owned());
+        self.reporter.warn(about, OVER_BOUND, || format!("refused: {}", bound.text()), Instant::now());
+        DialFailure::TooMany
+    }
+
+    /// Reports that a pod wants to go where it may not.
+    pub(crate) fn denied(&self, pod: &Pod, to: SocketAddr, denial: Denial) -> DialFailure {
+        let about = About::Pod(pod.uid().to_owned());
+        self.reporter.warn(about, DENIED, || format!("{to} is not reached from here: {denial}"), Instant::now());
+        match denial {
+            // To a pod these look like addresses that nobody has.
+            Denial::LinkLocal | Denial::Group | Denial::Nobody => DialFailure::Refused,
+            Denial::Loopback | Denial::Node | Denial::ControlPlane | Denial::Transit => DialFailure::Denied,
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The fabric: makes every connection and passes on every datagram of this node's pods. It asks the pure tables of this crate
+//! what is meant and allowed, and does it with socket pairs, or with real sockets where somebody is outside.
+//!
+//! It must never open anything for a pod that the policy does not allow, reach this machine on a pod's behalf, or let one pod
+//! use up what the others need: see [`bounds`].
+
+mod attempts;
+pub mod bounds;
+mod datagrams;
+mod dial;
+mod dns_server;
+mod flows;
+mod machine;
+mod node_port_datagrams;
+mod node_ports;
+mod notices;
+mod outside;
+mod outside_datagrams;
+mod pods;
+mod resolver;
+mod statistics;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+pub use bounds::{Bound, Limits};
+pub use datagrams::DATAGRAM_BYTES_MAX;
+pub use notices::{About, NOTICE_INTERVAL, Notice};
+pub use pods::{DialFailure, PodEntry, Pods};
+pub use statistics::Statistics;
+
+use crate::{
+    balance::Balancer,
+    class::Ranges,
+    names::{NameError, Names},
+    policy::Surroundings,
+    range::Ipv4Range,
+    services::Services,
+};
+use bounds::ALL_FLOWS_MAX;
+use bytes::Bytes;
+use flows::Flows;
+use machine::{Machine, ThisMachine};
+use node_ports::Wanted;
+use notices::Reporter;
+use outside_datagrams::OutsideSockets;
+use parking_lot::{Mutex, RwLock};
+use pods::PodTable;
+use resolver::Resolver;
+use serde_json::Value;
+use statistics::Counters;
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Instant,
+};
+use tokio::{
+    net::UdpSocket,
+    sync::{mpsc, watch},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use upstream::Upstream;
+
+/// Idle flows are looked for so many times in the time after which they are idle.
+const SWEEPS_PER_IDLE_TIME: u32 = 4;
+
+/// What a fabric is made of.
+#[derive(Debug, Clone)]
+pub struct FabricConfig {
+    /// The node's name, by which endpoint slices say what is local.
+    pub node_name: String,
+    /// The cluster's and the node's addresses. Pods reach node ports at the node's addresses and nothing else there.
+    pub ranges: Ranges,
+    /// The ranges from which this node's pods have their addresses: in the rest of the pod range are other nodes' pods.
+    /// Empty where that is not known.
+    pub node_ranges: Vec<Ipv4Range>,
+    /// Where cluster DNS is, port 53.
+    pub dns_address: IpAddr,
+    /// The address on which node ports listen.
+    pub node_port_address: IpAddr,
+    /// The control plane's addresses, which no pod reaches. Port 0 means every port there.
+    pub refused: Vec<SocketAddr>,
+    /// What one pod may use.
+    pub limits: Limits,
+}
+
+/// What the cluster is at one moment.
+#[derive(Debug, Default)]
+struct View {
+    services: Arc<Services>,
+    names: Arc<Names>,
+}
+
+struct Shared {
+    config: FabricConfig,
+    machine: Arc<dyn Machine>,
+    doors: Arc<dyn Pods>,
+    pods: RwLock<PodTable>,
+    view: RwLock<View>,
+    /// Held while a new view is made, so that the last one asked for is the last one seen.
+    changing: Mutex<()>,
+    balancer: Mutex<Balancer>,
+    flows: Mutex<Flows>,
+    outside_sockets: OutsideSockets,
+    node_port_sockets: Mutex<HashMap<u16, Arc<UdpSocket>>>,
+    wanted_ports: watch::Sender<Wanted>,
+    resolver: Resolver,
+    upstream: Upstream,
+    turn: AtomicUsize,
+    reporter: Reporter,
+    counters: Counters,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// The virtual network of one node. Clones are the same fabric.
+#[derive(Clone)]
+pub struct Fabric(Arc<Shared>);
+
+impl Fabric {
+    /// A fabric without pods and services, and what people should hear about. Within a tokio runtime; its tasks end with
+    /// [`Fabric::shutdown`].
+    #[must_use]
+    pub fn new(config: FabricConfig, pods: Arc<dyn Pods>) -> (Self, mpsc::Receiver<Notice>) {
+        Self::on_machine(config, pods, Arc::new(ThisMachine))
+    }
+
+    fn on_machine(
+        config: FabricConfig,
+        doors: Arc<dyn Pods>,
+        machine: Arc<dyn Machine>,
+    ) -> (Self, mpsc::Receiver<Notice>) {
+        let (reporter, notices) = Reporter::new();
+        let (wanted_ports, wanted) = watch::channel(Wanted::new());
+        let limits = &config.limits;
+        let shared = Arc::new(Shared {
+            flows: Mutex::new(Flows::new(limits.flows, ALL_FLOWS_MAX, limits.flow_idle)),
+            resolver: Resolver::new(Arc::clone(&machine)),
+            upstream: Upstream::new(Arc::clone(&machine)),
+            balancer: Mutex::new(Balancer::new(rand::random())),
+            config,
+            machine,
+            doors,
+            pods: RwLock::default(),
+            view: RwLock::default(),
+            changing: Mutex::default(),
+            outside_sockets: OutsideSockets::default(),
+            node_port_sockets: Mutex::default(),
+            wanted_ports,
+            turn: AtomicUsize::new(0),
+            reporter,
+            counters: Counters::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        });
+        shared.tasks.spawn(node_ports::keep(Arc::clone(&shared), wanted));
+        shared.tasks.spawn(sweep(Arc::clone(&shared)));
+        (Self(shared), notices)
+    }
+
+    /// Adds a pod, or gives one new addresses and names.
+    pub fn add_pod(&self, pod: PodEntry) {
+        self.0.pods.write().add(pod, &self.0.config.limits);
+    }
+
+    /// Removes a pod: its dials under way fail, its flows and sockets close. Connections that it has are its own.
+    pub fn remove_pod(&self, uid: &str) {
+        let Some(pod) = self.0.pods.write().remove(uid) else { return };
+        self.0.flows.lock().remove_pod(uid, &pod.entry.addresses);
+        self.0.outside_sockets.remove_pod(uid);
+        self.0.reporter.forget_pod(uid);
+    }
+
+    /// The cluster's `v1` Services and `discovery.k8s.io/v1` `EndpointSlices`, all of them. What did not change is not
+    /// disturbed: node ports stay open, flows and what was learnt of endpoints are kept.
+    pub fn set_services<'a, S, E>(&self, services: S, slices: E)
+    where
+        S: IntoIterator<Item = &'a Value>,
+        S::IntoIter: Clone,
+        E: IntoIterator<Item = &'a Value>,
+        E::IntoIter: Clone,
+    {
+        let (services, slices) = (services.into_iter(), slices.into_iter());
+        let _changing = self.0.changing.lock();
+        let before = self.0.services();
+        let table = Arc::new(before.rebuild(services.clone(), slices.clone(), &self.0.config.node_name));
+        let names = Arc::new(Names::build(services, slices).with_ranges(&self.0.config.ranges));
+        let wanted: Wanted =
+            table.node_ports().map(|(port, protocol, of)| ((port, protocol), of.id.service.clone())).collect();
+        *self.0.view.write() = View { services: Arc::clone(&table), names };
+        if *table != *before {
+            self.0.balancer.lock().follow(&table);
+            self.0.flows.lock().forget(&table.gone_since(&before));
+        }
+        self.0.wanted_ports.send_if_modified(|ports| {
+            let is_new = *ports != wanted;
+            *ports = wanted;
+            is_new
+        });
+    }
+
+    /// Connects a pod, from its own address and port, to an address: gives one end of the connection, which does not block.
+    /// Dropping the future withdraws the dial.
+    ///
+    /// # Errors
+    /// See [`DialFailure`]. [`DialFailure::Denied`] also for a pod that is not there, or an address that is not its own.
+    pub async fn dial(&self, pod_uid: &str, from: SocketAddr, to: SocketAddr) -> Result<OwnedFd, DialFailure> {
+        self.0.dial(pod_uid, from, to).await
+    }
+
+    /// Passes on a pod's datagram. Never blocks; it may be lost.
+    pub fn datagram(&self, pod_uid: &str, from: SocketAddr, to: SocketAddr, bytes: Bytes) {
+        self.0.datagram(pod_uid, from, to, bytes);
+    }
+
+    /// The addresses of a name as the pod's resolver would find them: hosts file, search list, cluster, outside.
+    ///
+    /// # Errors
+    /// See [`NameError`].
+    pub async fn look_up(&self, pod_uid: &str, name: &str) -> Result<Vec<IpAddr>, NameError> {
+        self.0.look_up(pod_uid, name).await
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.0.counters.snapshot()
+    }
+
+    /// Closes node ports and sockets and waits until all tasks have ended. Connections that pods have are their own.
+    pub async fn shutdown(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+impl Shared {
+    fn services(&self) -> Arc<Services> {
+        Arc::clone(&self.view.read().services)
+    }
+
+    fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.view.read().names)
+    }
+
+    fn surroundings<'a>(&'a self, services: &'a Services) -> Surroundings<'a> {
+        Surroundings { ranges: &self.config.ranges, services, refused: &self.config.refused }
+    }
+}
+
+/// Forgets what is idle, until the fabric ends.
+async fn sweep(shared: Arc<Shared>) {
+    let idle = shared.config.limits.flow_idle;
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            () = tokio::time::sleep(idle / SWEEPS_PER_IDLE_TIME) => {}
+        }
+        let now = Instant::now();
+        shared.flows.lock().expire(now);
+        shared.outside_sockets.expire(now, idle);
+    }
+}
