@@ -124,7 +124,7 @@ impl Runners {
                 .map_err(|error| format!("cannot make the runner's directory: {error}"))?;
         }
         let config = RunnerConfig { command: self.command.clone(), root, max_instances: INSTANCES_MAX };
-        let (process, frames) = RunnerProcess::spawn(config).await.map_err(|error| {
+        let (process, frames, _network) = RunnerProcess::spawn(config).await.map_err(|error| {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             format!("{error}{cause}")
         })?;

@@ -5,6 +5,10 @@ use crate::{
     engine::{Allocation, EngineOptions},
     guests::Guests,
     link,
+    network::{
+        RunnerEnd,
+        switch::{DIAL_TIMEOUT, Switch},
+    },
 };
 use std::{
     error::Error,
@@ -12,6 +16,7 @@ use std::{
     os::unix::net::UnixStream,
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
 };
 use thiserror::Error;
 
@@ -30,6 +35,8 @@ enum ChildError {
     Confine(#[source] io::Error),
     #[error("cannot set up the wasm engine: {0}")]
     Engine(String),
+    #[error("cannot use the network channel")]
+    Network(#[source] io::Error),
     #[error("cannot start a tokio runtime")]
     Runtime(#[source] io::Error),
 }
@@ -40,10 +47,11 @@ struct Arguments {
     engine: EngineOptions,
 }
 
-/// Entry point of the runner process: its standard input is the stream to the agent, which moves to descriptor 3; runs
-/// until that stream ends. Arguments are those behind `runner` on the command line; the agent's end appends
-/// `--root DIR --max-instances N`. `--memory-reservation-bytes N` before them shrinks the address space that each
-/// instance reserves, and must be given to the compiler process alike.
+/// Entry point of the runner process: its standard input is the stream to the agent, which moves to descriptor 3, its
+/// standard output the network channel, which moves to descriptor 4; runs until the stream ends. Arguments are those
+/// behind `runner` on the command line; the agent's end appends `--root DIR --max-instances N`.
+/// `--memory-reservation-bytes N` before them shrinks the address space that each instance reserves, and must be given
+/// to the compiler process alike.
 #[must_use]
 pub fn main(arguments: &[String]) -> ExitCode {
     match parse(arguments).and_then(|arguments| serve(&arguments)) {
@@ -89,7 +97,7 @@ fn parse(arguments: &[String]) -> Result<Arguments, ChildError> {
 /// The order matters: what confines a process must come before what could be abused, and some of it only works while
 /// there is a single thread.
 fn serve(arguments: &Arguments) -> Result<(), ChildError> {
-    let stream = confine::take_stream().map_err(ChildError::Confine)?;
+    let (stream, network) = confine::take_sockets().map_err(ChildError::Confine)?;
     confine::before_threads(&arguments.root).map_err(ChildError::Confine)?;
 
     let engine = arguments
@@ -109,16 +117,27 @@ fn serve(arguments: &Arguments) -> Result<(), ChildError> {
         .enable_all()
         .build()
         .map_err(ChildError::Runtime)?;
-    // The stream has a thread and a reactor of its own: however busy the guests are, a kill arrives at once.
+    // Stream and channel have a thread and a reactor of their own: however busy the guests are, a kill arrives at once.
     let link_runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ChildError::Runtime)?;
+    let channel = {
+        let _reactor = link_runtime.enter();
+        RunnerEnd::new(network, None).map_err(ChildError::Network)?
+    };
+    let switch = Switch::new(channel, DIAL_TIMEOUT);
     let (outbox, outgoing) = link::outbox();
-    let guests =
-        Guests::new(engine, arguments.root.clone(), arguments.max_instances, outbox, guests_runtime.handle().clone())
-            .map_err(|error| ChildError::Engine(format!("{error:#}")))?;
+    let guests = Guests::new(
+        engine,
+        arguments.root.clone(),
+        arguments.max_instances,
+        outbox,
+        Arc::clone(&switch),
+        guests_runtime.handle().clone(),
+    )
+    .map_err(|error| ChildError::Engine(format!("{error:#}")))?;
     confine::before_guests();
 
-    link_runtime.block_on(link::serve(UnixStream::from(stream), guests, outgoing));
+    link_runtime.block_on(link::serve(UnixStream::from(stream), guests, &switch, outgoing));
     // The agent is gone, and so are the guests: nobody waits for them.
     guests_runtime.shutdown_background();
     Ok(())

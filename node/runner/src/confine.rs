@@ -2,7 +2,8 @@
 //!
 //! Three moments, in this order, each of which cannot be undone:
 //!
-//! 1. [`take_stream`]: nothing inherited but the stream to the agent (descriptor 3) and standard error.
+//! 1. [`take_sockets`]: nothing inherited but the stream of frames and the network channel to the agent (descriptors 3
+//!    and 4) and standard error.
 //! 2. [`before_threads`], while there is one thread: the root, no new privileges, limits, death with the agent.
 //!    Here follow, in this order: `chroot` to the runner's root where it started as root, its own uid without
 //!    capabilities (which clears the parent-death signal, so that is set again), Landlock on `/` of that root.
@@ -24,25 +25,30 @@ use std::{
     path::Path,
 };
 
-/// Where the stream to the agent lives.
+/// Where the stream of frames lives.
 const STREAM: RawFd = 3;
+/// Where the network channel lives.
+const NETWORK: RawFd = 4;
 
-/// Moves the stream from standard input to descriptor 3, puts nothing in its place, and closes every other descriptor
-/// but standard output and standard error.
-pub(crate) fn take_stream() -> io::Result<OwnedFd> {
+/// Moves the stream of frames from standard input to descriptor 3 and the network channel from standard output to
+/// descriptor 4, puts nothing in their place, and closes every other descriptor but standard error.
+pub(crate) fn take_sockets() -> io::Result<(OwnedFd, OwnedFd)> {
     // SAFETY: plain system calls on descriptor numbers, made before this process has opened anything: descriptors from
     // 3 on can only be inherited ones that nothing here knows of, so closing or replacing them cannot pull a
     // descriptor from under its owner.
-    let stream = unsafe {
-        if libc::dup3(libc::STDIN_FILENO, STREAM, libc::O_CLOEXEC) != STREAM {
-            return Err(io::Error::last_os_error());
+    let sockets = unsafe {
+        for (from, to) in [(libc::STDIN_FILENO, STREAM), (libc::STDOUT_FILENO, NETWORK)] {
+            if libc::dup3(from, to, libc::O_CLOEXEC) != to {
+                return Err(io::Error::last_os_error());
+            }
         }
-        close_from(STREAM + 1)?;
-        OwnedFd::from_raw_fd(STREAM)
+        close_from(NETWORK + 1)?;
+        (OwnedFd::from_raw_fd(STREAM), OwnedFd::from_raw_fd(NETWORK))
     };
-    let null = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
     nix::unistd::dup2_stdin(&null)?;
-    Ok(stream)
+    nix::unistd::dup2_stdout(&null)?;
+    Ok(sockets)
 }
 
 /// # Safety

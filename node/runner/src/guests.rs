@@ -4,6 +4,7 @@ use crate::{
     code::CodeCache,
     host::names::{ANSWER_TIMEOUT, Questions},
     link::Outbox,
+    network::switch::Switch,
     protocol::{FromRunner, RunId, StartGuest, ToRunner},
     run,
     ticker::Ticker,
@@ -25,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) ticker: Ticker,
     pub(crate) questions: Questions,
     pub(crate) outbox: Outbox,
+    pub(crate) switch: Arc<Switch>,
     /// One permit per instance that the pool can hold.
     pub(crate) slots: Semaphore,
     runs: Mutex<HashMap<RunId, Signals>>,
@@ -40,7 +42,7 @@ impl Shared {
 /// What the agent can tell a run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Signals {
-    /// End-of-file on standard input.
+    /// End-of-file on standard input, and no new connections.
     pub(crate) stop: CancellationToken,
     /// Ends it whatever it does.
     pub(crate) kill: CancellationToken,
@@ -58,6 +60,7 @@ impl Guests {
         root: PathBuf,
         max_instances: u32,
         outbox: Outbox,
+        switch: Arc<Switch>,
         runtime: Handle,
     ) -> wasmtime::Result<Self> {
         let shared = Shared {
@@ -66,6 +69,7 @@ impl Guests {
             root,
             questions: Questions::new(outbox.prompt.clone(), ANSWER_TIMEOUT),
             outbox,
+            switch,
             slots: Semaphore::new(usize::try_from(max_instances)?.min(Semaphore::MAX_PERMITS)),
             runs: Mutex::default(),
         };

@@ -1,14 +1,15 @@
 //! Runs guests. wasmtime lives only here.
 //!
 //! The agent spawns a runner process per namespace ([`process::RunnerProcess`]) and talks to it in frames
-//! ([`protocol`]); the child runs [`child::main`]. Compiling happens in yet another, short-lived process
-//! ([`compile`]).
+//! ([`protocol`]), and in messages that may carry connections ([`network`]); the child runs [`child::main`]. Compiling
+//! happens in yet another, short-lived process ([`compile`]).
 //!
 //! What must never happen here: a guest that reaches a file outside its mounts, a socket, or a name that the agent did
 //! not answer; a queue or buffer that grows with what a guest does; a runner that outlives its agent.
 
 pub mod child;
 pub mod compile;
+pub mod network;
 pub mod process;
 pub mod protocol;
 

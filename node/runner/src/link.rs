@@ -1,4 +1,4 @@
-//! The runner's end of the stream: reads the agent's frames, writes its own.
+//! The runner's end of the stream: reads the agent's frames, writes its own. The network channel is served beside it.
 //!
 //! There are two lanes outwards. Logs, and what must follow them, wait in the order they were made; everything else
 //! overtakes. Both are short, and every run waits for its turn in a fair queue, so a guest that floods its standard
@@ -8,6 +8,7 @@ use crate::{
     child,
     frame::{self, MAX_FROM_RUNNER_BYTES, MAX_TO_RUNNER_BYTES},
     guests::Guests,
+    network::switch::Switch,
     protocol::FromRunner,
 };
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -48,7 +49,7 @@ pub(crate) fn outbox() -> (Outbox, Outgoing) {
 }
 
 /// Says that the runner is ready and serves until the stream ends or breaks.
-pub(crate) async fn serve(stream: StdUnixStream, guests: Guests, outgoing: Outgoing) {
+pub(crate) async fn serve(stream: StdUnixStream, guests: Guests, switch: &Switch, outgoing: Outgoing) {
     let stream = match stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
         Ok(stream) => stream,
         Err(error) => {
@@ -57,7 +58,13 @@ pub(crate) async fn serve(stream: StdUnixStream, guests: Guests, outgoing: Outgo
         }
     };
     let (reader, writer) = stream.into_split();
+    // Only the stream's end is the runner's end.
+    let network = async {
+        switch.serve().await;
+        std::future::pending().await
+    };
     tokio::select! {
+        () = network => {}
         () = read_frames(BufReader::new(reader), &guests) => {}
         () = write_frames(writer, outgoing) => {}
     }

@@ -2,6 +2,7 @@
 
 use crate::{
     frame::{self, FrameError, MAX_FROM_RUNNER_BYTES, MAX_TO_RUNNER_BYTES},
+    network::{NetworkChannel, channel},
     protocol::{FromRunner, ToRunner},
     spawner,
 };
@@ -78,15 +79,23 @@ pub enum RunnerError {
 
 impl RunnerProcess {
     /// Spawns a runner and waits until it is ready. The receiver yields its frames (all but `Ready`) and ends when it
-    /// dies. An agent that does not empty the receiver slows the guests' output down, and nothing else grows.
+    /// dies. An agent that does not empty the receiver slows the guests' output down, and nothing else grows. The
+    /// channel is the guests' way out of their pods; it must be emptied as well, and a runner that breaks its rules is
+    /// killed.
     ///
     /// # Errors
     /// When it cannot be started or does not become ready.
-    pub async fn spawn(config: RunnerConfig) -> Result<(Self, mpsc::Receiver<FromRunner>), RunnerError> {
+    pub async fn spawn(
+        config: RunnerConfig,
+    ) -> Result<(Self, mpsc::Receiver<FromRunner>, NetworkChannel), RunnerError> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(RunnerError::Spawn)?;
         ours.set_nonblocking(true).map_err(RunnerError::Spawn)?;
         let stream = UnixStream::from_std(ours).map_err(RunnerError::Spawn)?;
-        let mut child = spawner::spawn(command(&config, theirs.into())?).await.map_err(RunnerError::Spawn)?;
+        let kill = CancellationToken::new();
+        let (network, their_network) = channel::sockets().map_err(RunnerError::Spawn)?;
+        let network = NetworkChannel::new(network, Some(kill.clone())).map_err(RunnerError::Spawn)?;
+        let command = command(&config, theirs.into(), their_network)?;
+        let mut child = spawner::spawn(command).await.map_err(RunnerError::Spawn)?;
         let pid = child.id().ok_or(RunnerError::Gone)?;
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let stderr = child.stderr.take().map(|pipe| tokio::spawn(keep_tail(pipe, pid, Arc::clone(&tail))));
@@ -99,13 +108,12 @@ impl RunnerProcess {
             Err(_) => return Err(RunnerError::NotReady(format!("nothing within {} s", READY_TIMEOUT.as_secs()))),
         }
 
-        let kill = CancellationToken::new();
         let (outgoing, frames) = mpsc::channel(OUTGOING_FRAMES);
         let (incoming, receiver) = mpsc::channel(INCOMING_FRAMES);
         tokio::spawn(write_frames(writer, frames));
         tokio::spawn(read_frames(reader, incoming, pid, kill.clone()));
         tokio::spawn(reap(child, pid, kill.clone()));
-        Ok((Self { outgoing, pid, kill: kill.clone(), _kill_when_dropped: kill.drop_guard() }, receiver))
+        Ok((Self { outgoing, pid, kill: kill.clone(), _kill_when_dropped: kill.drop_guard() }, receiver, network))
     }
 
     /// Sends a frame, waiting while the runner is busy reading earlier ones.
@@ -133,10 +141,10 @@ impl RunnerProcess {
     }
 }
 
-/// The stream travels as the child's standard input, which needs no code between fork and exec; the child moves it to
-/// descriptor 3 before anything else. Everything that the agent has open is close-on-exec, and the child closes the
+/// The sockets travel as the child's standard input and output, which needs no code between fork and exec; the child
+/// moves them to descriptors 3 and 4 before anything else. Everything that the agent has open is close-on-exec, and the child closes the
 /// rest.
-fn command(config: &RunnerConfig, stream: OwnedFd) -> Result<Command, RunnerError> {
+fn command(config: &RunnerConfig, stream: OwnedFd, network: OwnedFd) -> Result<Command, RunnerError> {
     let no_program = || RunnerError::Spawn(io::Error::new(io::ErrorKind::InvalidInput, "no program to run"));
     let (program, arguments) = config.command.split_first().ok_or_else(no_program)?;
     let mut command = Command::new(program);
@@ -148,7 +156,7 @@ fn command(config: &RunnerConfig, stream: OwnedFd) -> Result<Command, RunnerErro
         .arg(config.max_instances.to_string())
         .env_clear()
         .stdin(Stdio::from(stream))
-        .stdout(Stdio::null())
+        .stdout(Stdio::from(network))
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);

@@ -27,6 +27,17 @@ pub struct Mount {
     pub read_only: bool,
 }
 
+/// A pod as the network knows it: the same for all its containers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodNetwork {
+    /// The pod's own addresses. Without one it has `localhost` and nothing else.
+    pub addresses: Vec<IpAddr>,
+    /// What it calls itself.
+    pub hostname: String,
+    /// The container's TCP ports, in the order of its specification.
+    pub listen: Vec<u16>,
+}
+
 /// Everything a runner must know to run a container once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartGuest {
@@ -34,6 +45,8 @@ pub struct StartGuest {
     pub run: RunId,
     /// Uid of the pod: what shares its network.
     pub pod_uid: String,
+    /// What its pod has of a network.
+    pub network: PodNetwork,
     /// Compiled code, relative to the runner's root, e.g. `code/DIGEST.cwasm`.
     pub code: PathBuf,
     /// How to run it.
@@ -102,7 +115,7 @@ pub enum LookupFailure {
 pub enum ToRunner {
     /// Run a container. Answered by `Started` or `StartFailed`.
     Start(Box<StartGuest>),
-    /// Ask it to stop: end-of-file on stdin.
+    /// Ask it to stop: end-of-file on stdin, and its listeners take no new connections.
     Stop(RunId),
     /// End it now. Followed by `Exited`, unless it has ended already or could not be started.
     Kill(RunId),

@@ -67,7 +67,8 @@ async fn attempt(shared: &Arc<Shared>, start: &StartGuest, signals: &Signals, ou
         Ok(code) => code,
         Err(message) => return Ending::NotStarted(message),
     };
-    let state = match GuestState::new(start, &shared.root, &shared.questions, signals.stop.clone(), outputs) {
+    let network = shared.switch.open(&start.pod_uid, &start.network, signals.stop.clone());
+    let state = match GuestState::new(start, &shared.root, &shared.questions, signals.stop.clone(), outputs, network) {
         Ok(state) => state,
         Err(error) => return Ending::NotStarted(error.to_string()),
     };

@@ -15,7 +15,7 @@ use coracle_images::{Image, PullError, PullPolicy};
 use coracle_objects::meta;
 use coracle_runner::{
     compile::CompileError,
-    protocol::{RunId, StartGuest},
+    protocol::{PodNetwork, RunId, StartGuest},
 };
 use serde_json::Value;
 use std::sync::Arc;
@@ -78,6 +78,7 @@ impl Attempt {
         let guest = StartGuest {
             run: self.run.clone(),
             pod_uid: meta::uid(&self.pod).to_owned(),
+            network: PodNetwork::default(),
             code: code.path,
             kind: code.kind,
             argv,

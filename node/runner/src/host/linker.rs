@@ -1,6 +1,6 @@
 //! Everything that a guest can import, in one place.
 
-use super::{names, state::GuestState};
+use super::{names, sockets, state::GuestState};
 use wasmtime::{Engine, Linker as ModuleLinker, Result, component::Linker as ComponentLinker};
 use wasmtime_wasi::{I32Exit, p1, p2};
 
@@ -50,6 +50,7 @@ impl Linkers {
         p2::add_to_linker_async(&mut component)?;
         component.allow_shadowing(true);
         names::add_to_linker(&mut component)?;
+        sockets::add_to_linker(&mut component)?;
         component.allow_shadowing(false);
 
         let mut module = ModuleLinker::new(engine);

@@ -4,15 +4,16 @@ use super::{
     files::{self, PathError},
     memory::MemoryMeter,
     names::{Questions, Resolver},
+    sockets::Sockets,
     stdio::{Input, Output},
 };
-use crate::protocol::StartGuest;
+use crate::{network::pod::PodNetwork, protocol::StartGuest};
 use std::path::Path;
 use tokio_util::sync::CancellationToken;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, p1::WasiP1Ctx};
 
-/// Resources that a guest may hold: files, streams, pollables, lookups.
-const MAX_RESOURCES: usize = 4 << 10;
+/// Resources that a guest may hold: files, sockets, streams, pollables, lookups. A connection has up to six.
+const MAX_RESOURCES: usize = 64 << 10;
 /// Most random bytes in one call.
 const MAX_RANDOM_BYTES: u64 = 1 << 20;
 
@@ -21,6 +22,7 @@ pub(crate) struct GuestState {
     wasi: WasiP1Ctx,
     pub(crate) memory: MemoryMeter,
     pub(crate) resolver: Resolver,
+    pub(crate) network: PodNetwork,
 }
 
 impl GuestState {
@@ -30,6 +32,7 @@ impl GuestState {
         questions: &Questions,
         stop: CancellationToken,
         outputs: [Output; 2],
+        network: PodNetwork,
     ) -> Result<Self, PathError> {
         let [stdout, stderr] = outputs;
         let mut builder = WasiCtx::builder();
@@ -51,7 +54,13 @@ impl GuestState {
             wasi,
             memory: MemoryMeter::new(start.memory_limit_bytes),
             resolver: Resolver::new(questions.clone(), start.pod_uid.clone()),
+            network,
         })
+    }
+
+    /// The view for TCP and UDP.
+    pub(crate) fn sockets(&mut self) -> Sockets<'_> {
+        Sockets { table: self.wasi.ctx().table, network: &self.network }
     }
 
     /// The preview 1 view.

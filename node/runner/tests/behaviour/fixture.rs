@@ -2,10 +2,11 @@
 
 use coracle_runner::{
     compile::{self, CompileError},
+    network::NetworkChannel,
     process::{RunnerConfig, RunnerProcess},
     protocol::{
-        Exit, ExitCause, FromRunner, GuestKind, LogStream, LookupFailure, LookupResult, Mount, RunId, StartGuest,
-        ToRunner,
+        Exit, ExitCause, FromRunner, GuestKind, LogStream, LookupFailure, LookupResult, Mount, PodNetwork, RunId,
+        StartGuest, ToRunner,
     },
 };
 use std::{
@@ -93,8 +94,16 @@ impl Context {
             fs::create_dir(root.path().join(part)).unwrap();
         }
         let config = RunnerConfig { command, root: root.path().to_owned(), max_instances };
-        let (process, frames) = RunnerProcess::spawn(config).await.unwrap();
-        Runner { context: Arc::clone(self), root, process, frames, names: HashMap::new(), runs: 0 }
+        let (process, frames, network) = RunnerProcess::spawn(config).await.unwrap();
+        Runner {
+            context: Arc::clone(self),
+            root,
+            process,
+            frames,
+            network: Arc::new(network),
+            names: HashMap::new(),
+            runs: 0,
+        }
     }
 }
 
@@ -104,6 +113,7 @@ pub(crate) struct Runner {
     pub(crate) root: TempDir,
     pub(crate) process: RunnerProcess,
     pub(crate) frames: mpsc::Receiver<FromRunner>,
+    pub(crate) network: Arc<NetworkChannel>,
     /// What lookups are answered with; other names are not found.
     pub(crate) names: HashMap<String, LookupResult>,
     runs: u32,
@@ -129,6 +139,7 @@ impl Runner {
         StartGuest {
             run: RunId(format!("run-{}", self.runs)),
             pod_uid: "pod-1".to_owned(),
+            network: PodNetwork::default(),
             code,
             kind,
             argv: [&["guest"], words].concat().into_iter().map(str::to_owned).collect(),

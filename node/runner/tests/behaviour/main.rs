@@ -18,6 +18,7 @@ mod limits;
 mod names;
 mod output;
 mod processes;
+mod sockets;
 
 use fixture::Context;
 use futures::future::BoxFuture;
@@ -54,7 +55,7 @@ const CASES: &[Case] = cases![
     names::the_agent_answers,
     names::a_guest_can_wait_for_a_name,
     names::a_guest_that_waits_for_an_answer_can_be_killed,
-    names::there_are_no_sockets,
+    sockets::a_pod_without_an_address_has_localhost,
     output::streams_arrive_in_order_and_before_the_end,
     output::end_of_input_asks_to_stop,
     output::large_writes_are_cut_in_pieces,

@@ -1,4 +1,4 @@
-//! Names are the agent's to answer, and there is nothing else of a network.
+//! Names are the agent's to answer.
 
 use crate::fixture::{Context, Guest, exited, killed};
 use coracle_runner::protocol::{FromRunner, LookupFailure, ToRunner};
@@ -55,11 +55,4 @@ pub(crate) async fn a_guest_that_waits_for_an_answer_can_be_killed(context: Arc<
     runner.process.send(ToRunner::LookupAnswer { question, result: Ok(Vec::new()) }).await.unwrap();
     let start = runner.guest(Guest::Toolbox, &["echo", "x"]).await;
     assert_eq!(runner.run(start).await.exit, exited(0));
-}
-
-pub(crate) async fn there_are_no_sockets(context: Arc<Context>) {
-    let mut runner = context.runner().await;
-    let start = runner.guest(Guest::Network, &["sockets"]).await;
-    let run = runner.run(start).await;
-    assert_eq!(run.stdout, "connect: permission denied\nlisten: permission denied\nudp: permission denied\n");
 }

@@ -79,13 +79,15 @@ pub(crate) async fn a_runner_has_nothing_to_steal(context: Arc<Context>) {
     assert_eq!(open[&0], Path::new("/dev/null"));
     assert_eq!(open[&1], Path::new("/dev/null"));
     assert!(open[&2].to_str().unwrap().starts_with("pipe:"), "{open:?}");
+    // The stream of frames and the network channel.
     assert!(open[&3].to_str().unwrap().starts_with("socket:"), "{open:?}");
+    assert!(open[&4].to_str().unwrap().starts_with("socket:"), "{open:?}");
     let exposed = open_to_the_world(process);
     for (number, target) in &open {
         let target = target.to_str().unwrap();
         // wasmtime keeps compiled files open to map them into instances.
         let code = runner.root.path().join("code");
-        let harmless = *number <= 3
+        let harmless = *number <= 4
             || target.starts_with(code.to_str().unwrap())
             || target.starts_with("anon_inode:")
             || target.starts_with("socket:");
@@ -145,7 +147,7 @@ pub(crate) async fn a_dropped_runner_dies(context: Arc<Context>) {
 pub(crate) fn agent(words: &[String]) -> ExitCode {
     crate::runtime().block_on(async {
         let config = RunnerConfig { command: myself("runner"), root: PathBuf::from(&words[0]), max_instances: 1 };
-        let (process, _frames) = RunnerProcess::spawn(config).await.unwrap();
+        let (process, _frames, _network) = RunnerProcess::spawn(config).await.unwrap();
         println!("{}", process.pid());
         std::io::stdout().flush().unwrap();
         std::future::pending::<()>().await;
@@ -196,7 +198,7 @@ pub(crate) async fn what_is_no_runner_is_not_ready(_context: Arc<Context>) {
 pub(crate) async fn a_runner_that_breaks_the_protocol_is_killed(context: Arc<Context>) {
     // `Ready`, and then a frame of 4 GB.
     let script = r"printf '\1\0\0\0\0\377\377\377\377' >&0; exec sleep 1000";
-    let (process, mut frames) = RunnerProcess::spawn(shell(script)).await.unwrap();
+    let (process, mut frames, _network) = RunnerProcess::spawn(shell(script)).await.unwrap();
     assert!(frames.recv().await.is_none());
     until(|| is_dead(process.pid())).await;
     // And what the agent must not send is refused before it is sent.

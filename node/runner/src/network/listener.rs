@@ -1,0 +1,168 @@
+//! Listeners, and the connections that wait in them to be accepted.
+
+use super::{
+    error::SocketError,
+    pod::Binding,
+    stream::{Connection, Held, Stream},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+/// The longest backlog, whatever a guest asks for.
+pub(crate) const MAX_BACKLOG: u32 = 1024;
+
+/// A connection that waits.
+#[derive(Debug)]
+struct Waiting {
+    socket: OwnedFd,
+    local: SocketAddr,
+    remote: SocketAddr,
+    held: Held,
+    _room: OwnedSemaphorePermit,
+}
+
+/// Where connections wait for a listener. Whoever connects has this, the guest has the [`Listener`].
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    waiting: Mutex<VecDeque<Waiting>>,
+    arrived: Notify,
+    room: Arc<Semaphore>,
+    closed: AtomicBool,
+    stop: CancellationToken,
+}
+
+impl Backlog {
+    pub(crate) fn new(size: u32, stop: CancellationToken) -> Self {
+        let size = usize::try_from(size.clamp(1, MAX_BACKLOG)).unwrap_or(1);
+        Self {
+            waiting: Mutex::default(),
+            arrived: Notify::new(),
+            room: Arc::new(Semaphore::new(size)),
+            closed: AtomicBool::new(false),
+            stop,
+        }
+    }
+
+    /// Whether it takes connections.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.closed.load(Relaxed) && !self.stop.is_cancelled()
+    }
+
+    /// A place in the queue, if there is one.
+    pub(crate) fn room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.room).try_acquire_owned().ok()
+    }
+
+    /// A place in the queue once there is one; `None` when the listener closes.
+    pub(crate) async fn wait_for_room(&self) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            room = Arc::clone(&self.room).acquire_owned() => room.ok(),
+            () = self.stop.cancelled() => None,
+        }
+    }
+
+    /// Puts a connection into the queue; one that comes after the listener has closed is closed as well.
+    pub(crate) fn push(
+        &self,
+        socket: OwnedFd,
+        local: SocketAddr,
+        remote: SocketAddr,
+        held: Held,
+        room: OwnedSemaphorePermit,
+    ) {
+        let mut waiting = self.waiting.lock();
+        if !self.closed.load(Relaxed) {
+            waiting.push_back(Waiting { socket, local, remote, held, _room: room });
+        }
+        drop(waiting);
+        self.arrived.notify_waiters();
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Relaxed);
+        // Ends the waits for room.
+        self.room.close();
+    }
+}
+
+/// What a guest listens with. Clones are the same listener, which closes when the last of them is dropped: connections
+/// that wait in it then close, and its port is free.
+#[derive(Debug, Clone)]
+pub(crate) struct Listener(Arc<Listening>);
+
+#[derive(Debug)]
+struct Listening {
+    backlog: Arc<Backlog>,
+    binding: Binding,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.backlog.close();
+        // In a variable of its own: the connections must not be closed while the queue is locked.
+        let waiting = std::mem::take(&mut *self.backlog.waiting.lock());
+        drop(waiting);
+    }
+}
+
+impl Listener {
+    pub(crate) fn new(backlog: Arc<Backlog>, binding: Binding) -> Self {
+        Self(Arc::new(Listening { backlog, binding }))
+    }
+
+    /// The address and port that it listens on.
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.0.binding.local_addr()
+    }
+
+    /// The next connection, if one waits. Within the runtime of those who will wait for it.
+    ///
+    /// # Errors
+    /// `TooMany` when the process has as many descriptors as it may have.
+    pub(crate) fn try_accept(&self) -> Result<Option<Connection>, SocketError> {
+        let next = self.0.backlog.waiting.lock().pop_front();
+        let Some(Waiting { socket, local, remote, held, _room }) = next else { return Ok(None) };
+        let stream = Stream::new(socket, held).map_err(|_| SocketError::TooMany)?;
+        Ok(Some(Connection { stream, local, remote }))
+    }
+
+    /// The next connection, once there is one.
+    ///
+    /// # Errors
+    /// As [`Self::try_accept`].
+    pub(crate) async fn accept(&self) -> Result<Connection, SocketError> {
+        loop {
+            self.readable().await;
+            if let Some(connection) = self.try_accept()? {
+                return Ok(connection);
+            }
+        }
+    }
+
+    /// Waits until a connection waits.
+    pub(crate) async fn readable(&self) {
+        loop {
+            // From here on no arrival is missed.
+            let arrived = self.0.backlog.arrived.notified();
+            if !self.0.backlog.waiting.lock().is_empty() {
+                return;
+            }
+            arrived.await;
+        }
+    }
+
+    /// Takes no new connections; those that wait may be accepted.
+    pub(crate) fn close(&self) {
+        self.0.backlog.close();
+    }
+}
