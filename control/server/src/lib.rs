@@ -23,7 +23,7 @@ use std::{
 use thiserror::Error;
 
 /// IPv4 range from which Services get their cluster IPs.
-pub const SERVICE_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 16);
+pub use coracle_objects::ranges::SERVICE_RANGE;
 /// Cluster IP of the service `kubernetes`: the first of the range.
 pub const KUBERNETES_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 

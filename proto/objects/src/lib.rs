@@ -16,6 +16,7 @@ pub mod names;
 pub mod openapi;
 pub mod patch;
 pub mod quantity;
+pub mod ranges;
 pub mod rules;
 pub mod selector;
 pub mod table;

@@ -1,0 +1,82 @@
+//! The cluster's address ranges: constants that server, nodes and the virtual network agree on, and how a range is
+//! written. Nothing here gives addresses out.
+
+use std::net::Ipv4Addr;
+
+/// IPv4 range of all pods: first address and prefix length. Every node has a part of it.
+pub const POD_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
+/// Prefix length of one node's part of [`POD_RANGE`]: 1024 addresses.
+pub const NODE_RANGE_BITS: u8 = 22;
+/// IPv4 range from which Services get their cluster IPs: first address and prefix length.
+pub const SERVICE_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 16);
+/// Cluster IP of the service `kube-system/kube-dns`, where the cluster's DNS answers.
+pub const CLUSTER_DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+/// Name below which the cluster's DNS knows services and pods.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+
+/// First address and prefix length of `10.244.4.0/22`; `None` for anything that is not the canonical spelling of an
+/// IPv4 range, such as one with bits set behind the prefix.
+#[must_use]
+pub fn parse(text: &str) -> Option<(Ipv4Addr, u8)> {
+    let (address, length) = text.split_once('/')?;
+    let range: (Ipv4Addr, u8) = (address.parse().ok()?, length.parse().ok()?);
+    let is_canonical = range.1 <= 32 && u32::from(range.0) & !mask(range.1) == 0 && self::text(range) == text;
+    is_canonical.then_some(range)
+}
+
+/// `10.244.4.0/22`.
+#[must_use]
+pub fn text((address, length): (Ipv4Addr, u8)) -> String {
+    format!("{address}/{length}")
+}
+
+/// Whether `address` lies in a range.
+#[must_use]
+pub fn contains((first, length): (Ipv4Addr, u8), address: Ipv4Addr) -> bool {
+    u32::from(first) & mask(length) == u32::from(address) & mask(length)
+}
+
+/// The nodes' parts of [`POD_RANGE`], in order.
+pub fn node_ranges() -> impl ExactSizeIterator<Item = (Ipv4Addr, u8)> + Clone {
+    let (first, length) = (u32::from(POD_RANGE.0), POD_RANGE.1);
+    let count = 1_u32 << (NODE_RANGE_BITS - length);
+    (0..count).map(move |index| (Ipv4Addr::from(first + (index << (32 - NODE_RANGE_BITS))), NODE_RANGE_BITS))
+}
+
+/// The bits of a prefix.
+fn mask(length: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(length.min(32))).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_has_one_spelling() {
+        for good in ["10.244.4.0/22", "10.96.0.0/16", "0.0.0.0/0", "1.2.3.4/32"] {
+            assert_eq!(parse(good).map(text).as_deref(), Some(good));
+        }
+        for bad in ["", "10.244.4.0", "10.244.4.1/22", "10.244.4.0/33", "10.244.4.0/022", "10.244.4.0/+22", "::/0"] {
+            assert_eq!(parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn nodes_share_the_pods_range_without_overlap() {
+        let all: Vec<_> = node_ranges().collect();
+        assert_eq!((all.len(), all[0], all[1]), (64, (POD_RANGE.0, 22), (Ipv4Addr::new(10, 244, 4, 0), 22)));
+        for range in &all {
+            assert!(contains(POD_RANGE, range.0) && parse(&text(*range)).is_some());
+            assert_eq!(all.iter().filter(|other| contains(**other, range.0)).count(), 1, "{range:?}");
+        }
+    }
+
+    #[test]
+    fn ranges_end_where_they_should() {
+        assert!(contains(SERVICE_RANGE, CLUSTER_DNS) && !contains(POD_RANGE, CLUSTER_DNS));
+        assert!(contains(POD_RANGE, Ipv4Addr::new(10, 244, 255, 255)));
+        assert!(!contains(POD_RANGE, Ipv4Addr::new(10, 245, 0, 0)));
+        assert!(contains((Ipv4Addr::UNSPECIFIED, 0), CLUSTER_DNS));
+    }
+}
