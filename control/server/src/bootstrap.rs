@@ -2,7 +2,7 @@
 
 use crate::KUBERNETES_SERVICE_IP;
 use coracle_client::{Client, Part, Write};
-use coracle_objects::{ApiError, ObjectKey, Reason, catalogue};
+use coracle_objects::{ApiError, ObjectKey, Reason, catalogue, ranges::CLUSTER_DNS};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -31,6 +31,13 @@ async fn create_missing(client: &dyn Client, port: u16) -> Result<(), ApiError> 
     for name in NAMESPACES {
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         unless_there(client.write(Write::Create(catalogue::namespaces(), namespace)).await)?;
+    }
+    match client.write(Write::Create(catalogue::services(), dns_service())).await {
+        // In a store from before there was a DNS, its address may belong to somebody.
+        Err(error) if error.reason == Reason::Invalid => {
+            tracing::warn!(%error, "the cluster's DNS has no service: pods still reach it at its address");
+        }
+        outcome => unless_there(outcome)?,
     }
     let key = ObjectKey::namespaced("default", "kubernetes");
     match client.get(catalogue::services(), &key).await {
@@ -65,6 +72,25 @@ fn unless_there<T>(outcome: Result<T, ApiError>) -> Result<(), ApiError> {
         Err(error) if error.reason != Reason::AlreadyExists => Err(error),
         _ => Ok(()),
     }
+}
+
+/// The cluster's DNS as a service; it selects no pods, since every node answers for itself.
+fn dns_service() -> Value {
+    let port = |name, protocol| json!({"name": name, "protocol": protocol, "port": 53, "targetPort": 53});
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "kube-dns",
+            "namespace": "kube-system",
+            "labels": {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": CLUSTER_DNS.to_string(),
+            "ports": [port("dns", "UDP"), port("dns-tcp", "TCP")],
+        },
+    })
 }
 
 /// The API itself as a service; it selects no pods.

@@ -65,6 +65,8 @@ async fn a_server_starts_serves_stops_and_starts_again() {
     let kubernetes = "/api/v1/namespaces/default/services/kubernetes";
     let answer = get(server.address, &data_dir, "pki/admin", kubernetes).await;
     assert!(answer.contains("\"clusterIP\":\"10.96.0.1\""), "{answer}");
+    let answer = get(server.address, &data_dir, "pki/admin", "/api/v1/namespaces/kube-system/services/kube-dns").await;
+    assert!(answer.contains("\"clusterIP\":\"10.96.0.10\""), "{answer}");
     let answer = get(server.address, &data_dir, "nodes/one/client", "/api/v1/secrets").await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     let answer = get(server.address, &data_dir, "pki/admin", "/readyz").await;

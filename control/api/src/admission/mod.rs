@@ -1,5 +1,5 @@
 //! What is checked and filled in between decoding and storing: namespace life cycle, addresses and ports of
-//! services, bindings, sizes.
+//! services, address ranges of nodes, bindings, sizes.
 //!
 //! What must be unique in the cluster is claimed by unique keys in the same command that writes the object, so that
 //! two servers can never give the same address twice.
@@ -7,20 +7,32 @@
 pub(crate) mod binding;
 pub(crate) mod namespace;
 pub(crate) mod node;
+mod node_range;
 mod ranges;
 mod service;
 
 use crate::door::{Door, Target, encode::Encoded};
 use coracle_objects::{ApiError, Reason, catalogue};
-use coracle_store::command::UniqueChange;
+use coracle_store::{Op, command::UniqueChange};
 use serde_json::Value;
 
 /// Largest encoded object, as etcd's default limit makes it for kube-apiserver.
 const MAX_OBJECT_BYTES: usize = 1_572_864;
 
+/// What a change takes and gives back.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    /// Unique keys.
+    pub(crate) uniques: Vec<UniqueChange>,
+    /// What must still hold of other objects when the change applies.
+    pub(crate) checks: Vec<Op>,
+    /// For the client.
+    pub(crate) warnings: Vec<String>,
+}
+
 /// Whether objects of this kind are given something that is unique in the cluster.
 pub(crate) fn allocates(target: &Target) -> bool {
-    target.kind == catalogue::services()
+    target.kind == catalogue::services() || target.kind == catalogue::nodes()
 }
 
 /// Fills in what the cluster allots to a new object, or to one that `old` becomes.
@@ -29,30 +41,34 @@ pub(crate) fn allocate(
     target: &Target,
     object: &mut Value,
     old: Option<&Value>,
-) -> Result<Vec<UniqueChange>, ApiError> {
-    if allocates(target) { service::allocate(door, target, object, old) } else { Ok(Vec::new()) }
+) -> Result<Claims, ApiError> {
+    if target.kind == catalogue::services() {
+        let uniques = service::allocate(door, target, object, old)?;
+        Ok(Claims { uniques, ..Claims::default() })
+    } else if target.kind == catalogue::nodes() {
+        node_range::allocate(door, target, object, old)
+    } else {
+        Ok(Claims::default())
+    }
 }
 
 /// Admits a change; answers what it takes and gives back.
-pub(crate) fn admit_update(
-    door: &Door,
-    target: &Target,
-    new: &mut Value,
-    old: &Value,
-) -> Result<Vec<UniqueChange>, ApiError> {
-    if target.subresource.is_empty() { allocate(door, target, new, Some(old)) } else { Ok(Vec::new()) }
+pub(crate) fn admit_update(door: &Door, target: &Target, new: &mut Value, old: &Value) -> Result<Claims, ApiError> {
+    if target.subresource.is_empty() { allocate(door, target, new, Some(old)) } else { Ok(Claims::default()) }
 }
 
 /// Keeps what had been allotted where the change does not mention it.
 pub(crate) fn carry_allocated(target: &Target, new: &mut Value, old: &Value) {
-    if allocates(target) {
+    if target.kind == catalogue::services() {
         service::carry_allocated(new, old);
+    } else if target.kind == catalogue::nodes() {
+        node_range::carry_allocated(new, old);
     }
 }
 
-/// What the end of an object gives back.
+/// What the end of an object gives back. A node's range stays with its name: see [`node_range`].
 pub(crate) fn release(target: &Target, old: &Value) -> Vec<UniqueChange> {
-    if allocates(target) { service::release(old) } else { Vec::new() }
+    if target.kind == catalogue::services() { service::release(old) } else { Vec::new() }
 }
 
 /// Refuses objects that are too large to keep.

@@ -16,9 +16,15 @@ const OWN_LABELS: [&str; 6] = [
     "node.kubernetes.io/instance-type",
 ];
 
-/// Refuses a node that registers itself under a label that is not its to choose.
+/// Refuses a node that registers itself under a label, or with a range of addresses, that is not its to choose.
 pub(crate) fn admit_create(identity: &Identity, target: &Target, new: &Value) -> Result<(), ApiError> {
-    if concerns(identity, target) { check_labels(target, new, &Value::Null) } else { Ok(()) }
+    if !concerns(identity, target) {
+        return Ok(());
+    }
+    if ["podCIDR", "podCIDRs"].iter().any(|field| new["spec"].get(field).is_some_and(|value| !value.is_null())) {
+        return Err(refusal(target, "a node is not allowed to choose its own spec.podCIDR"));
+    }
+    check_labels(target, new, &Value::Null)
 }
 
 /// Refuses a node that changes such a label or its own spec: taints, and whether it is cordoned.
@@ -107,5 +113,10 @@ mod tests {
         let registers = |labels| admit_create(&Identity::node("one"), &target, &node(labels, json!({}))).is_ok();
         assert!(registers(json!({"zone": "a", "kubernetes.io/os": "linux"})));
         assert!(!registers(json!({"node-role.kubernetes.io/control-plane": ""})));
+        for spec in [json!({"podCIDR": "10.244.0.0/22"}), json!({"podCIDRs": ["10.244.0.0/22"]})] {
+            let chosen = node(json!({}), spec);
+            assert!(admit_create(&Identity::node("one"), &target, &chosen).is_err(), "{chosen}");
+            assert!(admit_create(&Identity::admin(), &target, &chosen).is_ok(), "people may: {chosen}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::ranges::{AddressRange, NODE_PORTS, node_ports};
 use crate::door::{Door, Target, read_error};
-use coracle_objects::{ApiError, Cause, meta};
+use coracle_objects::{ApiError, Cause, meta, ranges::CLUSTER_DNS};
 use coracle_store::command::UniqueChange;
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeSet, net::Ipv4Addr};
@@ -10,6 +10,8 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 /// The only address family there is.
 const FAMILY: &str = "IPv4";
 const HEADLESS: &str = "None";
+/// The only service that may have the address of the cluster's DNS: nodes answer there, whatever the table says.
+const DNS_SERVICE: &str = "kube-system/kube-dns";
 /// Fields that an `ExternalName` service does not have.
 const ADDRESS_FIELDS: [&str; 4] = ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"];
 
@@ -204,7 +206,7 @@ impl Allocation<'_> {
     }
 
     fn pick_address(&self, range: AddressRange) -> Result<String, ApiError> {
-        for candidate in range.candidates() {
+        for candidate in range.candidates().filter(|candidate| *candidate != CLUSTER_DNS) {
             let candidate = candidate.to_string();
             if self.is_free(&address_key(&candidate))? {
                 return Ok(candidate);
@@ -218,6 +220,9 @@ impl Allocation<'_> {
             return Ok(Some("it is no IPv4 address".to_owned()));
         };
         let key = address_key(asked);
+        if address == CLUSTER_DNS && self.holder != DNS_SERVICE && !self.held.contains(&key) {
+            return Ok(Some(format!("it is kept for the cluster's DNS, service {DNS_SERVICE}")));
+        }
         if !range.allows(address) && !self.held.contains(&key) {
             let text =
                 format!("the provided IP ({asked}) is not in the valid range. The range of valid IPs is {range}");

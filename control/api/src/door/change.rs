@@ -122,10 +122,11 @@ impl Door {
     ) -> Result<Written, ApiError> {
         for _ in 0..ATTEMPTS {
             let (entry, old) = self.load_for(identity, verb, target).await?;
-            let Checked { object: mut new, warnings } = make(&old)?;
+            let Checked { object: mut new, mut warnings } = make(&old)?;
             prepare(target, &mut new, &old, &entry)?;
             admission::node::admit_update(identity, target, &new, &old)?;
-            let uniques = admission::admit_update(self, target, &mut new, &old)?;
+            let claims = admission::admit_update(self, target, &mut new, &old)?;
+            warnings.extend(claims.warnings);
             if target.subresource.is_empty() && new.get("spec") != old.get("spec") {
                 stamp::bump_generation(&mut new);
             }
@@ -148,7 +149,8 @@ impl Door {
                 let uniques = admission::release(target, &old);
                 Command { ops: vec![Op::Delete { key: target.key(), expect }], uniques, ..Command::default() }
             } else {
-                Command { ops: vec![encoded.put(target.key(), expect)], uniques, ..Command::default() }
+                let ops = std::iter::once(encoded.put(target.key(), expect)).chain(claims.checks).collect();
+                Command { ops, uniques: claims.uniques, ..Command::default() }
             };
             match self.propose(command).await? {
                 Outcome::Applied(revision) => {

@@ -7,7 +7,10 @@ use super::{
     read_error, stamp,
     target::{Body, WriteOptions, Written},
 };
-use crate::{admission, identity::Identity};
+use crate::{
+    admission::{self, Claims},
+    identity::Identity,
+};
 use coracle_objects::{ApiError, Reason, kind::Verb, meta};
 use coracle_store::{Command, Expect, Op, Outcome, Rejection, UniqueChange};
 use serde_json::Value;
@@ -43,8 +46,9 @@ impl Door {
         let namespace = admission::namespace::admit_create(self, target, new_name).await?;
         (target.kind.default)(&mut object);
         (target.kind.prepare_create)(&mut object);
-        let bytes = self.store_new(target, object, namespace, options).await?;
-        Ok(Written { bytes, warnings: checked.warnings, changed: true })
+        let written = self.store_new(target, object, namespace, options).await?;
+        let warnings = checked.warnings.into_iter().chain(written.warnings).collect();
+        Ok(Written { warnings, ..written })
     }
 
     /// `namespace` is the check that the namespace is as it was admitted.
@@ -54,7 +58,7 @@ impl Door {
         object: Value,
         mut namespace: Option<Op>,
         options: WriteOptions,
-    ) -> Result<bytes::Bytes, ApiError> {
+    ) -> Result<Written, ApiError> {
         let makes_up_name = meta::name(&object).is_empty();
         // What is made up (name, addresses) is made up anew when it turns out to be taken.
         let can_retry = makes_up_name || admission::allocates(target);
@@ -70,17 +74,21 @@ impl Door {
                 return Err(target.kind.invalid(meta::name(&fresh), causes));
             }
             let target = Target { name: meta::name(&fresh).to_owned(), ..target.clone() };
-            let uniques = admission::allocate(self, &target, &mut fresh, None)?;
+            let Claims { uniques, checks, warnings } = admission::allocate(self, &target, &mut fresh, None)?;
             let encoded = Encoded::new(&mut fresh)?;
             admission::check_size(&target, &encoded)?;
             if options.dry_run {
                 let taken = self.store().get(&target.key()).map_err(|error| read_error(&error))?;
-                return taken.map_or(Ok(encoded.bytes), |_| Err(target.kind.already_exists(&target.name)));
+                let bytes = encoded.bytes;
+                let written = Written { bytes, warnings, changed: true };
+                return taken.map_or(Ok(written), |_| Err(target.kind.already_exists(&target.name)));
             }
             let put = encoded.put(target.key(), Expect::Absent);
-            match self.propose_new(&target, put, uniques, &mut namespace).await? {
-                Outcome::Applied(revision) => return Ok(encoded.at(revision)),
-                Outcome::Rejected(Rejection::Precondition { .. }) if !makes_up_name => {
+            match self.propose_new(&target, put, (uniques, checks), &mut namespace).await? {
+                Outcome::Applied(revision) => {
+                    return Ok(Written { bytes: encoded.at(revision), warnings, changed: true });
+                }
+                Outcome::Rejected(Rejection::Precondition { index: 0, .. }) if !makes_up_name => {
                     return Err(target.kind.already_exists(&target.name));
                 }
                 Outcome::Rejected(Rejection::Precondition { .. } | Rejection::Unique { .. }) => {}
@@ -95,13 +103,13 @@ impl Door {
         &self,
         target: &Target,
         put: Op,
-        uniques: Vec<UniqueChange>,
+        (uniques, checks): (Vec<UniqueChange>, Vec<Op>),
         namespace: &mut Option<Op>,
     ) -> Result<Outcome, ApiError> {
         for _ in 0..ATTEMPTS {
-            let ops = std::iter::once(put.clone()).chain(namespace.clone()).collect();
+            let ops = std::iter::once(put.clone()).chain(namespace.clone()).chain(checks.clone()).collect();
             match self.propose(Command { ops, uniques: uniques.clone(), ..Command::default() }).await? {
-                Outcome::Rejected(Rejection::Precondition { index: 1, .. }) => {
+                Outcome::Rejected(Rejection::Precondition { index: 1, .. }) if namespace.is_some() => {
                     *namespace = admission::namespace::admit_create(self, target, &target.name).await?;
                 }
                 outcome => return Ok(outcome),

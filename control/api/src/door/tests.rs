@@ -102,6 +102,25 @@ async fn services_made_at_once_get_different_addresses() {
     assert_eq!(distinct("/spec/ports/0/nodePort").len(), 64);
 }
 
+#[tokio::test]
+async fn the_address_of_the_clusters_dns_is_for_its_service_alone() {
+    let (door, _client) = administrator().await;
+    let namespaces = Target::collection(catalogue::namespaces(), "");
+    create(&door, &namespaces, json!({"metadata": {"name": "kube-system"}})).await.unwrap();
+    let asking = |name: &str| {
+        let mut service = service(name);
+        service["spec"]["clusterIP"] = Value::from("10.96.0.10");
+        service
+    };
+    let system = Target::collection(catalogue::services(), "kube-system");
+    let thief = create(&door, &Target::collection(catalogue::services(), "default"), asking("kube-dns")).await;
+    let thief = thief.unwrap_err();
+    assert!(thief.code() == 422 && thief.message.contains("kept for the cluster's DNS"), "{thief}");
+    assert_eq!(create(&door, &system, asking("other")).await.unwrap_err().code(), 422);
+    let dns = create(&door, &system, asking("kube-dns")).await.unwrap();
+    assert_eq!(dns["spec"]["clusterIP"], "10.96.0.10");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn patches_at_once_all_count() {
     let (door, _client) = administrator().await;

@@ -2,13 +2,13 @@
 
 use super::{
     Causes, Path,
-    access::{flag, keep, keep_all_but, list, pairs, set_default, text},
+    access::{flag, keep, keep_all_but, list, pairs, same, set_default, text},
     age,
     metadata::{self, Scope},
     print::{condition, or_none},
     taint,
 };
-use crate::{Cause, kind::Column, meta, names::Spelling, quantity::Quantity};
+use crate::{Cause, kind::Column, meta, names::Spelling, quantity::Quantity, ranges};
 use serde_json::Value;
 
 /// What `kubectl get` prints.
@@ -120,17 +120,35 @@ pub fn validate_update(new: &Value, old: &Value, subresource: &str) -> Vec<Cause
     }
     check_spec(new, &mut causes);
     let path = Path::new("spec");
-    for field in ["providerID", "podCIDR"] {
-        let (is, was) = (text(&new["spec"], field), text(&old["spec"], field));
-        if !was.is_empty() && is != was {
-            causes.forbidden(&path.child(field), "node updates may not change it once it is set");
+    let (is, was) = (text(&new["spec"], "providerID"), text(&old["spec"], "providerID"));
+    if !was.is_empty() && is != was {
+        causes.forbidden(&path.child("providerID"), "node updates may not change it once it is set");
+    }
+    for field in ["podCIDR", "podCIDRs"] {
+        let was = &old["spec"][field];
+        if !same(was, &Value::Null) && !same(was, &new["spec"][field]) {
+            causes.forbidden(&path.child(field), "node updates may not change podCIDR except from \"\" to valid");
         }
     }
     causes.into_vec()
 }
 
 fn check_spec(object: &Value, causes: &mut Causes) {
-    taint::check_taints(&Path::new("spec").child("taints"), list(&object["spec"], "taints"), causes);
+    let (path, spec) = (Path::new("spec"), &object["spec"]);
+    taint::check_taints(&path.child("taints"), list(spec, "taints"), causes);
+    let (single, all) = (text(spec, "podCIDR"), list(spec, "podCIDRs"));
+    let path = path.child("podCIDRs");
+    if let Some(first) = all.first().filter(|first| !single.is_empty() && **first != single) {
+        causes.invalid(&path.index(0), first.clone(), "first value must match `podCIDR`");
+    }
+    if all.len() > 1 {
+        causes.invalid(&path, all.to_vec(), "may only hold up to 1 value: the cluster is IPv4 only");
+        return;
+    }
+    let range = all.first().and_then(Value::as_str).unwrap_or(single);
+    if !range.is_empty() && ranges::parse(range).is_none() {
+        causes.invalid(&path.index(0), range, "must be a valid IPv4 CIDR value, (e.g. 10.9.8.0/24)");
+    }
 }
 
 fn check_status(object: &Value, causes: &mut Causes) {

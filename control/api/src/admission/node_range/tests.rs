@@ -1,0 +1,157 @@
+//! Nodes through the door: every one gets its own range and keeps it.
+
+use super::*;
+use crate::{
+    door::{Body, DeleteOptions, WriteOptions, Written},
+    identity::Identity,
+    testing,
+};
+use coracle_objects::patch::PatchType;
+use std::{collections::BTreeSet, sync::Arc};
+
+fn nodes() -> Target {
+    Target::collection(catalogue::nodes(), "")
+}
+
+fn one(name: &str) -> Target {
+    Target::object(catalogue::nodes(), "", name)
+}
+
+fn node(name: &str, spec: &Value) -> Value {
+    json!({"metadata": {"name": name}, "spec": spec})
+}
+
+async fn created(door: &Door, name: &str) -> String {
+    range_of(&testing::create(door, &nodes(), node(name, &json!({}))).await.unwrap()).to_owned()
+}
+
+async fn delete(door: &Door, name: &str) {
+    door.delete(&Identity::admin(), &one(name), &DeleteOptions::default()).await.unwrap();
+}
+
+async fn patch(door: &Door, identity: Identity, name: &str, patch: Value) -> Result<Value, ApiError> {
+    let written = door.patch(&identity, &one(name), &patch, PatchType::Merge, WriteOptions::default()).await?;
+    Ok(serde_json::from_slice(&written.bytes).unwrap())
+}
+
+async fn fill(door: &Door) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    for index in 0..ranges::node_ranges().len() {
+        all.insert(created(door, &format!("n{index}")).await);
+    }
+    all
+}
+
+async fn create_raw(door: &Door, name: &str, spec: Value) -> Result<Written, ApiError> {
+    let mut object = node(name, &spec);
+    object["apiVersion"] = "v1".into();
+    object["kind"] = "Node".into();
+    door.create(&Identity::admin(), &nodes(), Body::Value(object), WriteOptions::default()).await
+}
+
+#[tokio::test]
+async fn every_node_gets_its_own_range_until_none_is_left() {
+    let (door, _) = testing::door().await;
+    let all = fill(&door).await;
+    assert_eq!(all, ranges::node_ranges().map(ranges::text).collect());
+    let written = create_raw(&door, "late", json!({})).await.unwrap();
+    let late: Value = serde_json::from_slice(&written.bytes).unwrap();
+    assert_eq!(range_of(&late), "");
+    assert!(written.warnings[0].contains("all 64 ranges (/22) of 10.244.0.0/16 belong to other nodes"), "{written:?}");
+    // One that came too late gets a range as soon as there is one.
+    let entry = door.store().get(&one("n7").key()).unwrap().unwrap();
+    let freed: Value = serde_json::from_slice(&entry.value).unwrap();
+    delete(&door, "n7").await;
+    let touched = patch(&door, Identity::admin(), "late", json!({"metadata": {"labels": {"a": "b"}}})).await.unwrap();
+    assert_eq!(range_of(&touched), range_of(&freed));
+    assert_eq!(touched["spec"]["podCIDRs"], json!([range_of(&touched)]));
+}
+
+#[tokio::test]
+async fn a_range_stays_with_the_name_of_its_node() {
+    let (door, _) = testing::door().await;
+    let (first, second) = (created(&door, "a").await, created(&door, "b").await);
+    delete(&door, "a").await;
+    let third = created(&door, "c").await;
+    assert!(third != first && third != second, "the machine of node a may still use {first}");
+    assert_eq!(created(&door, "a").await, first, "the node that comes back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nodes_created_at_once_never_share_a_range() {
+    let (door, _) = testing::door().await;
+    for index in 0..ranges::node_ranges().len() {
+        let name = format!("n{index}");
+        created(&door, &name).await;
+        delete(&door, &name).await;
+    }
+    // Half of them return while others want what is theirs.
+    let names = (0..32).flat_map(|index| [format!("n{index}"), format!("new{index}")]);
+    let tasks: Vec<_> = names
+        .map(|name| {
+            let door = Arc::clone(&door);
+            tokio::spawn(async move { created(&door, &name).await })
+        })
+        .collect();
+    let mut all = BTreeSet::new();
+    for task in tasks {
+        all.insert(task.await.unwrap());
+    }
+    assert_eq!(all.len(), 64);
+}
+
+#[tokio::test]
+async fn a_range_never_changes_and_is_nobodys_choice_twice() {
+    let (door, _) = testing::door().await;
+    let own = created(&door, "a").await;
+    let code = |outcome: Result<Written, ApiError>| outcome.map_or_else(|error| error.code(), |_| 200);
+    let refused = [
+        json!({"podCIDR": own}),
+        json!({"podCIDR": "10.244.4.0/24"}),
+        json!({"podCIDR": "10.9.0.0/22"}),
+        json!({"podCIDR": "10.244.4.1/22"}),
+        json!({"podCIDR": "10.244.4.0/22", "podCIDRs": ["10.244.8.0/22"]}),
+        json!({"podCIDRs": ["10.244.4.0/22", "10.244.8.0/22"]}),
+        json!({"podCIDRs": ["none"]}),
+    ];
+    for spec in refused {
+        assert_eq!(code(create_raw(&door, "b", spec.clone()).await), 422, "{spec}");
+    }
+    assert_eq!(code(create_raw(&door, "b", json!({"podCIDRs": ["10.244.8.0/22"]})).await), 200);
+    for change in [
+        json!({"spec": {"podCIDR": "10.244.12.0/22"}}),
+        json!({"spec": {"podCIDR": "10.244.12.0/22", "podCIDRs": ["10.244.12.0/22"]}}),
+    ] {
+        assert_eq!(patch(&door, Identity::admin(), "b", change.clone()).await.unwrap_err().code(), 422, "{change}");
+        assert_eq!(patch(&door, Identity::node("b"), "b", change).await.unwrap_err().code(), 403);
+    }
+    // Who does not mention it does not mean to take it away.
+    let kept =
+        patch(&door, Identity::admin(), "b", json!({"spec": {"podCIDR": null, "podCIDRs": null}})).await.unwrap();
+    assert_eq!((range_of(&kept), &kept["spec"]["podCIDRs"]), ("10.244.8.0/22", &json!(["10.244.8.0/22"])));
+    delete(&door, "b").await;
+    assert_eq!(code(create_raw(&door, "c", json!({"podCIDR": "10.244.8.0/22"})).await), 200, "its node is gone");
+}
+
+#[tokio::test]
+async fn a_node_of_an_older_store_gets_its_range_with_its_next_change() {
+    let (door, _) = testing::door().await;
+    let target = one("old");
+    let mut object = node("old", &json!({"taints": []}));
+    object["apiVersion"] = "v1".into();
+    object["kind"] = "Node".into();
+    let text = serde_json::to_string(&object).unwrap();
+    let splice_at = u32::try_from(text.find("\"name\":\"old\"").unwrap()).ok();
+    let put = Op::Put { key: target.key(), value: text.into(), splice_at, expect: Expect::Absent };
+    door.propose(coracle_store::Command { ops: vec![put], ..coracle_store::Command::default() }).await.unwrap();
+    let status = json!({"status": {"phase": "Running"}});
+    let of_status = target.clone().with_subresource("status").unwrap();
+    let written = door
+        .patch(&Identity::node("old"), &of_status, &status, PatchType::Merge, WriteOptions::default())
+        .await
+        .unwrap();
+    let object: Value = serde_json::from_slice(&written.bytes).unwrap();
+    assert_eq!(range_of(&object), "", "a heartbeat changes nothing but the status");
+    let changed = patch(&door, Identity::node("old"), "old", json!({"metadata": {"labels": {"zone": "a"}}})).await;
+    assert_eq!(range_of(&changed.unwrap()), "10.244.0.0/22");
+}
