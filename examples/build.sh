@@ -14,7 +14,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 guests=(
     "examples wait-for wasm32-wasip2 init-pod/wait-for.wasm init-pod/wait-for"
     "examples app wasm32-wasip2 init-pod/app.wasm init-pod/app"
+    "examples server wasm32-wasip2 web/server.wasm web/server"
+    "examples rewriter wasm32-wasip2 web/rewriter.wasm web/rewriter"
     "tests/guests network wasm32-wasip2 network.wasm network"
+    "tests/guests probe wasm32-wasip2 probe.wasm probe"
     "tests/guests toolbox wasm32-wasip2 toolbox.wasm toolbox"
     "tests/guests toolbox wasm32-wasip1 toolbox-p1.wasm toolbox"
 )

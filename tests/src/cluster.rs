@@ -13,8 +13,10 @@ use nix::{
 use std::{
     env, fs,
     fs::File,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{self, Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
 };
 use tempfile::TempDir;
 
@@ -22,6 +24,16 @@ use tempfile::TempDir;
 pub struct Cluster {
     directory: TempDir,
     child: Option<Child>,
+    host: Ipv4Addr,
+}
+
+/// How many clusters this process has made.
+static MADE: AtomicU8 = AtomicU8::new(0);
+
+/// A loopback address that no other test uses: node ports are opened on it, and must not meet those of others.
+fn own_loopback_address() -> Ipv4Addr {
+    let [_, _, high, low] = process::id().to_be_bytes();
+    Ipv4Addr::new(127, high, low, 1 + MADE.fetch_add(1, Ordering::Relaxed) % 250)
 }
 
 /// The binary under test: `CORACLE_TEST_BINARY`, else the one beside the test's own.
@@ -53,7 +65,7 @@ impl Cluster {
     #[must_use]
     pub fn unstarted() -> Self {
         let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
-        Self { directory, child: None }
+        Self { directory, child: None, host: own_loopback_address() }
     }
 
     /// Starts the stopped cluster, which must end by itself with a failure; answers what it printed.
@@ -100,7 +112,7 @@ impl Cluster {
         })?;
         let log = File::options().create(true).append(true).open(self.directory.path().join("log"))?;
         let child = Command::new(binary()?)
-            .args(["dev", "--listen", "127.0.0.1:0", "--data-dir"])
+            .args(["dev", "--listen", &format!("{}:0", self.host), "--data-dir"])
             .arg(self.data_dir())
             .env_remove("KUBECONFIG")
             .stdin(Stdio::null())
@@ -109,6 +121,12 @@ impl Cluster {
             .spawn()?;
         self.child = Some(child);
         Ok(())
+    }
+
+    /// The address that it listens on, node ports included.
+    #[must_use]
+    pub fn host(&self) -> IpAddr {
+        self.host.into()
     }
 
     /// The data directory.

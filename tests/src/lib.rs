@@ -7,6 +7,7 @@ pub mod churn;
 pub mod cluster;
 pub mod kubectl;
 pub mod mount;
+pub mod network;
 pub mod pods;
 pub mod processes;
 pub mod random;
