@@ -1,0 +1,3 @@
+module coracle.test/server
+
+go 1.24
