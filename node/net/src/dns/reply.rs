@@ -11,6 +11,9 @@ use hickory_proto::{
 };
 use std::net::IpAddr;
 
+/// Where a message says that it was cut: which byte, and which bit of it.
+const FLAGS_AT: usize = 2;
+const TRUNCATED: u8 = 0x02;
 /// Fields of the zones' SOA records that only secondaries use, in seconds.
 const SOA_SERIAL: u32 = 1;
 const SOA_REFRESH_SECONDS: i32 = 7200;
@@ -91,7 +94,10 @@ impl Asked {
     }
 
     fn fitting(&self, message: &Message) -> Option<Vec<u8>> {
-        message.to_vec().ok().filter(|bytes| bytes.len() <= usize::from(self.limit))
+        let bytes = message.to_vec().ok().filter(|bytes| bytes.len() <= usize::from(self.limit))?;
+        // At the longest that any message can be, the encoder cuts by itself, and says so in the flags alone.
+        let is_cut = bytes.get(FLAGS_AT).is_some_and(|flags| flags & TRUNCATED != 0);
+        (is_cut == message.metadata.truncation).then_some(bytes)
     }
 
     fn message(&self, content: Content) -> Message {
