@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(all.len(), 5);
         pool.release(all[3], start);
         pool.release(all[1], start + Duration::from_secs(1));
-        let almost = start + REST_MIN - Duration::from_millis(1);
+        let almost = start + REST_MIN.saturating_sub(Duration::from_millis(1));
         let error = pool.allocate(almost).unwrap_err();
         assert_eq!(error, PoolError::Exhausted { range: pool.range, taken: 3, resting: 2 });
         assert_eq!(error.to_string(), "no free pod address in 10.0.0.0/29: 3 are taken and 2 were freed a moment ago");

@@ -299,10 +299,9 @@ impl Names {
         let labels: Vec<&str> = below.split('.').collect();
         match labels[..] {
             ["dns-version"] if kind == Kind::Txt => Step::Records(vec![Data::Txt(SCHEMA_VERSION.to_owned())]),
-            ["dns-version" | "svc" | "pod"] => Step::NoData,
+            ["dns-version" | "svc" | "pod"] | [_, "pod"] => Step::NoData,
             [namespace, "svc"] => exists(self.namespaces.contains(namespace)),
             [service, namespace, "svc"] => self.service(service, namespace, kind),
-            [_, "pod"] => Step::NoData,
             [address, _, "pod"] => spelling::address_of_pod_label(address)
                 .map_or(Step::NoName, |address| addresses_of_kind([address].iter(), kind)),
             [protocol, service, namespace, "svc"] if protocol.starts_with('_') => {

@@ -1,6 +1,6 @@
 //! The service table: which service port an address and port mean, and which endpoints are behind it.
 //!
-//! Built from `v1` Services and `discovery.k8s.io/v1` EndpointSlices, as kube-proxy reads them. Immutable: a change makes
+//! Built from `v1` Services and `discovery.k8s.io/v1` `EndpointSlices`, as kube-proxy reads them. Immutable: a change makes
 //! a new table, in which every service port that did not change is the same [`Arc`] as before.
 
 pub(crate) mod build;
@@ -9,7 +9,7 @@ mod endpoints;
 #[cfg(test)]
 mod tests;
 
-pub use endpoints::{Endpoint, Endpoints};
+pub use endpoints::{Endpoint, Endpoints, Health};
 
 use crate::class;
 use coracle_objects::ObjectKey;

@@ -92,7 +92,8 @@ fn an_endpoint_that_failed_is_avoided_longer_each_time_and_tried_again() {
         fail(&mut balancer, &target, address(2), now);
         let pause = Duration::from_secs(seconds);
         for _ in 0..20 {
-            let order = balancer.order(&target, CLIENT, Origin::Inside, now + pause - Duration::from_millis(1));
+            let order =
+                balancer.order(&target, CLIENT, Origin::Inside, now + pause.saturating_sub(Duration::from_millis(1)));
             assert_eq!(order.last(), Some(&address(2)), "avoided for {seconds} s, and still the last resort");
         }
         now += pause;
@@ -158,7 +159,7 @@ fn a_client_whose_endpoint_fails_or_goes_moves_and_stays_there() {
     let later = now + AVOIDED_MAX;
     assert_eq!(dial(&mut balancer, &target_before, CLIENT, later), second, "it does not move back");
 
-    let fewer = services(if second == address(1) { 0 } else { 1 }, &spec);
+    let fewer = services(u8::from(second != address(1)), &spec);
     balancer.follow(&fewer);
     let order = balancer.order(&target(&fewer), CLIENT, Origin::Inside, later);
     assert!(!order.contains(&second), "it is gone");
@@ -198,7 +199,7 @@ fn clients_are_bounded_and_the_one_seen_longest_ago_goes_first() {
     (0..CLIENTS_MAX).for_each(|index| clients.set(client(index), address(1), now));
     clients.set(client(0), address(2), now);
     clients.set(client(CLIENTS_MAX), address(1), now);
-    let hour = Duration::from_secs(3600);
+    let hour = Duration::from_hours(1);
     assert_eq!(clients.len(), CLIENTS_MAX);
     assert_eq!(clients.get(client(0), hour, now), Some(address(2)), "seen again a moment ago");
     assert_eq!(clients.get(client(1), hour, now), None);

@@ -148,11 +148,15 @@ impl PodDns {
             own.push(format!("{hostname}.{subdomain}.{}.svc.{CLUSTER_DOMAIN}", meta::namespace(pod)));
         }
         if !addresses.is_empty() {
-            own.iter().for_each(|name| self.add_host(name, addresses));
+            for name in &own {
+                self.add_host(name, addresses);
+            }
         }
         for alias in items(&spec["hostAliases"]) {
             let Some(address) = address(&alias["ip"]) else { continue };
-            items(&alias["hostnames"]).filter_map(Value::as_str).for_each(|name| self.add_host(name, &[address]));
+            for name in items(&alias["hostnames"]).filter_map(Value::as_str) {
+                self.add_host(name, &[address]);
+            }
         }
     }
 
@@ -193,9 +197,13 @@ impl PodDns {
     /// The `resolv.conf` that a container of the pod would have.
     #[must_use]
     pub fn resolv_conf(&self) -> String {
-        let servers: String = self.servers.iter().map(|server| format!("nameserver {server}\n")).collect();
-        let search = if self.search.is_empty() { String::new() } else { format!("search {}\n", self.search.join(" ")) };
-        format!("{search}{servers}options ndots:{}\n", self.ndots)
+        let mut lines = Vec::new();
+        if !self.search.is_empty() {
+            lines.push(format!("search {}", self.search.join(" ")));
+        }
+        lines.extend(self.servers.iter().map(|server| format!("nameserver {server}")));
+        lines.push(format!("options ndots:{}\n", self.ndots));
+        lines.join("\n")
     }
 
     /// Addresses of a name in the pod's hosts file.

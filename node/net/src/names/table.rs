@@ -2,8 +2,8 @@
 
 use super::{CLUSTER_DOMAIN, Names, spelling};
 use crate::services::{
-    Protocol,
-    build::{Conditions, SERVICE_NAME_LABEL, address, items, number},
+    Health, Protocol,
+    build::{SERVICE_NAME_LABEL, address, health, items, number},
 };
 use coracle_objects::{ObjectKey, meta};
 use serde_json::Value;
@@ -71,17 +71,20 @@ impl Names {
     fn index_addresses(&mut self) {
         for (key, service) in &self.services {
             let domain = format!("{}.{}.svc.{CLUSTER_DOMAIN}", key.name, key.namespace);
-            let mut add = |address: IpAddr, name: String| {
-                self.by_address.entry(address).or_default().insert(name);
-            };
-            match service {
-                Service::Cluster { addresses, .. } => addresses.iter().for_each(|one| add(*one, domain.clone())),
+            let named: Vec<(IpAddr, String)> = match service {
+                Service::Cluster { addresses, .. } => addresses.iter().map(|one| (*one, domain.clone())).collect(),
                 Service::Headless(headless) => {
-                    for (hostname, addresses) in &headless.by_hostname {
-                        addresses.iter().for_each(|one| add(*one, format!("{hostname}.{domain}")));
-                    }
+                    let hosts = headless.by_hostname.iter();
+                    let of = |(host, addresses): (&String, &BTreeSet<IpAddr>)| {
+                        let name = format!("{host}.{domain}");
+                        addresses.iter().map(move |one| (*one, name.clone())).collect::<Vec<_>>()
+                    };
+                    hosts.flat_map(of).collect()
                 }
-                Service::Address(_) | Service::Alias(_) => {}
+                Service::Address(_) | Service::Alias(_) => Vec::new(),
+            };
+            for (address, name) in named {
+                self.by_address.entry(address).or_default().insert(name);
             }
         }
     }
@@ -115,7 +118,7 @@ fn port_name(port: &Value) -> Option<PortName> {
 fn add_endpoints(headless: &mut Headless, slice: &Value) {
     let ports: Vec<(PortName, u16)> =
         items(&slice["ports"]).filter_map(|port| Some((port_name(port)?, number(&port["port"])?))).collect();
-    for endpoint in items(&slice["endpoints"]).filter(|endpoint| Conditions::of(endpoint).is_ready) {
+    for endpoint in items(&slice["endpoints"]).filter(|endpoint| health(endpoint) == Health::Ready) {
         for address in items(&endpoint["addresses"]).filter_map(address) {
             let hostname = match endpoint["hostname"].as_str().filter(|name| !name.is_empty()) {
                 Some(hostname) => hostname.to_ascii_lowercase(),

@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::services::build::SERVICE_NAME_LABEL;
-use serde_json::Value;
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn service(namespace: &str, name: &str, spec: Value) -> Value {
     let mut service = json!({"metadata": {"namespace": namespace, "name": name}});
@@ -159,7 +158,7 @@ fn specified() -> Names {
 
 #[test]
 fn records_are_those_of_the_specification() {
-    use Kind::{A, Aaaa, Cname, Other, Ptr, Srv, Txt};
+    use Kind::{A, Aaaa, Cname, Ptr, Srv, Txt};
     let rows: &[(Kind, &str, &[&str])] = &[
         (Txt, "dns-version.cluster.local", &["dns-version.cluster.local 28800 \"1.1.0\""]),
         // A service with a cluster IP.
@@ -228,7 +227,12 @@ fn records_are_those_of_the_specification() {
         assert_eq!(outcome.records.iter().map(text).collect::<Vec<_>>(), *expected, "{kind:?} {name}");
         assert_eq!(outcome.end, End::Answered, "{kind:?} {name}");
     }
-    // What is there without having that, and what is not there.
+}
+
+#[test]
+fn what_is_there_without_having_that_and_what_is_not_there_are_told_apart() {
+    use Kind::{A, Aaaa, Other, Ptr, Srv, Txt};
+    let names = specified();
     let none: &[(Kind, &str, End)] = &[
         (Aaaa, "web.default.svc.cluster.local", End::NoData),
         (Srv, "web.default.svc.cluster.local", End::NoData),

@@ -1,6 +1,6 @@
 //! Reads services and endpoint slices into the table. Objects that make no sense are left out, never guessed at.
 
-use super::{Door, Endpoint, Endpoints, PortId, Protocol, ServicePort, Services};
+use super::{Door, Endpoint, Endpoints, Health, PortId, Protocol, ServicePort, Services};
 use coracle_objects::{ObjectKey, meta};
 use serde_json::Value;
 use std::{
@@ -14,7 +14,7 @@ use std::{
 pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is absent.
-const AFFINITY_DEFAULT: Duration = Duration::from_secs(10_800);
+const AFFINITY_DEFAULT: Duration = Duration::from_hours(3);
 
 /// The endpoints of one service, by the name and protocol of its ports.
 type ByPort = BTreeMap<(String, Protocol), Vec<Endpoint>>;
@@ -142,28 +142,19 @@ fn endpoints_by_service<'a>(
 /// `addresses` of an endpoint are interchangeable, and only the first one is used, as everywhere in Kubernetes.
 fn endpoint(value: &Value, port: u16, node_name: &str) -> Option<Endpoint> {
     let address = items(&value["addresses"]).find_map(address)?;
-    let Conditions { is_ready, is_serving, is_terminating } = Conditions::of(value);
     let is_local = value["nodeName"].as_str().is_some_and(|name| name == node_name);
-    Some(Endpoint { address: SocketAddr::new(address, port), is_local, is_ready, is_serving, is_terminating })
+    Some(Endpoint { address: SocketAddr::new(address, port), is_local, health: health(value) })
 }
 
-/// `conditions` of an endpoint in a slice.
-pub(crate) struct Conditions {
-    pub(crate) is_ready: bool,
-    is_serving: bool,
-    is_terminating: bool,
-}
-
-impl Conditions {
-    /// What is not said is ready, serves as it is ready, and stays.
-    pub(crate) fn of(endpoint: &Value) -> Self {
-        let conditions = &endpoint["conditions"];
-        let is_ready = conditions["ready"].as_bool().unwrap_or(true);
-        Self {
-            is_ready,
-            is_serving: conditions["serving"].as_bool().unwrap_or(is_ready),
-            is_terminating: conditions["terminating"].as_bool().unwrap_or(false),
-        }
+/// What `conditions` of an endpoint in a slice come to: what is not said is ready, serves as it is ready, and stays.
+pub(crate) fn health(endpoint: &Value) -> Health {
+    let conditions = &endpoint["conditions"];
+    let is_ready = conditions["ready"].as_bool().unwrap_or(true);
+    let is_serving = conditions["serving"].as_bool().unwrap_or(is_ready);
+    match conditions["terminating"].as_bool().unwrap_or(false) {
+        _ if is_ready => Health::Ready,
+        true if is_serving => Health::Leaving,
+        _ => Health::Away,
     }
 }
 

@@ -5,6 +5,17 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+/// What an endpoint is good for; the better ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Health {
+    /// For nothing now.
+    Away,
+    /// On its way out and still answering: for new connections when nobody is ready.
+    Leaving,
+    /// For new connections.
+    Ready,
+}
+
 /// One address behind a service port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint {
@@ -12,12 +23,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// Whether it is on this node.
     pub is_local: bool,
-    /// Whether new connections go there.
-    pub is_ready: bool,
-    /// Whether it would answer, on its way out or not.
-    pub is_serving: bool,
-    /// Whether it is on its way out.
-    pub is_terminating: bool,
+    /// What it is good for.
+    pub health: Health,
 }
 
 /// All endpoints of a service port. Each address is there once; ordered by address, so that equal things look equal.
@@ -33,16 +40,15 @@ impl Endpoints {
     #[must_use]
     pub fn new(listed: impl IntoIterator<Item = Endpoint>) -> Self {
         let mut by_address: BTreeMap<(IpAddr, u16), Endpoint> = BTreeMap::new();
-        let health = |one: &Endpoint| (one.is_ready, one.is_serving, !one.is_terminating, one.is_local);
+        let rank = |one: &Endpoint| (one.health, one.is_local);
         for endpoint in listed {
             let held = by_address.entry((endpoint.address.ip(), endpoint.address.port())).or_insert(endpoint);
-            if health(&endpoint) > health(held) {
+            if rank(&endpoint) > rank(held) {
                 *held = endpoint;
             }
         }
         let all: Vec<Endpoint> = by_address.into_values().collect();
-        let everywhere = sendable(all.iter());
-        let here = sendable(all.iter().filter(|one| one.is_local));
+        let (everywhere, here) = (sendable(&all, false), sendable(&all, true));
         Self { all, everywhere, here }
     }
 
@@ -69,10 +75,9 @@ impl Endpoints {
 }
 
 /// The ready ones; without any, those that serve on their way out.
-fn sendable<'a>(endpoints: impl Iterator<Item = &'a Endpoint> + Clone) -> Vec<SocketAddr> {
-    let ready: Vec<_> = endpoints.clone().filter(|one| one.is_ready).map(|one| one.address).collect();
-    if !ready.is_empty() {
-        return ready;
-    }
-    endpoints.filter(|one| one.is_serving && one.is_terminating).map(|one| one.address).collect()
+fn sendable(endpoints: &[Endpoint], local_only: bool) -> Vec<SocketAddr> {
+    let candidates = || endpoints.iter().filter(|one| one.is_local || !local_only);
+    let of = |health| candidates().filter(move |one| one.health == health).map(|one| one.address).collect();
+    let ready: Vec<SocketAddr> = of(Health::Ready);
+    if ready.is_empty() { of(Health::Leaving) } else { ready }
 }

@@ -23,35 +23,40 @@ pub(crate) fn slice(service: &str, ports: Value, endpoints: Value) -> Value {
     slice
 }
 
+const NO_SUCH_PORT: &[&str] = &["no such port"];
+
+/// Conditions of an endpoint.
+type Conditions = &'static [(&'static str, bool)];
+
 fn table(services: &[Value], slices: &[Value]) -> Services {
     Services::build(services, slices, "n1")
 }
 
-fn found(services: &Services, to: &str, protocol: Protocol, origin: Origin) -> Option<Vec<String>> {
+fn found(services: &Services, to: &str, protocol: Protocol, origin: Origin) -> Vec<String> {
     let to: SocketAddr = to.parse().unwrap();
-    let target = services.target(to.ip(), to.port(), protocol)?;
-    Some(target.eligible(origin).iter().map(ToString::to_string).collect())
+    let target = services.target(to.ip(), to.port(), protocol);
+    target.map_or(list(NO_SUCH_PORT), |target| target.eligible(origin).iter().map(ToString::to_string).collect())
 }
 
-fn inside(services: &Services, to: &str) -> Option<Vec<String>> {
+fn inside(services: &Services, to: &str) -> Vec<String> {
     found(services, to, Protocol::Tcp, Origin::Inside)
 }
 
-fn list(addresses: &[&str]) -> Option<Vec<String>> {
-    Some(addresses.iter().map(|one| (*one).to_owned()).collect())
+fn list(addresses: &[&str]) -> Vec<String> {
+    addresses.iter().map(|one| (*one).to_owned()).collect()
 }
 
 /// The state of one endpoint, as a slice says it, on a node.
-fn endpoint(address: &str, node: &str, conditions: &[(&str, bool)]) -> Value {
+fn endpoint(address: &str, node: &str, conditions: Conditions) -> Value {
     let conditions: serde_json::Map<String, Value> =
         conditions.iter().map(|(name, is)| ((*name).to_owned(), Value::from(*is))).collect();
     json!({"addresses": [address], "nodeName": node, "conditions": conditions})
 }
 
-const READY: &[(&str, bool)] = &[("ready", true), ("serving", true), ("terminating", false)];
-const UNREADY: &[(&str, bool)] = &[("ready", false), ("serving", false), ("terminating", false)];
-const LEAVING: &[(&str, bool)] = &[("ready", false), ("serving", true), ("terminating", true)];
-const GONE: &[(&str, bool)] = &[("ready", false), ("serving", false), ("terminating", true)];
+const READY: Conditions = &[("ready", true), ("serving", true), ("terminating", false)];
+const UNREADY: Conditions = &[("ready", false), ("serving", false), ("terminating", false)];
+const LEAVING: Conditions = &[("ready", false), ("serving", true), ("terminating", true)];
+const GONE: Conditions = &[("ready", false), ("serving", false), ("terminating", true)];
 
 #[test]
 fn a_service_port_leads_to_the_ports_of_its_endpoints_by_name_and_protocol() {
@@ -84,10 +89,10 @@ fn a_service_port_leads_to_the_ports_of_its_endpoints_by_name_and_protocol() {
         ("[::ffff:10.96.0.9]:80", Protocol::Tcp, list(&["10.244.0.5:8080", "10.244.0.6:9090"])),
         ("10.96.0.9:53", Protocol::Udp, list(&["10.244.0.5:5353"])),
         ("10.96.0.9:53", Protocol::Tcp, list(&["10.244.0.5:5354"])),
-        ("10.96.0.9:80", Protocol::Udp, None),
-        ("10.96.0.9:9", Protocol::Tcp, None),
-        ("10.96.0.9:81", Protocol::Tcp, None),
-        ("10.96.0.8:80", Protocol::Tcp, None),
+        ("10.96.0.9:80", Protocol::Udp, list(NO_SUCH_PORT)),
+        ("10.96.0.9:9", Protocol::Tcp, list(NO_SUCH_PORT)),
+        ("10.96.0.9:81", Protocol::Tcp, list(NO_SUCH_PORT)),
+        ("10.96.0.8:80", Protocol::Tcp, list(NO_SUCH_PORT)),
     ];
     for (to, protocol, expected) in rows {
         assert_eq!(found(&services, to, protocol, Origin::Inside), expected, "{to} {protocol}");
@@ -98,7 +103,7 @@ fn a_service_port_leads_to_the_ports_of_its_endpoints_by_name_and_protocol() {
 
 #[test]
 fn only_ready_endpoints_get_connections_and_leaving_ones_when_nobody_is_ready() {
-    let rows: &[(&[&[(&str, bool)]], &[&str])] = &[
+    let rows: &[(&[Conditions], &[&str])] = &[
         (&[READY, UNREADY, LEAVING, GONE], &["10.244.0.0:80"]),
         (&[&[], UNREADY], &["10.244.0.0:80"]),
         (&[UNREADY, LEAVING, GONE, LEAVING], &["10.244.0.1:80", "10.244.0.3:80"]),
@@ -152,7 +157,7 @@ fn traffic_policies_keep_connections_on_the_node() {
         assert_eq!(found(&services, "198.51.100.1:80", Protocol::Tcp, Origin::Outside), *from_outside, "{what}");
         let node_port = services.node_port(30080, Protocol::Tcp).unwrap();
         let by_node_port: Vec<String> = node_port.eligible(Origin::Outside).iter().map(ToString::to_string).collect();
-        assert_eq!(Some(by_node_port), *from_outside, "{what}");
+        assert_eq!(by_node_port, *from_outside, "{what}");
         assert_eq!((node_port.door, services.node_port(30080, Protocol::Udp)), (Door::Node, None));
     }
 }
@@ -230,7 +235,7 @@ fn affinity_and_load_balancer_addresses_are_read() {
     web["status"] = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.9"}, {"hostname": "x"}]}});
     let services = table(&[web.clone()], &[]);
     let target = services.target("198.51.100.9".parse().unwrap(), 80, Protocol::Tcp).unwrap();
-    assert_eq!((target.door, target.port.affinity), (Door::External, Some(Duration::from_secs(10_800))));
+    assert_eq!((target.door, target.port.affinity), (Door::External, Some(Duration::from_hours(3))));
     web["spec"]["sessionAffinityConfig"] = json!({"clientIP": {"timeoutSeconds": 7}});
     assert_eq!(table(&[web.clone()], &[]).ports().next().unwrap().affinity, Some(Duration::from_secs(7)));
     web["spec"]["sessionAffinity"] = "None".into();
