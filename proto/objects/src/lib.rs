@@ -17,6 +17,7 @@ pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod ranges;
+pub mod registry_auth;
 pub mod rules;
 pub mod selector;
 pub mod table;
