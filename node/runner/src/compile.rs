@@ -14,13 +14,17 @@ use crate::{
     protocol::GuestKind,
     spawner,
 };
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::{
+    resource::{Resource, setrlimit},
+    signal::Signal,
+};
 use std::{
     ffi::OsString,
     fs::{self, File},
     io::{self, Read, Write},
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{ExitCode, Stdio},
+    process::{ExitCode, ExitStatus, Stdio},
     time::Duration,
 };
 use thiserror::Error;
@@ -31,15 +35,18 @@ use tokio::{
 };
 use wasmtime::{Engine, ExternType, Module, component::Component};
 
+/// Most and least address space of the compiler: an 18 MB Python component needs about a gigabyte.
+const ADDRESS_SPACE_BYTES: (u64, u64) = (1 << 30, 8 << 30);
+/// Processor time over all threads.
+const CPU_SECONDS_DEFAULT: u64 = 300;
+/// What a process gets beyond its processor time to say so before it is killed.
+const CPU_SECONDS_GRACE: u64 = 5;
 /// Largest file that is compiled.
 const MAX_WASM_BYTES: u64 = 256 << 20;
-/// Address space of the compiler: an 18 MB Python component needs about a gigabyte.
-const MAX_ADDRESS_SPACE_BYTES: u64 = 8 << 30;
 /// Largest output.
 const MAX_OUTPUT_BYTES: u64 = 2 << 30;
-/// Processor time over all threads, and then the time on the wall for a busy machine.
-const MAX_CPU_SECONDS: u64 = 300;
-const MAX_WALL: Duration = Duration::from_mins(10);
+/// Time on the wall for each second of processor time: the machine may be busy.
+const WALL_PER_CPU: u32 = 2;
 /// Most that is read of the process's output and error.
 const MAX_REPORT_BYTES: u64 = 16 << 10;
 /// Exit code that says: the guest is at fault, and standard error says why.
@@ -51,7 +58,10 @@ pub enum CompileError {
     /// Not WebAssembly, truncated, invalid, or with an unknown import.
     #[error("{0}")]
     Rejected(String),
-    /// The compiler process failed or hit a limit.
+    /// It would take more memory or time than a compilation gets.
+    #[error("{0}")]
+    TooCostly(String),
+    /// The compiler process failed.
     #[error("the compiler process failed: {0}")]
     Failed(String),
 }
@@ -62,17 +72,58 @@ pub fn engine_fingerprint() -> String {
     engine::fingerprint().to_owned()
 }
 
+/// What one compilation may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompileLimits {
+    /// Address space.
+    pub memory_bytes: u64,
+    /// Processor time over all threads; twice as much on the wall.
+    pub cpu_seconds: u64,
+}
+
+impl Default for CompileLimits {
+    /// Half of this machine's memory within bounds, and five minutes.
+    fn default() -> Self {
+        let (least, most) = ADDRESS_SPACE_BYTES;
+        let memory_bytes = machine_memory_bytes().map_or(most, |bytes| (bytes / 2).clamp(least, most));
+        Self { memory_bytes, cpu_seconds: CPU_SECONDS_DEFAULT }
+    }
+}
+
+fn machine_memory_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// [`compile_within`] the usual limits.
+///
+/// # Errors
+/// See [`CompileError`].
+pub async fn compile(command: &[OsString], wasm: &Path, output: &PathBuf) -> Result<GuestKind, CompileError> {
+    compile_within(command, wasm, output, &CompileLimits::default()).await
+}
+
 /// Compiles `wasm` to `output` (written atomically) in a child process started by `command`
 /// (e.g. `[current_exe, "compile"]`), and says what kind of guest it is. Dropping the future ends the process.
 ///
 /// # Errors
 /// See [`CompileError`].
-pub async fn compile(command: &[OsString], wasm: &Path, output: &PathBuf) -> Result<GuestKind, CompileError> {
+pub async fn compile_within(
+    command: &[OsString],
+    wasm: &Path,
+    output: &Path,
+    limits: &CompileLimits,
+) -> Result<GuestKind, CompileError> {
     let failed = |error: &dyn std::fmt::Display| CompileError::Failed(error.to_string());
     let (program, arguments) = command.split_first().ok_or_else(|| failed(&"no program to run"))?;
     let mut process = Command::new(program);
     process
         .args(arguments)
+        .arg(MEMORY_FLAG)
+        .arg(limits.memory_bytes.to_string())
+        .arg(CPU_FLAG)
+        .arg(limits.cpu_seconds.to_string())
         .arg(wasm)
         .arg(output)
         .env_clear()
@@ -82,23 +133,43 @@ pub async fn compile(command: &[OsString], wasm: &Path, output: &PathBuf) -> Res
         .process_group(0)
         .kill_on_drop(true);
     let child = spawner::spawn(process).await.map_err(|error| failed(&error))?;
-    match time::timeout(MAX_WALL, outcome(child)).await {
+    let wall = Duration::from_secs(limits.cpu_seconds).saturating_mul(WALL_PER_CPU);
+    match time::timeout(wall, outcome(child, limits)).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(error)) => Err(failed(&error)),
-        Err(_) => Err(failed(&format!("no result within {} s", MAX_WALL.as_secs()))),
+        Err(_) => Err(CompileError::TooCostly(format!("compiling it takes more than {} s", wall.as_secs()))),
     }
 }
 
-async fn outcome(mut child: Child) -> io::Result<Result<GuestKind, CompileError>> {
+async fn outcome(mut child: Child, limits: &CompileLimits) -> io::Result<Result<GuestKind, CompileError>> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let (report, complaint) = tokio::try_join!(text(stdout), text(stderr))?;
     let status = child.wait().await?;
+    if let Some(excess) = excess(status, &complaint, limits) {
+        return Ok(Err(CompileError::TooCostly(excess)));
+    }
     Ok(match (status.code(), report.trim()) {
         (Some(0), "component") => Ok(GuestKind::Component),
         (Some(0), "module") => Ok(GuestKind::Module),
         (Some(code), _) if code == i32::from(REJECTED) => Err(CompileError::Rejected(complaint.trim().to_owned())),
         _ => Err(CompileError::Failed(format!("{status}; {}", complaint.trim()))),
     })
+}
+
+/// Which limit a process hit that ended so, if any.
+fn excess(status: ExitStatus, complaint: &str, limits: &CompileLimits) -> Option<String> {
+    if status.success() {
+        return None;
+    }
+    if status.signal() == Some(Signal::SIGXCPU as i32) {
+        return Some(format!("compiling it takes more than {} s of processor time", limits.cpu_seconds));
+    }
+    // Words of the standard library, of the system, and of a thread that cannot be started.
+    let wants_memory = ["memory allocation of", "Cannot allocate memory", "os error 12", "failed to spawn thread"];
+    if wants_memory.iter().any(|words| complaint.contains(words)) {
+        return Some(format!("compiling it takes more than {} MiB of memory", limits.memory_bytes >> 20));
+    }
+    complaint.contains("has overflowed its stack").then(|| "it is nested too deeply for the compiler".to_owned())
 }
 
 async fn text(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
@@ -111,10 +182,20 @@ async fn text(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Entry point of the compiler process: `compile [--memory-reservation-bytes N] WASM OUTPUT`.
+/// Flags of the limits.
+const MEMORY_FLAG: &str = "--memory-bytes";
+const CPU_FLAG: &str = "--cpu-seconds";
+
+/// Entry point of the compiler process:
+/// `compile [--memory-reservation-bytes N] [--memory-bytes N] [--cpu-seconds N] WASM OUTPUT`.
 #[must_use]
 pub fn main(arguments: &[String]) -> ExitCode {
-    let (line, code) = match limit().map_err(Fault::from).and_then(|()| run(arguments)) {
+    let parsed = Arguments::parse(arguments);
+    let done = parsed.and_then(|arguments| {
+        limit(&arguments.limits)?;
+        run(&arguments)
+    });
+    let (line, code) = match done {
         Ok(GuestKind::Component) => return report("component"),
         Ok(GuestKind::Module) => return report("module"),
         Err(Fault::Guest(text)) => (text, ExitCode::from(REJECTED)),
@@ -141,33 +222,61 @@ impl From<io::Error> for Fault {
     }
 }
 
-fn limit() -> io::Result<()> {
+fn limit(limits: &CompileLimits) -> io::Result<()> {
     confine::die_with_parent()?;
     nix::sys::prctl::set_no_new_privs()?;
     for (resource, limit) in [
         (Resource::RLIMIT_CORE, 0),
-        (Resource::RLIMIT_AS, MAX_ADDRESS_SPACE_BYTES),
-        (Resource::RLIMIT_CPU, MAX_CPU_SECONDS),
+        (Resource::RLIMIT_AS, limits.memory_bytes),
         (Resource::RLIMIT_FSIZE, MAX_OUTPUT_BYTES),
     ] {
         setrlimit(resource, limit, limit)?;
     }
+    let cpu_hard = limits.cpu_seconds.saturating_add(CPU_SECONDS_GRACE);
+    setrlimit(Resource::RLIMIT_CPU, limits.cpu_seconds, cpu_hard)?;
+    // Where memory runs out all the same, this process goes before any guest does. Without procfs it is as it was.
+    let _ = fs::write("/proc/self/oom_score_adj", "1000");
     Ok(())
 }
 
-fn run(arguments: &[String]) -> Result<GuestKind, Fault> {
-    let usage = || Fault::Other("usage: compile [--memory-reservation-bytes N] WASM OUTPUT".to_owned());
-    let (options, wasm, output) = match arguments {
-        [wasm, output] => (EngineOptions::default(), wasm, output),
-        [flag, value, wasm, output] if flag == EngineOptions::FLAG => {
-            (EngineOptions::parse(value).ok_or_else(usage)?, wasm, output)
+struct Arguments {
+    engine: EngineOptions,
+    limits: CompileLimits,
+    wasm: PathBuf,
+    output: PathBuf,
+}
+
+impl Arguments {
+    fn parse(words: &[String]) -> Result<Self, Fault> {
+        let usage = || {
+            let flags = [EngineOptions::FLAG, MEMORY_FLAG, CPU_FLAG].map(|flag| format!("[{flag} N]")).join(" ");
+            Fault::Other(format!("usage: compile {flags} WASM OUTPUT"))
+        };
+        let Some((flags, [wasm, output])) = words.split_last_chunk::<2>() else { return Err(usage()) };
+        let mut parsed = Self {
+            engine: EngineOptions::default(),
+            limits: CompileLimits::default(),
+            wasm: wasm.into(),
+            output: output.into(),
+        };
+        for pair in flags.chunks(2) {
+            let [flag, value] = pair else { return Err(usage()) };
+            match flag.as_str() {
+                EngineOptions::FLAG => parsed.engine = EngineOptions::parse(value).ok_or_else(usage)?,
+                MEMORY_FLAG => parsed.limits.memory_bytes = value.parse().map_err(|_| usage())?,
+                CPU_FLAG => parsed.limits.cpu_seconds = value.parse().map_err(|_| usage())?,
+                _ => return Err(usage()),
+            }
         }
-        _ => return Err(usage()),
-    };
-    let wasm = read(Path::new(wasm))?;
-    let engine = options.engine(Allocation::OnDemand).map_err(|error| Fault::Other(format!("{error:#}")))?;
+        Ok(parsed)
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<GuestKind, Fault> {
+    let wasm = read(&arguments.wasm)?;
+    let engine = arguments.engine.engine(Allocation::OnDemand).map_err(|error| Fault::Other(format!("{error:#}")))?;
     let (kind, code) = compiled(&engine, &wasm)?;
-    write_atomically(Path::new(output), &code)?;
+    write_atomically(&arguments.output, &code)?;
     Ok(kind)
 }
 

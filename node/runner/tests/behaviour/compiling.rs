@@ -2,7 +2,7 @@
 
 use crate::fixture::{Context, Guest, myself};
 use coracle_runner::{
-    compile::{self, CompileError},
+    compile::{self, CompileError, CompileLimits},
     protocol::GuestKind,
 };
 use std::{fs, sync::Arc};
@@ -64,4 +64,67 @@ pub(crate) async fn what_is_no_compiler_has_failed(_context: Arc<Context>) {
     let missing = directory.path().join("none.wasm");
     let result = compile::compile(&myself("compile"), &missing, &output).await;
     assert!(matches!(result, Err(CompileError::Failed(_))), "{result:?}");
+}
+
+fn length(mut value: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = u8::try_from(value & 0x7f).unwrap();
+        value >>= 7;
+        if value == 0 {
+            bytes.push(low);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
+    }
+}
+
+/// A valid command with so many functions of this body besides, which takes and gives 64-bit numbers.
+fn bomb(functions: usize, body: &[u8]) -> Vec<u8> {
+    let section = |id: u8, content: Vec<u8>| [vec![id], length(content.len()), content].concat();
+    let sized = |bytes: &[u8]| [length(bytes.len()), bytes.to_vec()].concat();
+    let count = length(functions + 1);
+    let (no_locals, end) = ([0], [0x20, 1, 0x0b]);
+    let body = sized(&[&no_locals, body, &end[..]].concat());
+    [
+        b"\0asm\x01\0\0\0".to_vec(),
+        section(1, b"\x02\x60\0\0\x60\x02\x7e\x7e\x01\x7e".to_vec()),
+        section(3, [count.clone(), vec![0], vec![1; functions]].concat()),
+        section(7, b"\x01\x06_start\0\0".to_vec()),
+        section(10, [count, sized(b"\0\x0b"), body.repeat(functions)].concat()),
+    ]
+    .concat()
+}
+
+/// `a = a * b + b`, so many times.
+fn additions(count: usize) -> Vec<u8> {
+    b"\x20\0\x20\x01\x7e\x20\0\x7c\x21\x01".repeat(count)
+}
+
+/// Blocks inside each other.
+fn nested(depth: usize) -> Vec<u8> {
+    [b"\x02\x40".repeat(depth), vec![0x0b; depth]].concat()
+}
+
+pub(crate) async fn bombs_hit_their_limit(_context: Arc<Context>) {
+    let directory = tempfile::tempdir().unwrap();
+    let (input, output) = (directory.path().join("in.wasm"), directory.path().join("out.cwasm"));
+    let usual = CompileLimits::default();
+    let short = CompileLimits { cpu_seconds: 2, ..usual };
+    let small = CompileLimits { memory_bytes: 256 << 20, ..usual };
+    for (what, wasm, limits, expected) in [
+        ("many functions", bomb(60_000, &additions(60)), short, "more than 2 s of processor time"),
+        ("deep nesting", bomb(1, &nested(1_000_000)), short, "more than 2 s of processor time"),
+        ("large functions", bomb(4, &additions(200_000)), small, "more than 256 MiB of memory"),
+    ] {
+        fs::write(&input, wasm).unwrap();
+        match compile::compile_within(&myself("compile"), &input, &output, &limits).await {
+            Err(CompileError::TooCostly(text)) => assert!(text.contains(expected), "{what}: {text}"),
+            other => panic!("{what}: {other:?}"),
+        }
+        let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+        assert_eq!(left, ["in.wasm"], "{what} leaves something");
+    }
+    fs::write(&input, bomb(100, &additions(100))).unwrap();
+    assert_eq!(compile::compile_within(&myself("compile"), &input, &output, &usual).await, Ok(GuestKind::Module));
 }

@@ -36,6 +36,7 @@ macro_rules! cases {
 }
 
 const CASES: &[Case] = cases![
+    compiling::bombs_hit_their_limit,
     compiling::garbage_is_refused_with_the_reason,
     compiling::guests_compile_and_say_their_kind,
     compiling::what_is_no_compiler_has_failed,
