@@ -23,6 +23,8 @@ pub(crate) struct Dev {
     /// Name of the node
     #[arg(long, value_name = "NAME", default_value = "node-1")]
     node_name: String,
+    #[command(flatten)]
+    workloads: node::WorkloadOptions,
 }
 
 impl Dev {
@@ -46,6 +48,7 @@ impl Dev {
             format!("https://{reachable}"),
             reachable.ip().to_string(),
         )?;
+        let config = self.workloads.apply(config)?;
         let mut agent = pin!(tokio::spawn(coracle_agent::run(config, agent_stop.clone())));
         let mut server = pin!(server.stopped());
         banner::print(&banner::dev(reachable, &data_dir, &self.node_name));

@@ -4,6 +4,7 @@ use crate::{server::absolute, signals::Signals};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use coracle_agent::AgentConfig;
+use coracle_runner::compile::CompileLimits;
 use coracle_server::NodeCredentials;
 use std::{
     collections::BTreeMap,
@@ -32,6 +33,35 @@ pub(crate) struct Node {
     /// Label of the Node object; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
+    #[command(flatten)]
+    workloads: WorkloadOptions,
+}
+
+/// How a node gets and compiles workloads.
+#[derive(Debug, Args)]
+pub(crate) struct WorkloadOptions {
+    /// File that says how other registries are reached [default: registries.json in the node's directory]
+    #[arg(long, value_name = "FILE")]
+    registries: Option<PathBuf>,
+    /// Memory that compiling one module may take [default: half of the machine's, from 1 to 8 GiB]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
+    compile_memory: Option<u64>,
+    /// Processor time that compiling one module may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    compile_time: u64,
+}
+
+impl WorkloadOptions {
+    /// The configuration with these options.
+    pub(crate) fn apply(self, config: AgentConfig) -> Result<AgentConfig> {
+        let usual = config.compile_limits;
+        let compile_limits = CompileLimits {
+            memory_bytes: self.compile_memory.map_or(usual.memory_bytes, |mib| mib << 20),
+            cpu_seconds: self.compile_time,
+        };
+        let registries = self.registries.as_deref().map(absolute).transpose()?;
+        Ok(AgentConfig { registries, compile_limits, ..config })
+    }
 }
 
 impl Node {
@@ -45,7 +75,7 @@ impl Node {
         };
         let config = AgentConfig {
             labels: self.labels.into_iter().collect(),
-            ..config(credentials, absolute(&self.data_dir)?, self.server, address)?
+            ..self.workloads.apply(config(credentials, absolute(&self.data_dir)?, self.server, address)?)?
         };
         let stop = CancellationToken::new();
         let mut agent = tokio::spawn(coracle_agent::run(config, stop.clone()));
@@ -83,6 +113,8 @@ pub(crate) fn config(
         address,
         labels: BTreeMap::new(),
         program: vec![OsString::from(program)],
+        registries: None,
+        compile_limits: CompileLimits::default(),
     })
 }
 

@@ -37,7 +37,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ),
     ("coracle-runner", &[]),
     ("coracle-net", &["coracle-objects"]),
-    ("coracle-images", &[]),
+    ("coracle-images", &["coracle-objects"]),
     ("coracle-agent", &["coracle-images", "coracle-net", "coracle-objects", "coracle-runner", "coracle-wire"]),
     ("coracle-sdk", &["coracle-objects", "coracle-wire"]),
     ("coracle", &["coracle-agent", "coracle-objects", "coracle-runner", "coracle-sdk", "coracle-server"]),

@@ -8,8 +8,8 @@ use crate::{
     workloads::{Code, Workloads},
 };
 use async_trait::async_trait;
-use coracle_images::{Image, ImageModule, PullError, PullPolicy};
-use coracle_objects::{ApiError, ObjectKey, Reason, meta};
+use coracle_images::{Image, ImageModule, Local, PullError, PullPolicy};
+use coracle_objects::{ApiError, ObjectKey, Reason, meta, registry_auth::Keyring};
 use coracle_runner::{
     compile::CompileError,
     protocol::{Exit, ExitCause, GuestKind, RunId, StartGuest},
@@ -341,11 +341,11 @@ impl FakeWorkloads {
 
 #[async_trait]
 impl Workloads for FakeWorkloads {
-    fn local(&self, _reference: &str) -> Result<Option<Image>, PullError> {
-        Ok(None)
+    fn local(&self, _reference: &str, _keyring: &Keyring) -> Result<Local, PullError> {
+        Ok(Local::Absent)
     }
 
-    async fn pull(&self, reference: &str, _policy: PullPolicy) -> Result<Image, PullError> {
+    async fn pull(&self, reference: &str, _policy: PullPolicy, _keyring: &Keyring) -> Result<Image, PullError> {
         if let Some(detail) = self.pull_failure.lock().unwrap().clone() {
             return Err(PullError::Pull { reference: reference.to_owned(), detail });
         }

@@ -46,9 +46,10 @@ use crate::{
     reports::Reports,
     workloads::LocalWorkloads,
 };
-use coracle_images::{ClusterRegistry, Images};
+use coracle_images::{ClusterRegistry, Images, RegistrySettings, SettingsError};
 use coracle_net::Names;
 use coracle_objects::meta;
+use coracle_runner::compile::CompileLimits;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
@@ -69,6 +70,9 @@ const LEDGER_START_DELAY: Duration = Duration::from_secs(10);
 const SHUTDOWN_MAX: Duration = Duration::from_secs(20);
 /// What runs guests, as `status.nodeInfo` names it.
 const RUNTIME_VERSION: &str = "wasmtime://48.0.8";
+
+/// Name of the file in the data directory that describes registries.
+pub const REGISTRIES_FILE: &str = "registries.json";
 
 /// How a node runs.
 #[derive(Debug, Clone)]
@@ -93,6 +97,11 @@ pub struct AgentConfig {
     pub labels: BTreeMap<String, String>,
     /// This binary; `runner` and `compile` are appended to start child processes.
     pub program: Vec<OsString>,
+    /// How other registries than the cluster's are reached; by default [`REGISTRIES_FILE`] in `data_dir`, if it is
+    /// there.
+    pub registries: Option<PathBuf>,
+    /// What the compiler process may use.
+    pub compile_limits: CompileLimits,
 }
 
 /// Why an agent ended.
@@ -101,6 +110,9 @@ pub enum AgentError {
     /// Its directory cannot be used.
     #[error("cannot use the data directory {0}")]
     DataDir(PathBuf, #[source] io::Error),
+    /// The description of other registries cannot be used.
+    #[error("cannot use the node's registry settings")]
+    Registries(#[source] SettingsError),
     /// Its credentials or the server's address cannot be used.
     #[error("cannot set up the connection to the control plane: {0}")]
     Connection(String),
@@ -116,7 +128,12 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     prepare_directory(&config.data_dir).map_err(unusable)?;
     let ledger = Ledger::open(config.data_dir.join("ledger")).map_err(unusable)?;
     let entries = ledger.load().map_err(unusable)?;
-    let agent = Agent::open(config.clone(), channel, ledger).map_err(unusable)?;
+    let settings = match &config.registries {
+        Some(path) => RegistrySettings::read(path),
+        None => RegistrySettings::read_if_there(&config.data_dir.join(REGISTRIES_FILE)),
+    };
+    let settings = settings.map_err(AgentError::Registries)?;
+    let agent = Agent::open(config.clone(), channel, ledger, settings).map_err(unusable)?;
     agent.run(entries, shutdown).await;
     Ok(())
 }
@@ -147,15 +164,15 @@ struct Agent {
 }
 
 impl Agent {
-    fn open(config: AgentConfig, channel: Channel, ledger: Ledger) -> io::Result<Self> {
+    fn open(config: AgentConfig, channel: Channel, ledger: Ledger, settings: RegistrySettings) -> io::Result<Self> {
         let link: Arc<dyn Link> = Arc::new(GrpcLink::new(channel.clone()));
         let registry = ClusterRegistry {
             address: config.server.trim_start_matches("https://").trim_end_matches('/').to_owned(),
             ca_pem: config.ca_pem.clone(),
             token: config.registry_token.clone(),
         };
-        let images = Images::open(&config.data_dir.join("images"), registry)?;
-        let workloads = LocalWorkloads::open(images, &config.data_dir, &config.program)?;
+        let images = Images::open(&config.data_dir.join("images"), registry, settings)?;
+        let workloads = LocalWorkloads::open(images, &config.data_dir, &config.program, config.compile_limits)?;
         let names = SharedNames::default();
         let (recorder, writer) = events::Recorder::new(link.clone(), &config.node_name);
         let context = Context {

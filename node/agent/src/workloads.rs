@@ -2,9 +2,10 @@
 
 use crate::pod::volumes;
 use async_trait::async_trait;
-use coracle_images::{Image, ImageModule, Images, PullError, PullPolicy, file_sha256};
+use coracle_images::{Image, ImageModule, Images, Local, PullError, PullPolicy, file_sha256};
+use coracle_objects::registry_auth::Keyring;
 use coracle_runner::{
-    compile::{self, CompileError},
+    compile::{self, CompileError, CompileLimits},
     protocol::GuestKind,
 };
 use futures::{
@@ -18,12 +19,20 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
 
 /// Compilations at one time: each uses several cores already.
 const PARALLEL_COMPILATIONS_MAX: usize = 1;
+/// Compilations that have used up the others' patience, and go on beside them.
+const SLOW_COMPILATIONS_MAX: usize = 1;
+/// How long a compilation may keep each other one waiting.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a module that hit the compiler's limits is refused without another try, and how many are remembered.
+const REFUSED_FOR: Duration = Duration::from_mins(30);
+const REFUSED_MAX: usize = 1024;
 
 /// Where compiled code is, relative to its runner's root, and how to run it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,11 +44,11 @@ pub(crate) struct Code {
 /// What a pod needs of images and the compiler.
 #[async_trait]
 pub(crate) trait Workloads: Send + Sync + 'static {
-    /// The image if it is here.
-    fn local(&self, reference: &str) -> Result<Option<Image>, PullError>;
+    /// What is here for a name, and for one with these credentials.
+    fn local(&self, reference: &str, keyring: &Keyring) -> Result<Local, PullError>;
 
     /// Makes sure that the image is here.
-    async fn pull(&self, reference: &str, policy: PullPolicy) -> Result<Image, PullError>;
+    async fn pull(&self, reference: &str, policy: PullPolicy, keyring: &Keyring) -> Result<Image, PullError>;
 
     /// Compiled code of a module, within reach of the namespace's runner.
     async fn code(&self, namespace_uid: &str, module: &ImageModule) -> Result<Code, CompileError>;
@@ -59,14 +68,25 @@ pub(crate) struct LocalWorkloads {
 struct Compiler {
     command: Vec<OsString>,
     directory: PathBuf,
+    limits: CompileLimits,
     turns: Semaphore,
+    /// For those that took longer than [`PATIENCE`].
+    slow: Semaphore,
+    patience: Duration,
+    /// Modules that hit a limit, and when.
+    refused: Mutex<HashMap<String, (Instant, CompileError)>>,
     /// Compiled files whose checksum this process has seen to be right.
     sound: Mutex<HashMap<String, (PathBuf, GuestKind)>>,
 }
 
 impl LocalWorkloads {
     /// `program` is the command line to which `compile` is appended; code of other engines below `data_dir` is removed.
-    pub(crate) fn open(images: Images, data_dir: &Path, program: &[OsString]) -> io::Result<Self> {
+    pub(crate) fn open(
+        images: Images,
+        data_dir: &Path,
+        program: &[OsString],
+        limits: CompileLimits,
+    ) -> io::Result<Self> {
         let all = data_dir.join("compiled");
         let directory = all.join(compile::engine_fingerprint());
         fs::create_dir_all(&directory)?;
@@ -77,8 +97,7 @@ impl LocalWorkloads {
             }
         }
         let command = program.iter().cloned().chain([OsString::from("compile")]).collect();
-        let turns = Semaphore::new(PARALLEL_COMPILATIONS_MAX);
-        let shared = Compiler { command, directory, turns, sound: Mutex::default() };
+        let shared = Compiler::new(command, directory, limits);
         Ok(Self { images, shared: Arc::new(shared), running: Arc::default(), namespaces: data_dir.join("ns") })
     }
 
@@ -111,30 +130,85 @@ fn file_name(hex: &str, kind: GuestKind) -> String {
 }
 
 impl Compiler {
+    fn new(command: Vec<OsString>, directory: PathBuf, limits: CompileLimits) -> Self {
+        Self {
+            command,
+            directory,
+            limits,
+            turns: Semaphore::new(PARALLEL_COMPILATIONS_MAX),
+            slow: Semaphore::new(SLOW_COMPILATIONS_MAX),
+            patience: PATIENCE,
+            refused: Mutex::default(),
+            sound: Mutex::default(),
+        }
+    }
+
     /// Compiled code that this process knows to be whole.
     fn known(&self, hex: &str) -> Option<(PathBuf, GuestKind)> {
         let known = self.sound.lock().unwrap_or_else(PoisonError::into_inner).get(hex).cloned();
         known.filter(|(path, _)| path.is_file())
     }
 
+    /// Code that is here already, or a compilation in its turn. A module that takes longer than [`PATIENCE`] makes
+    /// room: it goes on beside the others if nothing else does, and otherwise begins anew when that is through.
     async fn sound_or_compiled(
         self: Arc<Self>,
         hex: &str,
         module: ImageModule,
     ) -> Result<(PathBuf, GuestKind), CompileError> {
         let failed = |error: &dyn std::fmt::Display| CompileError::Failed(error.to_string());
-        let _turn = self.turns.acquire().await.map_err(|error| failed(&error))?;
+        let turn = self.turns.acquire().await.map_err(|error| failed(&error))?;
         if let Some(known) = self.known(hex) {
             return Ok(known);
         }
         let (directory, digest) = (self.directory.clone(), hex.to_owned());
         let found = blocking(move || Ok(find_sound(&directory, &digest))).await.map_err(|error| failed(&error))?;
-        let code = match found {
-            Some(sound) => sound,
-            None => self.compile(hex, module).await?,
+        let result = match (found, self.refusal(hex)) {
+            (Some(sound), _) => Ok(sound),
+            (None, Some(refusal)) => Err(refusal),
+            (None, None) => {
+                let mut compiling = Box::pin(self.compile(hex, module.clone()));
+                match timeout(self.patience, &mut compiling).await {
+                    Ok(result) => result,
+                    Err(_) => match self.slow.try_acquire() {
+                        Ok(_place) => {
+                            drop(turn);
+                            compiling.await
+                        }
+                        Err(_) => {
+                            // Ends the process.
+                            drop(compiling);
+                            drop(turn);
+                            let _place = self.slow.acquire().await.map_err(|error| failed(&error))?;
+                            self.compile(hex, module).await
+                        }
+                    },
+                }
+            }
         };
-        self.sound.lock().unwrap_or_else(PoisonError::into_inner).insert(hex.to_owned(), code.clone());
-        Ok(code)
+        match &result {
+            Ok(code) => {
+                self.sound.lock().unwrap_or_else(PoisonError::into_inner).insert(hex.to_owned(), code.clone());
+            }
+            Err(error @ CompileError::TooCostly(_)) => self.refuse(hex, error),
+            Err(_) => {}
+        }
+        result
+    }
+
+    /// A limit that this module hit not long ago: it would hit it again.
+    fn refusal(&self, hex: &str) -> Option<CompileError> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.get(hex).filter(|(at, _)| at.elapsed() < REFUSED_FOR).map(|(_, error)| error.clone())
+    }
+
+    fn refuse(&self, hex: &str, error: &CompileError) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|_, (at, _)| at.elapsed() < REFUSED_FOR);
+        if refused.len() >= REFUSED_MAX {
+            refused.clear();
+        }
+        refused.entry(hex.to_owned()).or_insert_with(|| (Instant::now(), error.clone()));
     }
 
     async fn compile(&self, hex: &str, module: ImageModule) -> Result<(PathBuf, GuestKind), CompileError> {
@@ -145,7 +219,7 @@ impl Compiler {
         }
         // The kind is known only afterwards, and the final name carries it.
         let output = self.directory.join(format!("{hex}.new"));
-        let kind = compile::compile(&self.command, &wasm, &output).await?;
+        let kind = compile::compile_within(&self.command, &wasm, &output, &self.limits).await?;
         let path = self.directory.join(file_name(hex, kind));
         let target = path.clone();
         blocking(move || keep(&output, &target)).await.map_err(|error| failed(&error))?;
@@ -207,12 +281,12 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
 
 #[async_trait]
 impl Workloads for LocalWorkloads {
-    fn local(&self, reference: &str) -> Result<Option<Image>, PullError> {
-        self.images.local(reference)
+    fn local(&self, reference: &str, keyring: &Keyring) -> Result<Local, PullError> {
+        self.images.local(reference, keyring)
     }
 
-    async fn pull(&self, reference: &str, policy: PullPolicy) -> Result<Image, PullError> {
-        self.images.ensure(reference, policy).await
+    async fn pull(&self, reference: &str, policy: PullPolicy, keyring: &Keyring) -> Result<Image, PullError> {
+        self.images.ensure(reference, policy, keyring).await
     }
 
     async fn code(&self, namespace_uid: &str, module: &ImageModule) -> Result<Code, CompileError> {
@@ -255,5 +329,71 @@ mod tests {
             assert_eq!(found, (what == "none").then(|| (path.clone(), GuestKind::Component)), "{what}");
             assert_eq!(path.exists(), what == "none", "{what}");
         }
+    }
+
+    /// A compiler that is a shell script; it sees the wasm file as `$1` before last and the output last.
+    fn scripted(directory: &Path, patience: Duration, script: &str) -> Arc<Compiler> {
+        let script = format!("for last; do before=$wasm; wasm=$last; done; output=$last; wasm=$before; {script}");
+        let command = ["/bin/sh", "-c", &script, "compile"].map(OsString::from).to_vec();
+        let compiler = Compiler::new(command, directory.to_owned(), CompileLimits::default());
+        Arc::new(Compiler { patience, ..compiler })
+    }
+
+    fn module(directory: &Path, name: &str) -> (String, ImageModule) {
+        let path = directory.join(name);
+        fs::write(&path, name).unwrap();
+        let hex = file_sha256(&path).unwrap();
+        (hex.clone(), ImageModule { name: name.to_owned(), digest: format!("sha256:{hex}"), path })
+    }
+
+    #[tokio::test]
+    async fn a_slow_compilation_does_not_keep_others_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let script =
+            "case $wasm in *slow*) while ! [ -e $wasm.go ]; do sleep 0.01; done;; esac; echo x >$output; echo module";
+        let compiler = scripted(directory.path(), Duration::from_millis(50), script);
+        let compile = |name: &str| {
+            let (hex, module) = module(directory.path(), name);
+            let compiler = compiler.clone();
+            tokio::spawn(async move { compiler.sound_or_compiled(&hex, module).await })
+        };
+        let (one, two) = (compile("slow-1"), compile("slow-2"));
+        for name in ["quick-1", "quick-2"] {
+            compile(name).await.unwrap().unwrap();
+        }
+        assert!(!one.is_finished() && !two.is_finished());
+        for name in ["slow-1", "slow-2"] {
+            fs::write(directory.path().join(format!("{name}.go")), "").unwrap();
+        }
+        one.await.unwrap().unwrap();
+        two.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_hit_a_limit_is_not_tried_again_soon() {
+        let directory = tempfile::tempdir().unwrap();
+        let compiler = scripted(directory.path(), PATIENCE, "echo try >>$wasm.tries; kill -XCPU $$");
+        let (hex, module) = module(directory.path(), "bomb");
+        for _ in 0..3 {
+            let result = compiler.clone().sound_or_compiled(&hex, module.clone()).await;
+            assert!(
+                matches!(&result, Err(CompileError::TooCostly(what)) if what.contains("processor time")),
+                "{result:?}"
+            );
+        }
+        assert_eq!(fs::read_to_string(directory.path().join("bomb.tries")).unwrap(), "try\n");
+    }
+
+    #[tokio::test]
+    async fn compiled_code_survives_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let (hex, module) = module(directory.path(), "guest");
+        let script = "echo try >>$wasm.tries; echo code >$output; echo component";
+        for _ in 0..2 {
+            let compiler = scripted(directory.path(), PATIENCE, script);
+            let (path, kind) = compiler.sound_or_compiled(&hex, module.clone()).await.unwrap();
+            assert_eq!((fs::read_to_string(path).unwrap().as_str(), kind), ("code\n", GuestKind::Component));
+        }
+        assert_eq!(fs::read_to_string(directory.path().join("guest.tries")).unwrap(), "try\n", "compiled once");
     }
 }

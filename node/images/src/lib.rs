@@ -3,32 +3,42 @@
 //! Whatever comes from a registry is bounded, hashed while it streams to disk, and gets its final name only when it
 //! is what the manifest announced; a name means an image here only when all of its modules are.
 
+mod download;
+mod failure;
 mod manifest;
+mod proofs;
 mod pull;
 mod reference;
 mod registry;
+mod settings;
 mod store;
+mod tar;
 
 use crate::{
-    manifest::{Layer, Manifest},
+    failure::{Class, Failure},
     pull::{Flight, Puller},
     registry::Registries,
     store::Store,
 };
+use coracle_objects::registry_auth::{Credential, Keyring};
 use futures::FutureExt;
 use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
 pub use reference::Reference;
+pub use settings::{RegistrySettings, SettingsError};
 
 /// Most pulls at one time; others wait for their turn.
-const PARALLEL_PULLS_MAX: usize = 4;
+const PARALLEL_PULLS_MAX: usize = 8;
+/// Pause before the first retry.
+const RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// A registry that names without a host mean: the cluster's own.
 #[derive(Clone)]
@@ -99,6 +109,17 @@ pub struct Image {
     pub pulled: bool,
 }
 
+/// What is here for a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Local {
+    /// The image, whole.
+    Here(Image),
+    /// The image, but it was pulled with credentials that the asker does not have: only the registry can tell.
+    Withheld,
+    /// Nothing, or not all of it.
+    Absent,
+}
+
 /// Why an image is not here.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PullError {
@@ -116,7 +137,24 @@ pub enum PullError {
         /// As given.
         reference: String,
     },
-    /// The registry refused or could not be reached, or what came is not right: `ErrImagePull`.
+    /// It is here, the policy is `Never`, and it was pulled with credentials that this pod does not have:
+    /// `ErrImageNeverPull`.
+    #[error(
+        "image \"{reference}\" was pulled with credentials that this pod does not have, and its pull policy is Never"
+    )]
+    Withheld {
+        /// As given.
+        reference: String,
+    },
+    /// The registry is away: `RegistryUnavailable`.
+    #[error("image pull failed for {reference} because the registry is unavailable: {detail}")]
+    Unavailable {
+        /// As given.
+        reference: String,
+        /// Why.
+        detail: String,
+    },
+    /// The registry refused, or what came is not right: `ErrImagePull`.
     #[error("failed to pull image \"{reference}\": {detail}")]
     Pull {
         /// As given.
@@ -126,10 +164,13 @@ pub enum PullError {
     },
 }
 
-/// The node's images; one pull per reference however many wait.
+/// Which pull it is: the same name with the same credentials.
+type FlightKey = (String, Vec<Credential>);
+
+/// The node's images; one pull per reference, and one download per digest, however many wait.
 pub struct Images {
     puller: Arc<Puller>,
-    flights: Arc<Mutex<HashMap<String, Flight>>>,
+    flights: Arc<Mutex<HashMap<FlightKey, Flight>>>,
 }
 
 impl Images {
@@ -137,67 +178,71 @@ impl Images {
     ///
     /// # Errors
     /// When the directory or the registry's certificate cannot be used.
-    pub fn open(directory: &Path, registry: ClusterRegistry) -> io::Result<Self> {
-        let registries = Registries::new(registry)
+    pub fn open(directory: &Path, registry: ClusterRegistry, settings: RegistrySettings) -> io::Result<Self> {
+        let registries = Registries::new(registry, settings)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("registry's certificate: {error}")))?;
-        Self::with_registries(directory, registries)
+        Self::with_registries(directory, registries, RETRY_DELAY)
     }
 
-    fn with_registries(directory: &Path, registries: Registries) -> io::Result<Self> {
+    fn with_registries(directory: &Path, registries: Registries, retry_delay: Duration) -> io::Result<Self> {
         let store = Store::open(directory)?;
         let turns = Semaphore::new(PARALLEL_PULLS_MAX);
-        Ok(Self { puller: Arc::new(Puller { store, registries, turns }), flights: Arc::default() })
+        let puller = Puller { store, registries, turns, retry_delay, busy: Mutex::default() };
+        Ok(Self { puller: Arc::new(puller), flights: Arc::default() })
     }
 
-    /// The image if it is here, whole.
+    /// What is here for a name, and for one who has these credentials.
     ///
     /// # Errors
     /// [`PullError::InvalidName`] only.
-    pub fn local(&self, reference: &str) -> Result<Option<Image>, PullError> {
-        Ok(self.puller.local(&parse(reference)?))
+    pub fn local(&self, reference: &str, keyring: &Keyring) -> Result<Local, PullError> {
+        Ok(self.puller.local(&parse(reference)?, keyring))
     }
 
-    /// Makes sure that the image is here.
+    /// Makes sure that the image is here, for one who has these credentials.
     ///
     /// # Errors
     /// See [`PullError`].
-    pub async fn ensure(&self, reference: &str, policy: PullPolicy) -> Result<Image, PullError> {
+    pub async fn ensure(&self, reference: &str, policy: PullPolicy, keyring: &Keyring) -> Result<Image, PullError> {
         let parsed = parse(reference)?;
-        if policy != PullPolicy::Always
-            && let Some(image) = self.puller.local(&parsed)
-        {
-            return Ok(image);
+        let named = || reference.to_owned();
+        match (self.puller.local(&parsed, keyring), policy) {
+            (Local::Here(image), PullPolicy::IfNotPresent | PullPolicy::Never) => return Ok(image),
+            (Local::Withheld, PullPolicy::Never) => return Err(PullError::Withheld { reference: named() }),
+            (Local::Absent, PullPolicy::Never) => return Err(PullError::NeverPull { reference: named() }),
+            (_, PullPolicy::Always) | (Local::Withheld | Local::Absent, PullPolicy::IfNotPresent) => {}
         }
-        if policy == PullPolicy::Never {
-            return Err(PullError::NeverPull { reference: reference.to_owned() });
-        }
-        self.join(&parsed).await.map_err(|detail| PullError::Pull { reference: reference.to_owned(), detail })
+        self.join(&parsed, keyring).await.map_err(|Failure { class, text: detail }| match class {
+            Class::Passing => PullError::Unavailable { reference: named(), detail },
+            Class::Denied | Class::Missing | Class::Final => PullError::Pull { reference: named(), detail },
+        })
     }
 
     /// Joins the pull of this name that is under way, or starts one. It goes on when the caller gives up.
-    async fn join(&self, reference: &Reference) -> Result<Image, String> {
-        let name = pull::index_name(reference);
+    async fn join(&self, reference: &Reference, keyring: &Keyring) -> Result<Image, Failure> {
+        let credentials = self.puller.registries.usable(reference, keyring).into_iter().cloned().collect();
+        let key = (pull::index_name(reference), credentials);
         let flight = {
             let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(flight) = flights.get(&name) {
+            if let Some(flight) = flights.get(&key) {
                 flight.clone()
             } else {
-                let flight = self.start(name.clone(), reference.clone());
-                flights.insert(name, flight.clone());
+                let flight = self.start(key.clone(), reference.clone(), keyring.clone());
+                flights.insert(key, flight.clone());
                 flight
             }
         };
         flight.await
     }
 
-    fn start(&self, name: String, reference: Reference) -> Flight {
+    fn start(&self, key: FlightKey, reference: Reference, keyring: Keyring) -> Flight {
         let (puller, flights) = (self.puller.clone(), self.flights.clone());
         let task = tokio::spawn(async move {
-            let result = puller.pull(&reference).await;
-            flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            let result = puller.pull(&reference, &keyring).await;
+            flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
             result
         });
-        task.map(|joined| joined.unwrap_or_else(|_| Err("the pull was interrupted".to_owned()))).boxed().shared()
+        task.map(|joined| joined.unwrap_or_else(|_| Err(Failure::last("the pull was interrupted")))).boxed().shared()
     }
 }
 
@@ -208,3 +253,6 @@ fn parse(reference: &str) -> Result<Reference, PullError> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod foreign_tests;

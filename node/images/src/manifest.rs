@@ -4,16 +4,29 @@ use crate::reference::parse_digest;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Largest module that is taken.
+/// Largest module, and largest layer, that is taken.
 pub(crate) const MODULE_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// Largest sum of an image's modules.
 pub(crate) const IMAGE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Most modules in one image.
-const MODULES_MAX: usize = 64;
-/// Layer types that hold one module or component each.
-const WASM_LAYER_TYPES: [&str; 2] = ["application/wasm", "application/vnd.wasm.content.layer.v1+wasm"];
+pub(crate) const MODULES_MAX: usize = 64;
+/// Layer types that hold one module or component each: the CNCF working group's, and those that were used before it.
+const WASM_LAYER_TYPES: [&str; 4] = [
+    "application/wasm",
+    "application/vnd.wasm.content.layer.v1+wasm",
+    "application/vnd.module.wasm.content.layer.v1+wasm",
+    "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
+];
+/// Layer types of file systems, as tar archives that are not compressed.
+const TAR_LAYER_TYPES: [&str; 2] =
+    ["application/vnd.oci.image.layer.v1.tar", "application/vnd.docker.image.rootfs.diff.tar"];
+/// Config types that say in an index that an artifact is a workload.
+const WASM_CONFIG_TYPES: [&str; 2] = ["application/vnd.wasm.config.v0+json", "application/vnd.wasm.config.v1+json"];
 /// Annotation that names a layer's file.
 const TITLE: &str = "org.opencontainers.image.title";
+/// Annotation of a layer that is a packed directory whatever its title says.
+const UNPACK: &str = "io.deis.oras.content.unpack";
+const WASM_SUFFIX: &str = ".wasm";
 
 /// Media types that are asked for.
 pub(crate) const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, \
@@ -35,6 +48,8 @@ struct Document {
 struct Descriptor {
     #[serde(default)]
     media_type: String,
+    #[serde(default)]
+    artifact_type: String,
     digest: String,
     size: i64,
     #[serde(default)]
@@ -51,10 +66,21 @@ struct Platform {
     os: String,
 }
 
-/// A module as a manifest describes it.
+/// What a layer holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// One module.
+    Module,
+    /// A tar archive, with modules among its files.
+    Tar,
+}
+
+/// A layer that is of use, as a manifest describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Layer {
-    /// Name within the image.
+    /// What it holds.
+    pub(crate) form: Form,
+    /// Name of the module within the image; of no meaning for an archive.
     pub(crate) name: String,
     /// `sha256:…`.
     pub(crate) digest: String,
@@ -65,7 +91,7 @@ pub(crate) struct Layer {
 /// What a document under `/manifests/` is.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Manifest {
-    /// One image: its modules, never empty.
+    /// One image: its modules or its archives, never empty.
     Image(Vec<Layer>),
     /// An index whose wasm entry has this digest.
     Index(String),
@@ -89,31 +115,33 @@ pub(crate) fn parse(bytes: &[u8], base_name: &str) -> Result<Manifest, String> {
 }
 
 fn modules(layers: &[Descriptor], base_name: &str) -> Result<Vec<Layer>, String> {
-    let wasm: Vec<&Descriptor> =
-        layers.iter().filter(|layer| WASM_LAYER_TYPES.contains(&layer.media_type.as_str())).collect();
-    if wasm.is_empty() {
-        let types: BTreeSet<&str> = layers.iter().map(|layer| layer.media_type.as_str()).collect();
-        let types = if types.is_empty() { "none".to_owned() } else { Vec::from_iter(types).join(", ") };
-        return Err(format!("is not a wasm workload image: its layers are {types}"));
+    let mut useful: Vec<(Form, &Descriptor)> =
+        layers.iter().filter(|layer| is_module(layer)).map(|layer| (Form::Module, layer)).collect();
+    if useful.is_empty() {
+        let is_tar = |layer: &&Descriptor| TAR_LAYER_TYPES.contains(&layer.media_type.as_str());
+        useful = layers.iter().filter(is_tar).map(|layer| (Form::Tar, layer)).collect();
     }
-    if wasm.len() > MODULES_MAX {
-        return Err(format!("has {} modules; at most {MODULES_MAX} are taken", wasm.len()));
+    if useful.is_empty() {
+        return Err(no_workload(layers));
+    }
+    if useful.len() > MODULES_MAX {
+        return Err(format!("has {} modules; at most {MODULES_MAX} are taken", useful.len()));
     }
     let mut names = BTreeSet::new();
     let mut total = 0_u64;
-    let mut found = Vec::with_capacity(wasm.len());
-    for layer in wasm {
+    let mut found = Vec::with_capacity(useful.len());
+    for (form, layer) in useful {
         let digest = parse_digest(&layer.digest).map_err(|what| format!("names a layer wrongly: {what}"))?;
         let size_bytes = u64::try_from(layer.size).map_err(|_| "has a layer of negative size".to_owned())?;
         if size_bytes > MODULE_BYTES_MAX {
             return Err(format!("has a module of {size_bytes} bytes; at most {MODULE_BYTES_MAX} are taken"));
         }
         total = total.saturating_add(size_bytes);
-        let name = module_name(layer, base_name);
-        if !names.insert(name.clone()) {
-            return Err(format!("has two modules called {name:?}"));
+        let name = module_name(title(layer), base_name);
+        if form == Form::Module && !names.insert(name.clone()) {
+            return Err(two_modules(&name));
         }
-        found.push(Layer { name, digest, size_bytes });
+        found.push(Layer { form, name, digest, size_bytes });
     }
     if total > IMAGE_BYTES_MAX {
         return Err(format!("holds {total} bytes; at most {IMAGE_BYTES_MAX} are taken"));
@@ -121,31 +149,53 @@ fn modules(layers: &[Descriptor], base_name: &str) -> Result<Vec<Layer>, String>
     Ok(found)
 }
 
-fn module_name(layer: &Descriptor, base_name: &str) -> String {
-    let title = layer.annotations.as_ref().and_then(|annotations| annotations.get(TITLE));
-    let file = title.and_then(|title| title.rsplit('/').next()).unwrap_or_default();
-    let name = file.strip_suffix(".wasm").unwrap_or(file);
-    if name.is_empty() || name.contains('\0') { base_name.to_owned() } else { name.to_owned() }
+/// What is said of an image in which a name means two things.
+pub(crate) fn two_modules(name: &str) -> String {
+    format!("has two modules called {name:?}")
 }
 
-fn choose(entries: &[Descriptor]) -> Result<String, String> {
-    let is_wasm = |entry: &&Descriptor| {
-        entry
-            .platform
-            .as_ref()
-            .is_some_and(|platform| platform.architecture == "wasm" || platform.os.starts_with("wasi"))
+fn title(layer: &Descriptor) -> &str {
+    layer.annotations.as_ref().and_then(|annotations| annotations.get(TITLE)).map_or("", String::as_str)
+}
+
+/// By its type, or, as plain pushes of files give any type, by its file's name.
+fn is_module(layer: &Descriptor) -> bool {
+    let is_packed = layer.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(UNPACK));
+    WASM_LAYER_TYPES.contains(&layer.media_type.as_str()) || title(layer).ends_with(WASM_SUFFIX) && !is_packed
+}
+
+fn no_workload(layers: &[Descriptor]) -> String {
+    let types: BTreeSet<&str> = layers.iter().map(|layer| layer.media_type.as_str()).collect();
+    let compressed = types.iter().any(|kind| ["gzip", "zstd"].iter().any(|packing| kind.ends_with(packing)));
+    let advice = if compressed {
+        "; compressed layers are not read: push the .wasm file itself, or the layer uncompressed"
+    } else {
+        ""
     };
-    let alone = || entries.first().filter(|entry| entries.len() == 1 && entry.platform.is_none());
-    let Some(entry) = entries.iter().find(is_wasm).or_else(alone) else {
-        let platforms: BTreeSet<String> = entries
-            .iter()
-            .map(|entry| {
-                entry.platform.as_ref().map_or_else(
-                    || "unknown".to_owned(),
-                    |platform| format!("{}/{}", platform.os, platform.architecture),
-                )
-            })
-            .collect();
+    let types = if types.is_empty() { "none".to_owned() } else { Vec::from_iter(types).join(", ") };
+    format!("is not a wasm workload image: its layers are {types}{advice}")
+}
+
+/// The name of a module in a file; that of the image where the file has none.
+pub(crate) fn module_name(file: &str, base_name: &str) -> String {
+    let file = file.rsplit('/').next().unwrap_or_default();
+    let name = file.strip_suffix(WASM_SUFFIX).unwrap_or(file);
+    if name.is_empty() || name.contains(char::is_control) { base_name.to_owned() } else { name.to_owned() }
+}
+
+/// The entry for WASI on wasm; else whatever is for either; else one that says that it is an artifact with a module;
+/// else the only one, if it has no platform.
+fn choose(entries: &[Descriptor]) -> Result<String, String> {
+    let platform = |entry: &Descriptor, is: fn(&Platform) -> bool| entry.platform.as_ref().is_some_and(is);
+    let by_platform = |is: fn(&Platform) -> bool| entries.iter().find(|entry| platform(entry, is));
+    let found = by_platform(|platform| platform.architecture == "wasm" && platform.os.starts_with("wasi"))
+        .or_else(|| by_platform(|platform| platform.architecture == "wasm" || platform.os.starts_with("wasi")))
+        .or_else(|| entries.iter().find(|entry| WASM_CONFIG_TYPES.contains(&entry.artifact_type.as_str())))
+        .or_else(|| entries.first().filter(|entry| entries.len() == 1 && entry.platform.is_none()));
+    let Some(entry) = found else {
+        let name = |platform: &Platform| format!("{}/{}", platform.os, platform.architecture);
+        let platforms: BTreeSet<String> =
+            entries.iter().map(|entry| entry.platform.as_ref().map_or_else(|| "unknown".to_owned(), name)).collect();
         let platforms = Vec::from_iter(platforms).join(", ");
         return Err(format!("is not a wasm workload image: its platforms are {platforms}"));
     };
@@ -192,7 +242,7 @@ mod tests {
     fn what_is_no_workload_image_says_what_it_is() {
         let tar = "application/vnd.oci.image.layer.v1.tar+gzip";
         let error = read(&[layer(tar, 1, None), layer(tar, 2, None)]).unwrap_err();
-        assert_eq!(error, format!("is not a wasm workload image: its layers are {tar}"));
+        assert!(error.starts_with(&format!("is not a wasm workload image: its layers are {tar}; comp")), "{error}");
         assert_eq!(read(&[]).unwrap_err(), "is not a wasm workload image: its layers are none");
         let twice = [layer("application/wasm", 1, None), layer("application/wasm", 1, None)];
         assert_eq!(read(&twice).unwrap_err(), "has two modules called \"base\"");
@@ -208,11 +258,33 @@ mod tests {
     }
 
     #[test]
+    fn files_that_were_pushed_plainly_are_known_by_their_title() {
+        let tar = "application/vnd.oci.image.layer.v1.tar";
+        let forms = |layers: &[Value]| -> Vec<(Form, String)> {
+            let Manifest::Image(layers) = read(layers).unwrap() else { panic!("not an image") };
+            layers.into_iter().map(|layer| (layer.form, layer.name)).collect()
+        };
+        let pushed = forms(&[layer(tar, 1, Some("a.wasm")), layer("application/json", 1, Some("b.json"))]);
+        assert_eq!(pushed, [(Form::Module, "a".to_owned())]);
+        let mut packed = layer(tar, 1, Some("dir.wasm"));
+        packed["annotations"][UNPACK] = json!("true");
+        assert_eq!(forms(&[packed])[0].0, Form::Tar);
+        assert_eq!(forms(&[layer(tar, 1, None), layer(tar, 2, None)]).len(), 2);
+        let old = "application/vnd.wasm.content.layer.v1+wasm";
+        assert_eq!(forms(&[layer(old, 1, None), layer(tar, 1, None)]), [(Form::Module, "base".to_owned())]);
+    }
+
+    #[test]
     fn an_index_yields_its_wasm_entry() {
         let entry = |os: &str, architecture: &str, fill| json!({"digest": digest(fill), "size": 1, "platform": {"os": os, "architecture": architecture}});
         let index =
             json!({"schemaVersion": 2, "manifests": [entry("linux", "amd64", 'b'), entry("wasip1", "wasm", 'c')]});
         assert_eq!(parse(index.to_string().as_bytes(), "x").unwrap(), Manifest::Index(digest('c')));
+        let index = json!({"schemaVersion": 2, "manifests": [entry("linux", "wasm", 'b'), entry("wasi", "wasm", 'c')]});
+        assert_eq!(parse(index.to_string().as_bytes(), "x").unwrap(), Manifest::Index(digest('c')));
+        let artifact = json!({"digest": digest('d'), "size": 1, "artifactType": WASM_CONFIG_TYPES[0]});
+        let index = json!({"schemaVersion": 2, "manifests": [entry("linux", "arm64", 'b'), artifact]});
+        assert_eq!(parse(index.to_string().as_bytes(), "x").unwrap(), Manifest::Index(digest('d')));
         let index = json!({"schemaVersion": 2, "manifests": [entry("linux", "arm64", 'b')]});
         let error = parse(index.to_string().as_bytes(), "x").unwrap_err();
         assert_eq!(error, "is not a wasm workload image: its platforms are linux/arm64");

@@ -84,9 +84,17 @@ fn split_host(text: &str) -> Result<(Option<String>, &str), &'static str> {
     if !first.contains(['.', ':']) && first != "localhost" {
         return Ok((None, text));
     }
-    let (name, port) = match first.rsplit_once(':') {
+    Ok((Some(parse_host(first)?), rest))
+}
+
+/// Checks `HOST` or `HOST:PORT`; in lower case.
+///
+/// # Errors
+/// What is wrong, for people.
+pub(crate) fn parse_host(text: &str) -> Result<String, &'static str> {
+    let (name, port) = match text.rsplit_once(':') {
         Some((name, port)) => (name, Some(port)),
-        None => (first, None),
+        None => (text, None),
     };
     let name_fits = name.split('.').all(|label| {
         !label.is_empty()
@@ -100,7 +108,7 @@ fn split_host(text: &str) -> Result<(Option<String>, &str), &'static str> {
     if port.is_some_and(|port| port.parse::<u16>().is_err() || port.starts_with('+')) {
         return Err("the registry's port is not a number up to 65535");
     }
-    Ok((Some(first.to_ascii_lowercase()), rest))
+    Ok(text.to_ascii_lowercase())
 }
 
 fn check_repository(repository: &str) -> Result<(), &'static str> {

@@ -1,57 +1,93 @@
-//! Talking to registries: manifests with a bound, blobs as streams, anonymous tokens.
+//! Talking to registries: manifests with a bound, blobs as streams, mirrors, redirects.
 //!
 //! Over plain `reqwest` rather than `oci-client`: that one reads manifests of any length into memory, and its
-//! constructor panics on a machine without installed CA certificates, which a device may well be.
+//! constructor panics on a machine without installed CA certificates, which a device may well be. A credential goes to
+//! the host that it is for and to the token server which that host names, never along a redirect.
 
-use crate::{ClusterRegistry, manifest, reference::Reference};
+use crate::{
+    ClusterRegistry, RegistrySettings,
+    failure::{Class, Failure, chain},
+    manifest,
+    proofs::Proofs,
+    reference::Reference,
+};
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
-use reqwest::{Client, RequestBuilder, Response, StatusCode, header};
+use coracle_objects::registry_auth::{Credential, Keyring};
+use futures::StreamExt;
+use reqwest::{Client, Response, StatusCode, Url, header, header::HeaderValue, redirect::Policy};
 use serde_json::Value;
-use std::{collections::HashMap, error::Error, pin::Pin, sync::Mutex, time::Duration};
+use std::{collections::HashMap, sync::Mutex, sync::PoisonError, time::Duration};
 
 /// Largest manifest that is read.
 pub(crate) const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest other answer (tokens, error texts) that is read.
-const TEXT_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const TEXT_BYTES_MAX: usize = 64 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A registry that sends nothing for so long is given up.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// Tokens kept; beyond it the cache starts anew.
-const TOKENS_MAX: usize = 256;
+/// Longest chain of redirects.
+const REDIRECTS_MAX: usize = 5;
+/// Most credentials that are tried at one registry.
+const CREDENTIALS_MAX: usize = 16;
 
-/// A stream of a blob's bytes.
-pub(crate) type Blob = Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>;
+/// What was needed to get something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Nothing that a pod brought: everyone on this node may have it.
+    Open,
+    /// This credential of the pod.
+    By(Credential),
+}
+
+/// Something that an image is made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) reference: &'a Reference,
+    /// The pod's own credentials.
+    pub(crate) keyring: &'a Keyring,
+    /// `manifests/…` or `blobs/…`.
+    pub(crate) path: &'a str,
+    pub(crate) accept: &'static str,
+    /// First byte that is missing.
+    pub(crate) from: u64,
+}
 
 /// The registries as this node reaches them.
 pub(crate) struct Registries {
     cluster: ClusterRegistry,
-    scheme: &'static str,
+    cluster_scheme: &'static str,
     cluster_client: Client,
-    /// Anonymous tokens by `host/repository`.
-    tokens: Mutex<HashMap<String, String>>,
+    settings: RegistrySettings,
+    /// Clients by what they trust: a host with its own CA, [`MACHINE`] or [`NOBODY`].
+    clients: Mutex<HashMap<String, Client>>,
+    proofs: Proofs,
 }
 
-/// Where an image's manifest and blobs are.
-struct Place<'a> {
-    client: Client,
-    host: &'a str,
-    repository: String,
-    token: Option<String>,
-}
+/// The client that trusts the machine's authorities, and the one that never speaks TLS: no host is called so.
+const MACHINE: &str = "/machine";
+const NOBODY: &str = "/nobody";
 
 impl Registries {
-    pub(crate) fn new(cluster: ClusterRegistry) -> Result<Self, String> {
+    pub(crate) fn new(cluster: ClusterRegistry, settings: RegistrySettings) -> Result<Self, String> {
         let certificates =
             reqwest::Certificate::from_pem_bundle(cluster.ca_pem.as_bytes()).map_err(|error| chain(&error))?;
         let client = builder().tls_certs_only(certificates).build().map_err(|error| chain(&error))?;
-        Ok(Self { cluster, scheme: "https", cluster_client: client, tokens: Mutex::default() })
+        Ok(Self::with_client(cluster, "https", client, settings))
     }
 
     #[cfg(test)]
-    pub(crate) fn plain_http(cluster: ClusterRegistry) -> Self {
+    pub(crate) fn plain_http(cluster: ClusterRegistry, settings: RegistrySettings) -> Self {
         let client = builder().tls_certs_only([]).build().unwrap();
-        Self { cluster, scheme: "http", cluster_client: client, tokens: Mutex::default() }
+        Self::with_client(cluster, "http", client, settings)
+    }
+
+    fn with_client(
+        cluster: ClusterRegistry,
+        cluster_scheme: &'static str,
+        cluster_client: Client,
+        settings: RegistrySettings,
+    ) -> Self {
+        Self { cluster, cluster_scheme, cluster_client, settings, clients: Mutex::default(), proofs: Proofs::default() }
     }
 
     /// `HOST/REPOSITORY` as image ids carry it.
@@ -59,57 +95,175 @@ impl Registries {
         format!("{}/{}", reference.host.as_deref().unwrap_or(&self.cluster.address), reference.repository)
     }
 
-    fn place<'a>(&'a self, reference: &'a Reference) -> Result<Place<'a>, String> {
-        let host = reference.host.as_deref().unwrap_or(&self.cluster.address);
-        let repository = reference.repository.clone();
-        if host == self.cluster.address {
-            let token = Some(self.cluster.token.clone());
-            return Ok(Place { client: self.cluster_client.clone(), host, repository, token });
-        }
-        // Made when needed: loading the machine's certificates takes memory that most nodes never use.
-        let client = builder().build().map_err(|error| chain(&error))?;
-        let token = self.tokens.lock().ok().and_then(|tokens| tokens.get(&format!("{host}/{repository}")).cloned());
-        Ok(Place { client, host, repository, token })
+    /// The host behind a name, where it is not the cluster's own registry.
+    fn foreign<'a>(&self, reference: &'a Reference) -> Option<&'a str> {
+        reference.host.as_deref().filter(|host| *host != self.cluster.address)
+    }
+
+    /// The pod's credentials that might be used for an image.
+    pub(crate) fn usable<'a>(&self, reference: &Reference, keyring: &'a Keyring) -> Vec<&'a Credential> {
+        let Some(host) = self.foreign(reference) else { return Vec::new() };
+        let mirrors = self.settings.host(host).mirrors;
+        let hosts = mirrors.iter().map(String::as_str).chain([host]);
+        hosts.flat_map(|host| keyring.matching(host, &reference.repository)).collect()
     }
 
     /// The manifest named by tag or digest, at most [`MANIFEST_BYTES_MAX`] long, not yet verified.
-    pub(crate) async fn manifest(&self, reference: &Reference, version: &str) -> Result<Bytes, String> {
-        let response = self.get(reference, &format!("manifests/{version}"), manifest::ACCEPT).await?;
-        bounded(response, MANIFEST_BYTES_MAX, "the manifest").await
+    pub(crate) async fn manifest(
+        &self,
+        reference: &Reference,
+        keyring: &Keyring,
+        version: &str,
+    ) -> Result<(Bytes, Access), Failure> {
+        let path = format!("manifests/{version}");
+        let (response, access) =
+            self.get(Wanted { reference, keyring, path: &path, accept: manifest::ACCEPT, from: 0 }).await?;
+        Ok((bounded(response, MANIFEST_BYTES_MAX, "the manifest", &self.full_name(reference)).await?, access))
     }
 
-    /// A blob's bytes, not yet verified.
-    pub(crate) async fn blob(&self, reference: &Reference, digest: &str) -> Result<Blob, String> {
-        let response = self.get(reference, &format!("blobs/{digest}"), "*/*").await?;
-        Ok(Box::pin(response.bytes_stream().map(|part| part.map_err(|error| chain(&error)))))
-    }
-
-    async fn get(&self, reference: &Reference, path: &str, accept: &str) -> Result<Response, String> {
-        let mut place = self.place(reference)?;
-        let url = format!("{}://{}/v2/{}/{path}", self.scheme, place.host, place.repository);
-        let request = |place: &Place<'_>| -> RequestBuilder {
-            let request = place.client.get(&url).header(header::ACCEPT, accept);
-            match &place.token {
-                Some(token) => request.bearer_auth(token),
-                None => request,
-            }
+    /// Asks the cluster's registry, or the mirrors and then the registry itself. Besides success the answer may be
+    /// `416` where `from` was given.
+    pub(crate) async fn get(&self, wanted: Wanted<'_>) -> Result<(Response, Access), Failure> {
+        let Some(host) = self.foreign(wanted.reference) else {
+            return Ok((self.ask_cluster(wanted).await?, Access::Open));
         };
-        let mut response = request(&place).send().await.map_err(|error| chain(&error))?;
-        if response.status() == StatusCode::UNAUTHORIZED && place.host != self.cluster.address {
-            let challenge = response.headers().get(header::WWW_AUTHENTICATE).and_then(|value| value.to_str().ok());
-            if let Some((realm, query)) = challenge.and_then(bearer_challenge) {
-                let token = anonymous_token(&place, &realm, &query).await?;
-                if let Ok(mut tokens) = self.tokens.lock() {
-                    if tokens.len() >= TOKENS_MAX {
-                        tokens.clear();
-                    }
-                    tokens.insert(format!("{}/{}", place.host, place.repository), token.clone());
-                }
-                place.token = Some(token);
-                response = request(&place).send().await.map_err(|error| chain(&error))?;
+        let mut missed = String::new();
+        for mirror in self.settings.host(host).mirrors {
+            match self.ask(&mirror, wanted).await {
+                Ok(found) => return Ok(found),
+                Err(failure) => missed = format!("{missed}; mirror: {}", failure.text),
             }
         }
-        check(response, &place).await
+        let asked = self.ask(host, wanted).await;
+        asked.map_err(|failure| Failure { text: format!("{}{missed}", failure.text), ..failure })
+    }
+
+    async fn ask_cluster(&self, wanted: Wanted<'_>) -> Result<Response, Failure> {
+        let host = self.cluster.address.as_str();
+        let proof = bearer(&self.cluster.token)?;
+        let url = url(self.cluster_scheme, host, wanted)?;
+        // Redirects are not followed: it makes none.
+        let response = request(&self.cluster_client, url, wanted, Some(&proof)).send().await;
+        check(response.map_err(|error| Failure::transport(host, error))?, host, wanted, "").await
+    }
+
+    /// Tries the pod's credentials, then the node's; without any it asks as nobody, as kubelet does.
+    async fn ask(&self, host: &str, wanted: Wanted<'_>) -> Result<(Response, Access), Failure> {
+        let repository = &wanted.reference.repository;
+        let pods = wanted.keyring.matching(host, repository).into_iter();
+        let nodes = self.settings.credentials.matching(host, repository).into_iter();
+        let of_pod = pods.map(|credential| (Some(credential), Access::By(credential.clone())));
+        let of_node = nodes.map(|credential| (Some(credential), Access::Open));
+        let mut ways: Vec<_> = of_pod.chain(of_node).take(CREDENTIALS_MAX).collect();
+        if ways.is_empty() {
+            ways.push((None, Access::Open));
+        }
+        let mut last = Failure::last("no way to ask");
+        for (credential, access) in ways {
+            match self.ask_as(host, wanted, credential).await {
+                Ok(response) => return Ok((response, access)),
+                // Some registries deny that there is what they do not want to show.
+                Err(failure) if matches!(failure.class, Class::Denied | Class::Missing) => last = failure,
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(last)
+    }
+
+    async fn ask_as(
+        &self,
+        host: &str,
+        wanted: Wanted<'_>,
+        credential: Option<&Credential>,
+    ) -> Result<Response, Failure> {
+        let scheme = if self.settings.host(host).plain_http { "http" } else { "https" };
+        let url = url(scheme, host, wanted)?;
+        let repository = &wanted.reference.repository;
+        let mut proof = self.proofs.known(host, repository, credential);
+        if proof.is_none()
+            && let Some(Credential::Bearer(token)) = credential
+        {
+            proof = Some(bearer(token)?);
+        }
+        let advice = match credential {
+            Some(_) => format!("; the credentials for {host} are not accepted for {repository}"),
+            None => format!("; no pull secret of the pod and no credential of the node is for {host}/{repository}"),
+        };
+        let response = self.follow(host, url.clone(), wanted, proof.as_ref()).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return check(response, host, wanted, &advice).await;
+        }
+        let headers = response.headers().get_all(header::WWW_AUTHENTICATE);
+        let challenges: Vec<_> = headers.iter().filter_map(|value| value.to_str().ok()).collect();
+        let challenge = coracle_objects::registry_auth::challenge::parse(&challenges.join(", "));
+        let Some(challenge) = challenge else { return check(response, host, wanted, &advice).await };
+        let Some(proof) = self.proofs.make(self, host, repository, credential, &challenge).await? else {
+            return check(response, host, wanted, &advice).await;
+        };
+        check(self.follow(host, url, wanted, Some(&proof)).await?, host, wanted, &advice).await
+    }
+
+    /// Follows redirects by each host's own rules. `proof` goes nowhere but to where the first request went.
+    async fn follow(
+        &self,
+        host: &str,
+        url: Url,
+        wanted: Wanted<'_>,
+        proof: Option<&HeaderValue>,
+    ) -> Result<Response, Failure> {
+        let origin = url.origin();
+        let (mut at, mut name) = (url, host.to_owned());
+        for _ in 0..=REDIRECTS_MAX {
+            let client = self.client(&name)?;
+            let proof = proof.filter(|_| at.origin() == origin);
+            let sent = request(&client, at.clone(), wanted, proof).send().await;
+            let response = sent.map_err(|error| Failure::transport(&name, error))?;
+            if !response.status().is_redirection() {
+                return Ok(response);
+            }
+            let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+            let next = location.and_then(|location| at.join(location).ok());
+            at = next.ok_or_else(|| Failure::last(format!("registry {name} redirects to nowhere")))?;
+            name = authority(&at);
+            self.check_scheme(&at, &format!("registry {host} redirects to"))?;
+        }
+        Err(Failure::last(format!("registry {host} redirects more than {REDIRECTS_MAX} times")))
+    }
+
+    /// Refuses what would go over the wire in the clear without being allowed to.
+    pub(crate) fn check_scheme(&self, url: &Url, what: &str) -> Result<(), Failure> {
+        let name = authority(url);
+        match url.scheme() {
+            "https" => Ok(()),
+            "http" if self.settings.host(&name).plain_http => Ok(()),
+            "http" => Err(Failure::last(format!(
+                "{what} {name} without TLS; set \"plainHttp\" for it in registries.json if that is meant"
+            ))),
+            _ => Err(Failure::last(format!("{what} {name} by something that is not HTTP"))),
+        }
+    }
+
+    /// The client for a host. Made when needed: the machine's certificates take memory that most nodes never use.
+    pub(crate) fn client(&self, host: &str) -> Result<Client, Failure> {
+        let settings = self.settings.host(host);
+        let trust = match (&settings.ca_pem, settings.plain_http) {
+            (Some(_), _) => host,
+            (None, true) => NOBODY,
+            (None, false) => MACHINE,
+        };
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(trust) {
+            return Ok(client.clone());
+        }
+        let made = match (&settings.ca_pem, settings.plain_http) {
+            (Some(pem), _) => reqwest::Certificate::from_pem_bundle(pem.as_bytes())
+                .and_then(|certificates| builder().tls_certs_only(certificates).build()),
+            (None, true) => builder().tls_certs_only([]).build(),
+            (None, false) => builder().build(),
+        };
+        let client = made.map_err(|error| Failure::transport(host, error))?;
+        clients.insert(trust.to_owned(), client.clone());
+        Ok(client)
     }
 }
 
@@ -117,24 +271,70 @@ fn builder() -> reqwest::ClientBuilder {
     Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(READ_TIMEOUT)
+        .redirect(Policy::none())
         .user_agent(concat!("coracle/", env!("CARGO_PKG_VERSION")))
 }
 
-async fn check(response: Response, place: &Place<'_>) -> Result<Response, String> {
+fn request(client: &Client, url: Url, wanted: Wanted<'_>, proof: Option<&HeaderValue>) -> reqwest::RequestBuilder {
+    let mut request = client.get(url).header(header::ACCEPT, wanted.accept);
+    if wanted.from > 0 {
+        request = request.header(header::RANGE, format!("bytes={}-", wanted.from));
+    }
+    match proof {
+        Some(proof) => request.header(header::AUTHORIZATION, proof.clone()),
+        None => request,
+    }
+}
+
+fn url(scheme: &str, host: &str, wanted: Wanted<'_>) -> Result<Url, Failure> {
+    let text = format!("{scheme}://{host}/v2/{}/{}", wanted.reference.repository, wanted.path);
+    Url::parse(&text).map_err(|error| Failure::last(format!("{host} is no address: {error}")))
+}
+
+/// `HOST` or `HOST:PORT`, as settings name it.
+pub(crate) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// A bearer token as a header that is never printed.
+pub(crate) fn bearer(token: &str) -> Result<HeaderValue, Failure> {
+    sensitive(&format!("Bearer {token}"))
+}
+
+pub(crate) fn sensitive(text: &str) -> Result<HeaderValue, Failure> {
+    let mut value =
+        HeaderValue::from_str(text).map_err(|_| Failure::last("a credential has unprintable characters"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+async fn check(response: Response, host: &str, wanted: Wanted<'_>, advice: &str) -> Result<Response, Failure> {
     let status = response.status();
-    if status.is_success() {
+    if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE && wanted.from > 0 {
         return Ok(response);
     }
-    let said = registry_message(&bounded(response, TEXT_BYTES_MAX, "the answer").await.unwrap_or_default());
-    let said = if said.is_empty() { String::new() } else { format!(": {said}") };
-    let host = place.host;
+    let said = said(response, host).await;
     Err(match status {
-        StatusCode::NOT_FOUND => format!("not found in registry {host}{said}"),
+        StatusCode::NOT_FOUND => Failure::new(Class::Missing, format!("not found in registry {host}{said}")),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            format!("registry {host} denies access ({}){said}", status.as_u16())
+            let text = format!("registry {host} denies access ({}){said}{advice}", status.as_u16());
+            Failure::new(Class::Denied, text)
         }
-        _ => format!("registry {host} answered {status}{said}"),
+        _ => Failure::new(class(status), format!("registry {host} answered {status}{said}")),
     })
+}
+
+/// Whether trying again may help.
+pub(crate) fn class(status: StatusCode) -> Class {
+    let passing = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+    if passing { Class::Passing } else { Class::Final }
+}
+
+/// The text of an OCI error body behind a colon.
+pub(crate) async fn said(response: Response, host: &str) -> String {
+    let text = registry_message(&bounded(response, TEXT_BYTES_MAX, "the answer", host).await.unwrap_or_default());
+    if text.is_empty() { text } else { format!(": {text}") }
 }
 
 /// The text of an OCI error body; only printable text of bounded length gets into events.
@@ -145,79 +345,22 @@ fn registry_message(body: &[u8]) -> String {
     text.chars().filter(|character| !character.is_control()).take(256).collect()
 }
 
-async fn bounded(response: Response, max: usize, what: &str) -> Result<Bytes, String> {
+pub(crate) async fn bounded(response: Response, max: usize, what: &str, host: &str) -> Result<Bytes, Failure> {
     let mut stream = response.bytes_stream();
     let mut all = Vec::new();
     while let Some(part) = stream.next().await {
-        let part = part.map_err(|error| chain(&error))?;
+        let part = part.map_err(|error| Failure::transport(host, error))?;
         if all.len() + part.len() > max {
-            return Err(format!("{what} is longer than {max} bytes"));
+            return Err(Failure::last(format!("{what} is longer than {max} bytes")));
         }
         all.extend_from_slice(&part);
     }
     Ok(all.into())
 }
 
-/// Reads `Bearer realm="…",service="…",scope="…"` (RFC 6750, distribution token spec).
-fn bearer_challenge(text: &str) -> Option<(String, Vec<(String, String)>)> {
-    let rest = text.strip_prefix("Bearer ")?;
-    let mut realm = None;
-    let mut query = Vec::new();
-    for part in rest.split("\",") {
-        let (key, value) = part.split_once('=')?;
-        let (key, value) = (key.trim(), value.trim_matches('"').to_owned());
-        if key == "realm" {
-            realm = Some(value);
-        } else if key != "error" {
-            query.push((key.to_owned(), value));
-        }
-    }
-    realm.map(|realm| (realm, query))
-}
-
-async fn anonymous_token(place: &Place<'_>, realm: &str, query: &[(String, String)]) -> Result<String, String> {
-    if !realm.starts_with("https://") {
-        return Err(format!("registry {} sends clients to {realm} for tokens, which is not HTTPS", place.host));
-    }
-    let mut url = reqwest::Url::parse(realm).map_err(|error| error.to_string())?;
-    url.query_pairs_mut().extend_pairs(query);
-    let response = place.client.get(url).send().await.map_err(|error| chain(&error))?;
-    let response = check(response, place).await?;
-    let body: Value = serde_json::from_slice(&bounded(response, TEXT_BYTES_MAX, "the token").await?)
-        .map_err(|error| format!("the token of registry {} cannot be read: {error}", place.host))?;
-    let token = body["token"].as_str().or(body["access_token"].as_str());
-    token.map(str::to_owned).ok_or_else(|| format!("registry {} gave no token", place.host))
-}
-
-/// An error and what caused it, as one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let more = next.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = next.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn challenges_are_read() {
-        let text = "Bearer realm=\"https://auth.io/token\",service=\"reg.io\",scope=\"repository:a/b:pull,push\"";
-        let (realm, query) = bearer_challenge(text).unwrap();
-        assert_eq!(realm, "https://auth.io/token");
-        let expected = [("service", "reg.io"), ("scope", "repository:a/b:pull,push")];
-        assert_eq!(query, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
-        for text in ["Basic realm=\"x\"", "Bearer", "Bearer service=\"x\"", ""] {
-            assert!(bearer_challenge(text).is_none(), "{text}");
-        }
-    }
 
     #[test]
     fn a_registry_cannot_put_anything_into_an_event() {

@@ -1,4 +1,4 @@
-//! Pulling from a registry that the test controls.
+//! Pulling from a registry that the test controls, as the cluster's own.
 
 use super::*;
 use axum::{
@@ -90,7 +90,21 @@ impl World {
 fn open(directory: &tempfile::TempDir, address: &str, token: &str) -> Images {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cluster = ClusterRegistry { address: address.to_owned(), ca_pem: String::new(), token: token.to_owned() };
-    Images::with_registries(directory.path(), Registries::plain_http(cluster)).unwrap()
+    let registries = Registries::plain_http(cluster, RegistrySettings::default());
+    Images::with_registries(directory.path(), registries, Duration::from_millis(1)).unwrap()
+}
+
+/// The cluster's own registry needs no credentials of pods.
+async fn ensure(images: &Images, name: &str, policy: PullPolicy) -> Result<Image, PullError> {
+    images.ensure(name, policy, &Keyring::default()).await
+}
+
+fn local(images: &Images, name: &str) -> Option<Image> {
+    match images.local(name, &Keyring::default()).unwrap() {
+        Local::Here(image) => Some(image),
+        Local::Absent => None,
+        Local::Withheld => panic!("withheld"),
+    }
 }
 
 fn detail(result: Result<Image, PullError>) -> String {
@@ -104,7 +118,7 @@ fn detail(result: Result<Image, PullError>) -> String {
 async fn a_pulled_image_is_verified_and_stays() {
     let world = World::new().await;
     let digest = world.fake.push("v1", "application/wasm", b"\0asm module");
-    let image = world.images.ensure("app:v1", PullPolicy::IfNotPresent).await.unwrap();
+    let image = ensure(&world.images, "app:v1", PullPolicy::IfNotPresent).await.unwrap();
     assert!(image.pulled);
     assert_eq!(image.id, format!("{}/app@{digest}", world.address));
     assert_eq!(image.modules.len(), 1);
@@ -112,20 +126,20 @@ async fn a_pulled_image_is_verified_and_stays() {
     assert_eq!(fs::read(&image.modules[0].path).unwrap(), b"\0asm module");
 
     let requests = world.fake.manifest_requests.load(Ordering::SeqCst);
-    let again = world.images.ensure("app:v1", PullPolicy::IfNotPresent).await.unwrap();
+    let again = ensure(&world.images, "app:v1", PullPolicy::IfNotPresent).await.unwrap();
     assert!(!again.pulled && again.id == image.id);
     assert_eq!(world.fake.manifest_requests.load(Ordering::SeqCst), requests, "asked although present");
 
     let reopened = open(&world.directory, &world.address, TOKEN);
-    assert_eq!(reopened.local("app:v1").unwrap().unwrap().id, image.id);
-    assert_eq!(reopened.ensure("app:v1", PullPolicy::Never).await.unwrap().id, image.id);
+    assert_eq!(local(&reopened, "app:v1").unwrap().id, image.id);
+    assert_eq!(ensure(&reopened, "app:v1", PullPolicy::Never).await.unwrap().id, image.id);
 }
 
 #[tokio::test]
 async fn what_was_damaged_on_disk_is_pulled_again() {
     let world = World::new().await;
     let digest = world.fake.push("v1", "application/wasm", b"module");
-    let image = world.images.ensure("app:v1", PullPolicy::IfNotPresent).await.unwrap();
+    let image = ensure(&world.images, "app:v1", PullPolicy::IfNotPresent).await.unwrap();
     let module = &image.modules[0];
     assert!(module.verify().unwrap());
     let spoil = |path: &std::path::Path, bytes: &[u8]| {
@@ -134,41 +148,41 @@ async fn what_was_damaged_on_disk_is_pulled_again() {
     };
     spoil(&module.path, b"modulo");
     assert!(!module.verify().unwrap() && !module.path.exists(), "damaged bytes must not be found again");
-    assert!(world.images.local("app:v1").unwrap().is_none());
-    assert!(world.images.ensure("app:v1", PullPolicy::IfNotPresent).await.unwrap().pulled);
+    assert!(local(&world.images, "app:v1").is_none());
+    assert!(ensure(&world.images, "app:v1", PullPolicy::IfNotPresent).await.unwrap().pulled);
     assert!(module.verify().unwrap());
     // The manifest too, whatever its length.
     let manifest = world.directory.path().join("blobs/sha256").join(digest.trim_start_matches("sha256:"));
     let whole = fs::read(&manifest).unwrap();
     spoil(&manifest, &vec![b' '; whole.len()]);
-    assert!(world.images.local("app:v1").unwrap().is_none());
-    world.images.ensure("app:v1", PullPolicy::IfNotPresent).await.unwrap();
+    assert!(local(&world.images, "app:v1").is_none());
+    ensure(&world.images, "app:v1", PullPolicy::IfNotPresent).await.unwrap();
     assert_eq!(fs::read(&manifest).unwrap(), whole);
-    assert_eq!(world.images.local("app:v1").unwrap().unwrap().id, image.id);
+    assert_eq!(local(&world.images, "app:v1").unwrap().id, image.id);
 }
 
 #[tokio::test]
 async fn policies_decide_when_the_registry_is_asked() {
     let world = World::new().await;
-    let never = world.images.ensure("app:v1", PullPolicy::Never).await.unwrap_err();
+    let never = ensure(&world.images, "app:v1", PullPolicy::Never).await.unwrap_err();
     assert_eq!(never.to_string(), "image \"app:v1\" is not present with pull policy of Never");
 
     world.fake.push("v1", "application/wasm", b"one");
-    let first = world.images.ensure("app:v1", PullPolicy::Always).await.unwrap();
-    assert!(!world.images.ensure("app:v1", PullPolicy::Always).await.unwrap().pulled);
+    let first = ensure(&world.images, "app:v1", PullPolicy::Always).await.unwrap();
+    assert!(!ensure(&world.images, "app:v1", PullPolicy::Always).await.unwrap().pulled);
     world.fake.push("v1", "application/wasm", b"two");
-    let kept = world.images.ensure("app:v1", PullPolicy::IfNotPresent).await.unwrap();
+    let kept = ensure(&world.images, "app:v1", PullPolicy::IfNotPresent).await.unwrap();
     assert_eq!(kept.id, first.id);
-    let second = world.images.ensure("app:v1", PullPolicy::Always).await.unwrap();
+    let second = ensure(&world.images, "app:v1", PullPolicy::Always).await.unwrap();
     assert!(second.pulled && second.id != first.id);
-    assert_eq!(world.images.local("app:v1").unwrap().unwrap().id, second.id);
+    assert_eq!(local(&world.images, "app:v1").unwrap().id, second.id);
 }
 
 #[tokio::test]
 async fn many_that_wait_pull_once() {
     let world = World::new().await;
     world.fake.push("v1", "application/wasm", b"shared");
-    let all = (0..16).map(|_| world.images.ensure("app:v1", PullPolicy::IfNotPresent));
+    let all = (0..16).map(|_| ensure(&world.images, "app:v1", PullPolicy::IfNotPresent));
     for result in futures::future::join_all(all).await {
         result.unwrap();
     }
@@ -180,35 +194,39 @@ async fn many_that_wait_pull_once() {
 async fn failures_say_why_and_leave_nothing() {
     let world = World::new().await;
     let address = &world.address;
-    let missing = detail(world.images.ensure("app:v9", PullPolicy::IfNotPresent).await);
+    let missing = detail(ensure(&world.images, "app:v9", PullPolicy::IfNotPresent).await);
     assert_eq!(missing, format!("not found in registry {address}: manifest unknown"));
 
+    let text = "text/plain";
+    world.fake.push("text", text, b"text");
+    let not_wasm = detail(ensure(&world.images, "app:text", PullPolicy::IfNotPresent).await);
+    assert_eq!(not_wasm, format!("app:text is not a wasm workload image: its layers are {text}"));
     let tar = "application/vnd.oci.image.layer.v1.tar";
-    world.fake.push("tar", tar, b"tar");
-    let not_wasm = detail(world.images.ensure("app:tar", PullPolicy::IfNotPresent).await);
-    assert_eq!(not_wasm, format!("app:tar is not a wasm workload image: its layers are {tar}"));
+    world.fake.push("tar", tar, &[0; 1024]);
+    let empty = detail(ensure(&world.images, "app:tar", PullPolicy::IfNotPresent).await);
+    assert_eq!(empty, "app:tar is not a wasm workload image: there is no .wasm file in its layers");
 
     let digest = world.fake.push("bad", "application/wasm", b"what was promised");
     let module = digest_of(b"what was promised");
     world.fake.blobs.lock().unwrap().insert(module, b"what was delivere".to_vec());
-    let forged = detail(world.images.ensure("app:bad", PullPolicy::IfNotPresent).await);
+    let forged = detail(ensure(&world.images, "app:bad", PullPolicy::IfNotPresent).await);
     assert!(forged.contains("has digest"), "{forged}");
-    assert_eq!(world.images.local("app:bad").unwrap(), None);
+    assert_eq!(local(&world.images, "app:bad"), None);
 
     world.fake.manifests.lock().unwrap().insert(digest.clone(), b"{\"schemaVersion\":2,\"layers\":[]}".to_vec());
-    let forged = detail(world.images.ensure(&format!("app@{digest}"), PullPolicy::IfNotPresent).await);
+    let forged = detail(ensure(&world.images, &format!("app@{digest}"), PullPolicy::IfNotPresent).await);
     assert!(forged.starts_with("the manifest that came for"), "{forged}");
 
     let huge = vec![b' '; registry::MANIFEST_BYTES_MAX + 1];
     world.fake.manifests.lock().unwrap().insert("huge".to_owned(), huge);
-    let huge = detail(world.images.ensure("app:huge", PullPolicy::IfNotPresent).await);
+    let huge = detail(ensure(&world.images, "app:huge", PullPolicy::IfNotPresent).await);
     assert!(huge.contains("is longer than"), "{huge}");
 
     let stranger = open(&world.directory, address, "wrong");
-    let denied = detail(stranger.ensure("app:v1", PullPolicy::Always).await);
+    let denied = detail(ensure(&stranger, "app:v1", PullPolicy::Always).await);
     assert_eq!(denied, format!("registry {address} denies access (401)"));
 
-    let invalid = world.images.ensure("App:v1", PullPolicy::Always).await.unwrap_err();
+    let invalid = ensure(&world.images, "App:v1", PullPolicy::Always).await.unwrap_err();
     let text = "couldn't parse image name \"App:v1\": the repository name must be lowercase";
     assert_eq!(invalid.to_string(), text);
 }
@@ -221,6 +239,10 @@ async fn a_registry_that_is_not_there_is_named() {
     drop(listener);
     let directory = tempfile::tempdir().unwrap();
     let images = open(&directory, &address, TOKEN);
-    let text = detail(images.ensure("app", PullPolicy::IfNotPresent).await);
-    assert!(text.contains(&address) && text.contains("refused"), "{text}");
+    match ensure(&images, "app", PullPolicy::IfNotPresent).await {
+        Err(PullError::Unavailable { detail, .. }) => {
+            assert!(detail.contains(&address) && detail.contains("refused"), "{detail}");
+        }
+        other => panic!("{other:?}"),
+    }
 }

@@ -5,14 +5,14 @@ use crate::{
     events::Severity,
     pod::{
         env::{self, Surroundings},
-        spec,
+        pull_secrets, spec,
         state::Failure,
         volumes,
     },
     retry::measured,
 };
-use coracle_images::{Image, PullError, PullPolicy};
-use coracle_objects::meta;
+use coracle_images::{Image, Local, PullError, PullPolicy};
+use coracle_objects::{meta, registry_auth::Keyring};
 use coracle_runner::{
     compile::CompileError,
     protocol::{PodNetwork, RunId, StartGuest},
@@ -51,7 +51,10 @@ impl Attempt {
             Failure::CreateContainerConfigError(message)
             | Failure::CreateContainerError(message)
             | Failure::RunContainerError(message) => message,
-            Failure::InvalidImageName(_) | Failure::ErrImageNeverPull(_) | Failure::ErrImagePull(_) => failure.reason(),
+            Failure::InvalidImageName(_)
+            | Failure::ErrImageNeverPull(_)
+            | Failure::ErrImagePull(_)
+            | Failure::RegistryUnavailable(_) => failure.reason(),
         };
         self.tell(Severity::Warning, "Failed", &format!("Error: {what}"));
         failure
@@ -72,6 +75,7 @@ impl Attempt {
         let code = self.context.workloads.code(&self.namespace_uid, module).await;
         let code = code.map_err(|error| match error {
             CompileError::Rejected(what) => create(format!("module {} cannot run: {what}", module.name)),
+            CompileError::TooCostly(what) => create(format!("module {} cannot be compiled: {what}", module.name)),
             CompileError::Failed(what) => create(format!("module {} could not be compiled: {what}", module.name)),
         })?;
         let (memory_limit_bytes, cpu_limit_millis) = env::limits(&self.container);
@@ -93,33 +97,43 @@ impl Attempt {
     async fn image(&self) -> Result<Image, Failure> {
         let name = spec::text(&self.container, "image");
         let policy = spec::pull_policy(&self.container);
-        let local = self.context.workloads.local(name).map_err(|error| {
-            self.tell(
-                Severity::Warning,
-                "InspectFailed",
-                &format!("Failed to apply default image tag \"{name}\": {error}"),
-            );
-            Failure::InvalidImageName(format!("Failed to apply default image tag \"{name}\": {error}"))
-        })?;
+        let mut keyring = Keyring::default();
+        let mut local = self.local(name, &keyring)?;
+        // Most pods need no secret at all, and a node without its server can still start them.
+        if policy == PullPolicy::Always || !matches!(local, Local::Here(_)) {
+            keyring = pull_secrets::keyring(&self.context, &self.pod).await;
+            local = self.local(name, &keyring)?;
+        }
         match (local, policy) {
-            (Some(image), PullPolicy::IfNotPresent | PullPolicy::Never) => {
+            (Local::Here(image), PullPolicy::IfNotPresent | PullPolicy::Never) => {
                 let message = format!("Container image \"{name}\" already present on machine");
                 self.tell(Severity::Normal, "Pulled", &message);
                 Ok(image)
             }
-            (None, PullPolicy::Never) => {
-                let message = format!("Container image \"{name}\" is not present with pull policy of Never");
+            (missing, PullPolicy::Never) => {
+                let message = match missing {
+                    Local::Withheld => PullError::Withheld { reference: name.to_owned() }.to_string(),
+                    _ => format!("Container image \"{name}\" is not present with pull policy of Never"),
+                };
                 self.tell(Severity::Warning, "ErrImageNeverPull", &message);
                 Err(Failure::ErrImageNeverPull(message))
             }
-            (_, PullPolicy::Always) | (None, PullPolicy::IfNotPresent) => self.pull(name, policy).await,
+            (_, PullPolicy::Always | PullPolicy::IfNotPresent) => self.pull(name, policy, &keyring).await,
         }
     }
 
-    async fn pull(&self, name: &str, policy: PullPolicy) -> Result<Image, Failure> {
+    fn local(&self, name: &str, keyring: &Keyring) -> Result<Local, Failure> {
+        self.context.workloads.local(name, keyring).map_err(|error| {
+            let message = format!("Failed to apply default image tag \"{name}\": {error}");
+            self.tell(Severity::Warning, "InspectFailed", &message);
+            Failure::InvalidImageName(message)
+        })
+    }
+
+    async fn pull(&self, name: &str, policy: PullPolicy, keyring: &Keyring) -> Result<Image, Failure> {
         self.tell(Severity::Normal, "Pulling", &format!("Pulling image \"{name}\""));
         let begun = Instant::now();
-        match self.context.workloads.pull(name, policy).await {
+        match self.context.workloads.pull(name, policy, keyring).await {
             Ok(image) => {
                 let took = measured(begun.elapsed());
                 let message = format!(
@@ -130,12 +144,18 @@ impl Attempt {
                 Ok(image)
             }
             Err(error) => {
+                let text = error.to_string();
                 let detail = match &error {
-                    PullError::Pull { detail, .. } | PullError::InvalidName { detail, .. } => detail.clone(),
-                    PullError::NeverPull { .. } => error.to_string(),
+                    PullError::Pull { detail, .. }
+                    | PullError::Unavailable { detail, .. }
+                    | PullError::InvalidName { detail, .. } => detail,
+                    PullError::NeverPull { .. } | PullError::Withheld { .. } => &text,
                 };
                 self.tell(Severity::Warning, "Failed", &format!("Failed to pull image \"{name}\": {detail}"));
-                Err(Failure::ErrImagePull(error.to_string()))
+                Err(match error {
+                    PullError::Unavailable { .. } => Failure::RegistryUnavailable(text),
+                    _ => Failure::ErrImagePull(text),
+                })
             }
         }
     }

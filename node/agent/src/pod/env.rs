@@ -233,7 +233,7 @@ pub(crate) fn expand<'a>(text: &str, lookup: impl Fn(&str) -> Option<&'a String>
 /// Picks the module of an image that a container runs, and its argument vector.
 ///
 /// `argv[0]` is the module's name, then `command[1..]`, then `args`; `command[0]` picks the module in an image that
-/// holds several, and only replaces `argv[0]` where there is one.
+/// holds several, by its name or its file's, and only replaces `argv[0]` where there is one.
 ///
 /// # Errors
 /// A message for `CreateContainerError` when `command[0]` names no module.
@@ -254,7 +254,10 @@ pub(crate) fn command_line<'a>(
         ([only], Some(name)) => (only, name),
         ([module, ..], None) => (module, module.name.clone()),
         (several, Some(name)) => {
-            let Some(module) = several.iter().find(|module| module.name == name) else {
+            let file = name.rsplit('/').next().unwrap_or(&name);
+            let wanted = file.strip_suffix(".wasm").unwrap_or(file);
+            let found = several.iter().find(|module| module.name == name);
+            let Some(module) = found.or_else(|| several.iter().find(|module| module.name == wanted)) else {
                 let names: Vec<&str> = several.iter().map(|module| module.name.as_str()).collect();
                 return Err(format!("the image has no module \"{name}\"; it holds {}", names.join(", ")));
             };

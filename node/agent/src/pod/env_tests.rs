@@ -135,6 +135,8 @@ fn the_command_line_is_the_designs() {
         (&one, json!({"command": ["sh", "-c"], "args": ["x"]}), "app", "sh -c x"),
         (&two, json!({}), "app", "app"),
         (&two, json!({"command": ["tool", "-v"], "args": ["x"]}), "tool", "tool -v x"),
+        (&two, json!({"command": ["tool.wasm"]}), "tool", "tool.wasm"),
+        (&two, json!({"command": ["/bin/tool.wasm"]}), "tool", "/bin/tool.wasm"),
     ] {
         assert_eq!(run(modules, container.clone()), Ok((name.to_owned(), argv.to_owned())), "{container}");
     }

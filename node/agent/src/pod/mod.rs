@@ -3,6 +3,7 @@
 pub(crate) mod attempt;
 pub(crate) mod env;
 pub(crate) mod manager;
+pub(crate) mod pull_secrets;
 pub(crate) mod restore;
 pub(crate) mod spec;
 pub(crate) mod state;

@@ -78,6 +78,7 @@ pub(crate) enum Failure {
     InvalidImageName(String),
     ErrImageNeverPull(String),
     ErrImagePull(String),
+    RegistryUnavailable(String),
     CreateContainerConfigError(String),
     CreateContainerError(String),
     RunContainerError(String),
@@ -90,6 +91,7 @@ impl Failure {
             Self::InvalidImageName(_) => "InvalidImageName",
             Self::ErrImageNeverPull(_) => "ErrImageNeverPull",
             Self::ErrImagePull(_) => "ErrImagePull",
+            Self::RegistryUnavailable(_) => "RegistryUnavailable",
             Self::CreateContainerConfigError(_) => "CreateContainerConfigError",
             Self::CreateContainerError(_) => "CreateContainerError",
             Self::RunContainerError(_) => "RunContainerError",
@@ -102,6 +104,7 @@ impl Failure {
             Self::InvalidImageName(message)
             | Self::ErrImageNeverPull(message)
             | Self::ErrImagePull(message)
+            | Self::RegistryUnavailable(message)
             | Self::CreateContainerConfigError(message)
             | Self::CreateContainerError(message)
             | Self::RunContainerError(message) => message,
@@ -268,8 +271,8 @@ impl PodState {
                         plan.wake_at(at);
                     } else {
                         *back_off_shown_at = None;
-                        *reason = Some("ImagePullBackOff");
-                        *message = format!("Back-off pulling image \"{}\": ErrImagePull: {message}", container.image);
+                        let failure = reason.replace("ImagePullBackOff").unwrap_or_default();
+                        *message = format!("Back-off pulling image \"{}\": {failure}: {message}", container.image);
                         plan.notices.push(Notice::PullBackOff { container: index });
                     }
                 }
@@ -361,7 +364,7 @@ impl PodState {
             Failure::CreateContainerConfigError(_) => CONFIG_RETRY,
             _ => container.attempts.next(now),
         };
-        let pulls = matches!(failure, Failure::ErrImagePull(_));
+        let pulls = matches!(failure, Failure::ErrImagePull(_) | Failure::RegistryUnavailable(_));
         let stage = Stage::Waiting {
             reason: Some(failure.reason()),
             message: failure.message().to_owned(),
