@@ -47,6 +47,7 @@ impl Dev {
             data_dir.join("node"),
             format!("https://{reachable}"),
             reachable.ip().to_string(),
+            self.listen.ip(),
         )?;
         let config = self.workloads.apply(config)?;
         let mut agent = pin!(tokio::spawn(coracle_agent::run(config, agent_stop.clone())));

@@ -9,7 +9,7 @@ use coracle_server::NodeCredentials;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    net::{ToSocketAddrs as _, UdpSocket},
+    net::{IpAddr, ToSocketAddrs as _, UdpSocket},
     path::PathBuf,
     process::ExitCode,
 };
@@ -73,9 +73,10 @@ impl Node {
             Some(address) => address,
             None => own_address(&self.server)?,
         };
+        let node_ports = address.parse().with_context(|| format!("--address {address} is no IP address"))?;
         let config = AgentConfig {
             labels: self.labels.into_iter().collect(),
-            ..self.workloads.apply(config(credentials, absolute(&self.data_dir)?, self.server, address)?)?
+            ..self.workloads.apply(config(credentials, absolute(&self.data_dir)?, self.server, address, node_ports)?)?
         };
         let stop = CancellationToken::new();
         let mut agent = tokio::spawn(coracle_agent::run(config, stop.clone()));
@@ -92,12 +93,13 @@ impl Node {
     }
 }
 
-/// An agent's configuration, without labels.
+/// An agent's configuration, without labels; node ports are opened on `node_ports`.
 pub(crate) fn config(
     credentials: NodeCredentials,
     data_dir: PathBuf,
     server: String,
     address: String,
+    node_ports: IpAddr,
 ) -> Result<AgentConfig> {
     let program =
         std::env::current_exe().context("cannot find this program's own file, which runners are started from")?;
@@ -111,6 +113,7 @@ pub(crate) fn config(
         key_pem,
         registry_token,
         address,
+        node_port_address: node_ports,
         labels: BTreeMap::new(),
         program: vec![OsString::from(program)],
         registries: None,

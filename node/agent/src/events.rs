@@ -1,4 +1,4 @@
-//! Events: what happened to a pod, for people. Repeated ones are counted up, as kubelet does. Recording never waits:
+//! Events: what happened to a pod, a service or the node, for people. Repeated ones are counted up, as kubelet does. Recording never waits:
 //! when the control plane is away for long, the oldest news are worth least and new ones are dropped with a warning.
 
 use crate::{
@@ -33,14 +33,41 @@ pub(crate) enum Severity {
     Warning,
 }
 
+/// What an event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Involved {
+    kind: &'static str,
+    /// Empty for what is in no namespace.
+    namespace: String,
+    name: String,
+    uid: String,
+    /// `spec.containers{app}`, or empty for the object itself.
+    field_path: String,
+}
+
+impl Involved {
+    /// An object of API version `v1`.
+    pub(crate) fn object(kind: &'static str, object: &Value) -> Self {
+        Self {
+            kind,
+            namespace: meta::namespace(object).to_owned(),
+            name: meta::name(object).to_owned(),
+            uid: meta::uid(object).to_owned(),
+            field_path: String::new(),
+        }
+    }
+
+    /// A node; its events carry its name in place of a uid, as kubelet's do.
+    pub(crate) fn node(name: &str) -> Self {
+        let name = name.to_owned();
+        Self { kind: "Node", namespace: String::new(), uid: name.clone(), name, field_path: String::new() }
+    }
+}
+
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct News {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-    pub(crate) uid: String,
-    /// `spec.containers{app}`, or empty for the pod itself.
-    pub(crate) field_path: String,
+    pub(crate) involved: Involved,
     pub(crate) severity: Severity,
     pub(crate) reason: &'static str,
     pub(crate) message: String,
@@ -70,16 +97,14 @@ impl Recorder {
         reason: &'static str,
         message: &str,
     ) {
-        let news = News {
-            namespace: meta::namespace(pod).to_owned(),
-            name: meta::name(pod).to_owned(),
-            uid: meta::uid(pod).to_owned(),
-            field_path: field_path.to_owned(),
-            severity,
-            reason,
-            message: truncated(message),
-        };
-        debug!(pod = news.name, reason, message, "event");
+        let involved = Involved { field_path: field_path.to_owned(), ..Involved::object("Pod", pod) };
+        self.record_about(involved, severity, reason, message);
+    }
+
+    /// Says that something happened to any object.
+    pub(crate) fn record_about(&self, involved: Involved, severity: Severity, reason: &'static str, message: &str) {
+        let news = News { involved, severity, reason, message: truncated(message) };
+        debug!(kind = news.involved.kind, name = news.involved.name, reason, message, "event");
         if self.queue.try_send((news, clock::now())).is_err() {
             warn!(reason, "too many events wait to be written; dropped one");
         }
@@ -163,15 +188,17 @@ impl Writer {
 
 fn first(news: &News, node: &str, at: OffsetDateTime, stamp: u64) -> Value {
     let at_text = clock::seconds(at);
-    let mut involved = json!({
-        "kind": "Pod", "apiVersion": "v1", "namespace": news.namespace, "name": news.name, "uid": news.uid,
-    });
-    if !news.field_path.is_empty() {
-        involved["fieldPath"] = news.field_path.as_str().into();
+    let about = &news.involved;
+    let mut involved = json!({"kind": about.kind, "apiVersion": "v1", "name": about.name, "uid": about.uid});
+    for (field, text) in [("namespace", &about.namespace), ("fieldPath", &about.field_path)] {
+        if !text.is_empty() {
+            involved[field] = text.as_str().into();
+        }
     }
+    let namespace = if about.namespace.is_empty() { "default" } else { &about.namespace };
     json!({
         "apiVersion": "v1", "kind": "Event",
-        "metadata": {"namespace": news.namespace, "name": format!("{}.{stamp:016x}", news.name)},
+        "metadata": {"namespace": namespace, "name": format!("{}.{stamp:016x}", about.name)},
         "involvedObject": involved,
         "reason": news.reason,
         "message": news.message,
@@ -254,6 +281,27 @@ mod tests {
         events.sort_by_key(|event| meta::name(event).to_owned());
         let told: Vec<_> = events.iter().filter_map(|event| event["message"].as_str()).collect();
         assert_eq!(told, messages);
+    }
+
+    #[tokio::test]
+    async fn services_and_nodes_have_events_too() {
+        let link = FakeLink::new();
+        let (recorder, writer) = Recorder::new(link.clone(), "n");
+        let service = json!({"metadata": {"namespace": "web", "name": "s", "uid": "u2"}});
+        recorder.record_about(Involved::object("Service", &service), Severity::Warning, "FailedToBindNodePort", "x");
+        recorder.record_about(Involved::node("n"), Severity::Warning, "NetworkLimit", "y");
+        drop(recorder);
+        writer.run().await;
+        let mut told: Vec<Value> = link
+            .all(EVENTS)
+            .into_iter()
+            .map(|event| json!([event["metadata"]["namespace"], event["involvedObject"]]))
+            .collect();
+        told.sort_by_key(Value::to_string);
+        let node = json!(["default", {"kind": "Node", "apiVersion": "v1", "name": "n", "uid": "n"}]);
+        let service =
+            json!(["web", {"kind": "Service", "apiVersion": "v1", "namespace": "web", "name": "s", "uid": "u2"}]);
+        assert_eq!(told, [node, service]);
     }
 
     #[test]

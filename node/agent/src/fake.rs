@@ -5,6 +5,7 @@ use crate::{
     guests::{Guests, Launch, RunEvent},
     link::{Change, Changes, Link, Listing, Resource},
     logs::RunLog,
+    network::{Network, Switch, addresses::Addresses},
     workloads::{Code, Workloads},
 };
 use async_trait::async_trait;
@@ -18,6 +19,8 @@ use futures::StreamExt;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -359,5 +362,36 @@ impl Workloads for FakeWorkloads {
             Some(detail) => Err(CompileError::Rejected(detail)),
             None => Ok(Code { path: "code/module".into(), kind: GuestKind::Module }),
         }
+    }
+}
+
+/// Which pods are on the network, and nothing behind it.
+#[derive(Default)]
+pub(crate) struct FakeSwitch {
+    pods: Mutex<BTreeMap<String, Ipv4Addr>>,
+}
+
+impl FakeSwitch {
+    /// A network with addresses from `range`.
+    pub(crate) fn network(data_dir: &Path, range: &str) -> (Network, Arc<Self>) {
+        let addresses = Arc::new(Addresses::open(data_dir, WAIT_MAX));
+        addresses.set_range(range);
+        let switch = Arc::new(Self::default());
+        (Network { addresses, switch: switch.clone() }, switch)
+    }
+
+    /// The address under which a pod is reached.
+    pub(crate) fn address(&self, uid: &str) -> Option<Ipv4Addr> {
+        self.pods.lock().unwrap().get(uid).copied()
+    }
+}
+
+impl Switch for FakeSwitch {
+    fn add(&self, pod: &Value, address: Ipv4Addr) {
+        self.pods.lock().unwrap().insert(meta::uid(pod).to_owned(), address);
+    }
+
+    fn remove(&self, uid: &str) {
+        self.pods.lock().unwrap().remove(uid);
     }
 }

@@ -1,9 +1,12 @@
 //! Runner processes: one per namespace, started when its first guest comes, ended when it had none for a while.
 //! Routes what they say to the pods' owner tasks and logs, and answers their guests' name lookups.
 
-use crate::{clock, logs::RunLog};
+use crate::{
+    clock,
+    logs::RunLog,
+    network::{ca_bundle, exchange::Exchange, line::Line},
+};
 use async_trait::async_trait;
-use coracle_net::{NameError, Names};
 use coracle_runner::{
     process::{RunnerConfig, RunnerProcess},
     protocol::{Exit, ExitCause, FromRunner, LookupFailure, LookupResult, RunId, StartGuest, ToRunner},
@@ -13,17 +16,19 @@ use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, info, warn};
 
 /// A runner without guests lives so long.
 const IDLE_MAX: Duration = Duration::from_mins(1);
 /// Instances that a runner's pool is sized for.
 const INSTANCES_MAX: u32 = 1000;
-/// Lookups that wait to be answered.
+/// Lookups of one runner that are under way; more fail for now.
+const LOOKUPS_MAX: usize = 256;
+/// Answers to lookups that wait to be sent.
 const ANSWERS_MAX: usize = 1024;
 /// A runner that has not ended a killed run for so long hangs: the run is taken for ended and the runner killed.
 pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -64,10 +69,8 @@ pub(crate) trait Guests: Send + Sync + 'static {
     async fn kill(&self, namespace_uid: &str, run: &RunId);
 }
 
-/// The cluster's names as this node knows them; `None` until they were learnt.
-pub(crate) type SharedNames = Arc<RwLock<Option<Arc<Names>>>>;
-
 struct Run {
+    pod_uid: String,
     events: mpsc::Sender<(RunId, RunEvent)>,
     log: Arc<RunLog>,
 }
@@ -82,6 +85,8 @@ struct Runs {
 struct Runner {
     namespace: String,
     process: RunnerProcess,
+    line: Arc<Line>,
+    lookups: Arc<Semaphore>,
     runs: Mutex<Runs>,
 }
 
@@ -96,16 +101,16 @@ type Slot = Arc<tokio::sync::Mutex<Option<Arc<Runner>>>>;
 /// [`Guests`] over real processes.
 pub(crate) struct Runners {
     command: Vec<OsString>,
-    namespaces: PathBuf,
-    names: SharedNames,
+    data_dir: PathBuf,
+    exchange: Arc<Exchange>,
     slots: Mutex<HashMap<String, Slot>>,
 }
 
 impl Runners {
     /// `program` is the command line to which `runner` is appended.
-    pub(crate) fn new(data_dir: &Path, program: &[OsString], names: SharedNames) -> Arc<Self> {
+    pub(crate) fn new(data_dir: &Path, program: &[OsString], exchange: Arc<Exchange>) -> Arc<Self> {
         let command = program.iter().cloned().chain([OsString::from("runner")]).collect();
-        Arc::new(Self { command, namespaces: data_dir.join("ns"), names, slots: Mutex::default() })
+        Arc::new(Self { command, data_dir: data_dir.to_owned(), exchange, slots: Mutex::default() })
     }
 
     fn slot(&self, namespace_uid: &str) -> Slot {
@@ -118,21 +123,32 @@ impl Runners {
     }
 
     async fn spawn(&self, launch: &Launch) -> Result<Arc<Runner>, String> {
-        let root = self.namespaces.join(&launch.namespace_uid);
+        let root = self.data_dir.join("ns").join(&launch.namespace_uid);
         for part in ["volumes", "code"] {
             fs::create_dir_all(root.join(part))
                 .map_err(|error| format!("cannot make the runner's directory: {error}"))?;
         }
+        if let Err(error) = ca_bundle::link(&self.data_dir, &root) {
+            warn!(%error, "guests cannot tell whom to trust: their HTTPS requests will fail");
+        }
         let config = RunnerConfig { command: self.command.clone(), root, max_instances: INSTANCES_MAX };
-        let (process, frames, _network) = RunnerProcess::spawn(config).await.map_err(|error| {
+        let (process, frames, channel) = RunnerProcess::spawn(config).await.map_err(|error| {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             format!("{error}{cause}")
         })?;
         info!(namespace = launch.namespace, pid = process.pid(), "runner started");
-        let runner = Arc::new(Runner { namespace: launch.namespace.clone(), process, runs: Mutex::default() });
+        let runner = Arc::new(Runner {
+            namespace: launch.namespace.clone(),
+            process,
+            line: Line::new(channel),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            runs: Mutex::default(),
+        });
         let (answers, asked) = mpsc::channel(ANSWERS_MAX);
         tokio::spawn(answer(runner.clone(), asked));
-        tokio::spawn(route(runner.clone(), frames, self.names.clone(), answers, self.slot(&launch.namespace_uid)));
+        tokio::spawn(serve_network(Arc::downgrade(&runner), runner.line.clone(), self.exchange.clone()));
+        let routing = Routing { exchange: self.exchange.clone(), answers, slot: self.slot(&launch.namespace_uid) };
+        tokio::spawn(routing.run(runner.clone(), frames));
         Ok(runner)
     }
 
@@ -164,11 +180,16 @@ impl Guests for Runners {
             if runs.closed {
                 return Err("the runner process has just ended".to_owned());
             }
-            runs.by_id.insert(run.clone(), Run { events: launch.events, log: launch.log });
+            let pod_uid = launch.guest.pod_uid.clone();
+            // Before the guest runs: it may dial at once.
+            self.exchange.routes.open(&pod_uid, &runner.line);
+            runs.by_id.insert(run.clone(), Run { pod_uid, events: launch.events, log: launch.log });
         }
         if let Err(error) = runner.process.send(ToRunner::Start(Box::new(launch.guest))).await {
             // If it is not there any more, its end was reported to the run already.
-            if runner.runs().by_id.remove(&run).is_some() {
+            let entry = runner.runs().by_id.remove(&run);
+            if let Some(entry) = entry {
+                self.exchange.routes.close(&entry.pod_uid, &runner.line);
                 return Err(error.to_string());
             }
         }
@@ -202,108 +223,115 @@ async fn answer(runner: Arc<Runner>, mut asked: mpsc::Receiver<(u64, LookupResul
     }
 }
 
-/// Reads one runner's frames until it ends or was idle for long enough.
-async fn route(
-    runner: Arc<Runner>,
-    mut frames: mpsc::Receiver<FromRunner>,
-    names: SharedNames,
-    answers: mpsc::Sender<(u64, LookupResult)>,
-    slot: Slot,
-) {
-    let died = loop {
-        match tokio::time::timeout(IDLE_MAX, frames.recv()).await {
-            Ok(None) => break true,
-            Ok(Some(frame)) => handle(&runner, frame, &names, &answers).await,
-            Err(_) => {
-                let mut runs = runner.runs();
-                if runs.by_id.is_empty() {
-                    runs.closed = true;
-                    break false;
-                }
-            }
-        }
-    };
-    let lost: Vec<(RunId, Run)> = {
-        let mut runs = runner.runs();
-        runs.closed = true;
-        runs.by_id.drain().collect()
-    };
-    if died {
-        warn!(namespace = runner.namespace, guests = lost.len(), "runner ended");
-    } else {
-        info!(namespace = runner.namespace, "runner had nothing to do and was ended");
-    }
+/// Serves a runner's network as long as its process lives, and kills it when it breaks the protocol.
+async fn serve_network(runner: Weak<Runner>, line: Arc<Line>, exchange: Arc<Exchange>) {
+    if !line.serve(&exchange).await
+        && let Some(runner) = runner.upgrade()
     {
-        // Whoever holds the slot has started a successor, or will when it finds this one closed.
-        let mut current = slot.lock().await;
-        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &runner)) {
-            *current = None;
-        }
-    }
-    for (run, entry) in lost {
-        entry.log.end(clock::now());
-        let message = "the runner process ended unexpectedly".to_owned();
-        let exit = Exit { code: KILLED, cause: ExitCause::Killed, message };
-        let _ = entry.events.send((run, RunEvent::Exited(exit))).await;
+        warn!(namespace = runner.namespace, pid = runner.process.pid(), "the runner is killed");
+        runner.process.kill();
     }
 }
 
-async fn handle(runner: &Runner, frame: FromRunner, names: &SharedNames, answers: &mpsc::Sender<(u64, LookupResult)>) {
-    let (run, event) = match frame {
-        FromRunner::Ready => return,
-        FromRunner::Log { run, stream, bytes } => {
-            let log = runner.runs().by_id.get(&run).map(|entry| entry.log.clone());
-            if let Some(log) = log {
-                log.append(stream, &bytes, clock::now());
+/// What happens to the frames of one runner.
+struct Routing {
+    exchange: Arc<Exchange>,
+    answers: mpsc::Sender<(u64, LookupResult)>,
+    slot: Slot,
+}
+
+impl Routing {
+    /// Reads frames until the runner ends or was idle for long enough.
+    async fn run(self, runner: Arc<Runner>, mut frames: mpsc::Receiver<FromRunner>) {
+        let died = loop {
+            match tokio::time::timeout(IDLE_MAX, frames.recv()).await {
+                Ok(None) => break true,
+                Ok(Some(frame)) => self.handle(&runner, frame).await,
+                Err(_) => {
+                    let mut runs = runner.runs();
+                    if runs.by_id.is_empty() {
+                        runs.closed = true;
+                        break false;
+                    }
+                }
             }
-            return;
-        }
-        FromRunner::Lookup { question, name, .. } => {
-            let result = look_up(names, &runner.namespace, &name);
-            let _ = answers.send((question, result)).await;
-            return;
-        }
-        FromRunner::Started(run) => (run, RunEvent::Started),
-        FromRunner::StartFailed { run, message } => (run, RunEvent::StartFailed(message)),
-        FromRunner::Exited { run, exit } => (run, RunEvent::Exited(exit)),
-    };
-    let events = {
-        let mut runs = runner.runs();
-        if event == RunEvent::Started {
-            runs.by_id.get(&run).map(|entry| entry.events.clone())
+        };
+        let lost: Vec<(RunId, Run)> = {
+            let mut runs = runner.runs();
+            runs.closed = true;
+            runs.by_id.drain().collect()
+        };
+        if died {
+            warn!(namespace = runner.namespace, guests = lost.len(), "runner ended");
         } else {
-            runs.by_id.remove(&run).map(|entry| {
+            info!(namespace = runner.namespace, "runner had nothing to do and was ended");
+        }
+        {
+            // Whoever holds the slot has started a successor, or will when it finds this one closed.
+            let mut current = self.slot.lock().await;
+            if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &runner)) {
+                *current = None;
+            }
+        }
+        for (run, entry) in lost {
+            self.exchange.routes.close(&entry.pod_uid, &runner.line);
+            entry.log.end(clock::now());
+            let message = "the runner process ended unexpectedly".to_owned();
+            let exit = Exit { code: KILLED, cause: ExitCause::Killed, message };
+            let _ = entry.events.send((run, RunEvent::Exited(exit))).await;
+        }
+    }
+
+    async fn handle(&self, runner: &Runner, frame: FromRunner) {
+        let (run, event) = match frame {
+            FromRunner::Ready => return,
+            FromRunner::Log { run, stream, bytes } => {
+                let log = runner.runs().by_id.get(&run).map(|entry| entry.log.clone());
+                if let Some(log) = log {
+                    log.append(stream, &bytes, clock::now());
+                }
+                return;
+            }
+            FromRunner::Lookup { question, pod_uid, name } => return self.look_up(runner, question, pod_uid, name),
+            FromRunner::Started(run) => (run, RunEvent::Started),
+            FromRunner::StartFailed { run, message } => (run, RunEvent::StartFailed(message)),
+            FromRunner::Exited { run, exit } => (run, RunEvent::Exited(exit)),
+        };
+        let events = if event == RunEvent::Started {
+            runner.runs().by_id.get(&run).map(|entry| entry.events.clone())
+        } else {
+            let ended = runner.runs().by_id.remove(&run);
+            ended.map(|entry| {
+                self.exchange.routes.close(&entry.pod_uid, &runner.line);
                 entry.log.end(clock::now());
                 entry.events
             })
+        };
+        if let Some(events) = events {
+            let _ = events.send((run, event)).await;
         }
-    };
-    if let Some(events) = events {
-        let _ = events.send((run, event)).await;
     }
-}
 
-fn look_up(names: &SharedNames, namespace: &str, name: &str) -> LookupResult {
-    let names = names.read().unwrap_or_else(PoisonError::into_inner).clone();
-    match names.ok_or(LookupFailure::Temporary)?.resolve(namespace, name) {
-        Ok(addresses) => Ok(addresses),
-        Err(NameError::NotFound) => Err(LookupFailure::NotFound),
-        Err(NameError::Invalid) => Err(LookupFailure::Invalid),
-        Err(NameError::Temporary) => Err(LookupFailure::Temporary),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_unknown_before_they_are_absent() {
-        let names: SharedNames = Arc::default();
-        assert_eq!(look_up(&names, "default", "web"), Err(LookupFailure::Temporary));
-        *names.write().unwrap() = Some(Arc::default());
-        assert_eq!(look_up(&names, "default", "web"), Err(LookupFailure::NotFound));
-        assert_eq!(look_up(&names, "default", "a b"), Err(LookupFailure::Invalid));
-        assert_eq!(look_up(&names, "default", "localhost"), Ok(vec!["127.0.0.1".parse().unwrap()]));
+    /// Answers a guest's lookup in a task of its own: names outside the cluster may take long.
+    fn look_up(&self, runner: &Runner, question: u64, pod_uid: String, name: String) {
+        match runner.line.admit(&pod_uid) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(breach) => {
+                warn!(namespace = runner.namespace, breach, "the runner is killed");
+                return runner.process.kill();
+            }
+        }
+        let (exchange, answers) = (self.exchange.clone(), self.answers.clone());
+        let Ok(turn) = runner.lookups.clone().try_acquire_owned() else {
+            // A runner that does not even read its answers gets none.
+            let _ = answers.try_send((question, Err(LookupFailure::Temporary)));
+            return;
+        };
+        tokio::spawn(async move {
+            let result = exchange.look_up(&pod_uid, &name).await;
+            let _ = answers.send((question, result)).await;
+            drop(turn);
+        });
     }
 }

@@ -3,7 +3,9 @@
 use crate::{
     clock,
     link::{LEASES, Link, NODES},
-    machine, node,
+    machine,
+    network::addresses::Addresses,
+    node,
     retry::Reconnect,
 };
 use coracle_objects::{ApiError, ObjectKey, Reason, meta};
@@ -32,6 +34,8 @@ pub(crate) struct Heartbeat {
     pub(crate) data_dir: PathBuf,
     /// Whether the agent knows its pods and can run them.
     pub(crate) ready: watch::Receiver<bool>,
+    /// Learns from the Node object which range is this node's.
+    pub(crate) addresses: Arc<Addresses>,
 }
 
 impl Heartbeat {
@@ -55,6 +59,7 @@ impl Heartbeat {
             let is_ready = *ready.borrow_and_update();
             let due = match &written {
                 None => true,
+                Some(_) if !self.addresses.is_ready() => true,
                 Some((status, at)) => {
                     at.elapsed() >= STATUS_WRITE_INTERVAL || node::differs(status, &self.status(is_ready, status))
                 }
@@ -106,6 +111,14 @@ impl Heartbeat {
                 found["metadata"]["labels"][name] = value;
             }
             found = self.link.update(NODES, "", &found).await?;
+        }
+        if found["spec"]["podCIDR"].is_null() {
+            // A Node from before nodes had ranges, or from when there was none left: with a change it is given one.
+            found = self.link.update(NODES, "", &found).await?;
+        }
+        match found["spec"]["podCIDR"].as_str() {
+            Some(range) => self.addresses.set_range(range),
+            None => warn!("the node has no range of addresses: its pods wait"),
         }
         let status = self.status(is_ready, &found["status"]);
         found["status"] = status.clone();
@@ -176,7 +189,10 @@ mod tests {
             facts: Facts::default(),
             runtime_version: String::new(),
         };
-        (Heartbeat { link: link.clone(), identity, data_dir: "/".into(), ready }, ready_sender)
+        let directory = tempfile::tempdir().unwrap();
+        let addresses = Arc::new(Addresses::open(directory.path(), Duration::ZERO));
+        addresses.set_range("10.244.8.0/22");
+        (Heartbeat { link: link.clone(), identity, data_dir: "/".into(), ready, addresses }, ready_sender)
     }
 
     #[tokio::test]
@@ -193,6 +209,24 @@ mod tests {
         link.wait("a lease", |link| link.stored(LEASES, &lease_key).is_some()).await;
         stop.cancel();
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_range_of_addresses_is_that_of_the_node_object() {
+        let link = FakeLink::new();
+        let (mut heartbeat, _ready) = heartbeat(&link);
+        let directory = tempfile::tempdir().unwrap();
+        let addresses = Arc::new(Addresses::open(directory.path(), Duration::ZERO));
+        heartbeat.addresses = addresses.clone();
+        heartbeat.write_status(true).await.unwrap();
+        assert!(!addresses.is_ready());
+        let key = ObjectKey::cluster("n");
+        let mut given = link.stored(NODES, &key).unwrap();
+        given["spec"]["podCIDR"] = "10.244.4.0/22".into();
+        link.put(NODES, given);
+        heartbeat.write_status(true).await.unwrap();
+        assert!(addresses.take("pod").await.unwrap().to_string().starts_with("10.244.4."));
+        assert_eq!(link.stored(NODES, &key).unwrap()["spec"]["podCIDR"], "10.244.4.0/22");
     }
 
     #[tokio::test]

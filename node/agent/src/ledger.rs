@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::{
     fs::{self, File},
     io::{self, Write},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -43,6 +44,9 @@ pub(crate) struct Entry {
     pub(crate) start_time: String,
     /// The pod as a whole failed: reason and message.
     pub(crate) failed: Option<(String, String)>,
+    /// The pod's address; entries of older agents have none.
+    #[serde(default)]
+    pub(crate) address: Option<Ipv4Addr>,
     pub(crate) containers: Vec<Remembered>,
 }
 
@@ -160,8 +164,16 @@ mod tests {
             namespace_uid: "ns".to_owned(),
             start_time: String::new(),
             failed: None,
+            address: Some(Ipv4Addr::new(10, 244, 0, 7)),
             containers: Vec::new(),
         }
+    }
+
+    #[test]
+    fn entries_from_before_pods_had_addresses_are_read() {
+        let mut old = serde_json::to_value(entry("a")).unwrap();
+        old.as_object_mut().unwrap().shift_remove("address").unwrap();
+        assert_eq!(serde_json::from_value::<Entry>(old).unwrap(), Entry { address: None, ..entry("a") });
     }
 
     #[tokio::test]

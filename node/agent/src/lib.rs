@@ -5,6 +5,7 @@
 //!       ▲  ▲                                                     │ attempts: images, compiler, volumes, environment
 //!       │  └──status──── reports ◀──────────────────────────────┤
 //!       │                ledger  ◀──────────────────────────────┤ what must survive, before it is reported
+//!       │                network ◀──────────────────────────────┤ addresses, connections between runners
 //!       └──Node, lease── heartbeat                               ▼
 //!       ▲──events─────── recorder ◀────────────────────────── runners (one process per namespace) ──▶ logs on disk
 //!       └──log sessions─ node link ◀───────────────────────────────────────────────────────────────────┘
@@ -25,6 +26,7 @@ mod ledger;
 mod link;
 mod logs;
 mod machine;
+mod network;
 mod node;
 mod pod;
 mod reflector;
@@ -36,30 +38,47 @@ use crate::{
     clock::Pace,
     context::{Caches, Context},
     grpc::GrpcLink,
-    guests::{Runners, SharedNames},
+    guests::Runners,
     heartbeat::Heartbeat,
     ledger::Ledger,
     link::{ENDPOINT_SLICES, Link, NAMESPACES, PODS, Resource, SERVICES},
     logs::{Logs, session::NodeLink},
+    network::{
+        Network,
+        addresses::{Addresses, RANGE_PATIENCE},
+        ca_bundle,
+        exchange::{Exchange, TABLES_PATIENCE},
+        notices::{Notices, Teller},
+        routes::Routes,
+    },
     pod::{manager::Manager, volumes},
     reflector::{Cache, Sink},
     reports::Reports,
     workloads::LocalWorkloads,
 };
 use coracle_images::{ClusterRegistry, Images, RegistrySettings, SettingsError};
-use coracle_net::Names;
-use coracle_objects::meta;
+use coracle_net::{
+    class::Ranges,
+    fabric::{Fabric, FabricConfig, Limits, Notice},
+    names::HostResolver,
+    range::Ipv4Range,
+};
+use coracle_objects::{
+    meta,
+    ranges::{CLUSTER_DNS, POD_RANGE, SERVICE_RANGE},
+};
 use coracle_runner::compile::CompileLimits;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs, io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Channel;
 use tracing::warn;
@@ -68,6 +87,8 @@ use tracing::warn;
 const LEDGER_START_DELAY: Duration = Duration::from_secs(10);
 /// How long all pods get to end when the agent does: the longest grace, and what killing takes.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(20);
+/// How the node looks names up.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// What runs guests, as `status.nodeInfo` names it.
 const RUNTIME_VERSION: &str = "wasmtime://48.0.8";
 
@@ -93,6 +114,8 @@ pub struct AgentConfig {
     pub registry_token: String,
     /// The node's address as other hosts know it.
     pub address: String,
+    /// Where the node ports of services are opened.
+    pub node_port_address: IpAddr,
     /// Extra labels of the Node object.
     pub labels: BTreeMap<String, String>,
     /// This binary; `runner` and `compile` are appended to start child processes.
@@ -123,6 +146,7 @@ pub enum AgentError {
 /// # Errors
 /// Only what cannot be retried; a lost server is waited for.
 pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(), AgentError> {
+    network::raise_descriptor_limit();
     let channel = grpc::channel(&config)?;
     let unusable = |error| AgentError::DataDir(config.data_dir.clone(), error);
     prepare_directory(&config.data_dir).map_err(unusable)?;
@@ -160,7 +184,9 @@ struct Agent {
     link: Arc<dyn Link>,
     context: Arc<Context>,
     writer: events::Writer,
-    names: SharedNames,
+    exchange: Arc<Exchange>,
+    /// From the fabric and from this crate.
+    notices: [mpsc::Receiver<Notice>; 2],
 }
 
 impl Agent {
@@ -173,12 +199,15 @@ impl Agent {
         };
         let images = Images::open(&config.data_dir.join("images"), registry, settings)?;
         let workloads = LocalWorkloads::open(images, &config.data_dir, &config.program, config.compile_limits)?;
-        let names = SharedNames::default();
+        ca_bundle::write(&config.data_dir)?;
+        let addresses = Arc::new(Addresses::open(&config.data_dir, RANGE_PATIENCE));
+        let (exchange, notices) = open_exchange(&config, addresses.clone());
         let (recorder, writer) = events::Recorder::new(link.clone(), &config.node_name);
         let context = Context {
             link: link.clone(),
             workloads: Arc::new(workloads),
-            guests: Runners::new(&config.data_dir, &config.program, names.clone()),
+            guests: Runners::new(&config.data_dir, &config.program, exchange.clone()),
+            network: Network { addresses, switch: exchange.clone() },
             recorder,
             reports: Reports::new(link.clone()),
             logs: Arc::new(Logs::open(config.data_dir.join("logs"))?),
@@ -188,7 +217,7 @@ impl Agent {
             host_ip: config.address.clone(),
             pace: Pace::real(),
         };
-        Ok(Self { config, channel, link, context: Arc::new(context), writer, names })
+        Ok(Self { config, channel, link, context: Arc::new(context), writer, exchange, notices })
     }
 
     async fn run(self, entries: Vec<ledger::Entry>, shutdown: CancellationToken) {
@@ -209,7 +238,15 @@ impl Agent {
         let services = self.context.caches.services.clone();
         let namespaces = self.config.data_dir.join("ns");
         tasks.spawn(remove_deleted_namespaces(self.context.caches.namespaces.clone(), namespaces, stop_link.clone()));
-        tasks.spawn(keep_names(services, slices, self.names, stop_link.clone()));
+        tasks.spawn(self.exchange.clone().keep_services(services.clone(), slices, stop_link.clone()));
+        let teller = Teller {
+            recorder: self.context.recorder.clone(),
+            pods: pods.clone(),
+            services,
+            node: self.config.node_name.clone(),
+        };
+        let [of_fabric, of_agent] = self.notices;
+        tasks.spawn(stop_link.clone().run_until_cancelled_owned(teller.run(of_fabric, of_agent)));
         tasks.spawn(self.context.reports.clone().run(stop_link.clone()));
         tasks.spawn(stop_link.clone().run_until_cancelled_owned(self.writer.run()));
         let link = NodeLink {
@@ -224,6 +261,7 @@ impl Agent {
             identity: identity(&self.config),
             data_dir: self.config.data_dir.clone(),
             ready: ready.clone(),
+            addresses: self.context.network.addresses.clone(),
         };
         tasks.spawn(heartbeat.run(stop_link.clone()));
         tasks.spawn(stop_pods.clone().run_until_cancelled_owned(async move {
@@ -238,6 +276,7 @@ impl Agent {
         if tokio::time::timeout(SHUTDOWN_MAX, owners.wait()).await.is_err() {
             warn!("some pods did not end in time");
         }
+        self.exchange.shutdown().await;
         stop_link.cancel();
         tasks.close();
         tasks.wait().await;
@@ -275,34 +314,34 @@ async fn remove_deleted_namespaces(namespaces: Cache, directory: PathBuf, stop: 
     }
 }
 
-/// Rebuilds the name table whenever services or endpoints change; several changes at once make one new table.
-async fn keep_names(services: Cache, slices: Cache, names: SharedNames, stop: CancellationToken) {
-    let (mut services_version, mut slices_version) = (services.version(), slices.version());
-    let keep = async {
-        loop {
-            let known = *services_version.borrow_and_update() > 0 && *slices_version.borrow_and_update() > 0;
-            if known {
-                let (all_services, all_slices) = (services.all(), slices.all());
-                let table = Names::build(all_services.iter().map(|one| &**one), all_slices.iter().map(|one| &**one));
-                *names.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(table));
-            }
-            tokio::select! {
-                changed = services_version.changed() => if changed.is_err() { return },
-                changed = slices_version.changed() => if changed.is_err() { return },
-            }
-        }
+/// The fabric and what connects runners with it.
+fn open_exchange(config: &AgentConfig, addresses: Arc<Addresses>) -> (Arc<Exchange>, [mpsc::Receiver<Notice>; 2]) {
+    let routes = Arc::new(Routes::default());
+    let range = |(first, bits)| Ipv4Range::new(first, bits);
+    let authority = config.server.trim_start_matches("https://").trim_end_matches('/');
+    let fabric = FabricConfig {
+        node_name: config.node_name.clone(),
+        ranges: Ranges {
+            pods: range(POD_RANGE),
+            services: range(SERVICE_RANGE),
+            node_addresses: config.address.parse().into_iter().collect(),
+        },
+        node_ranges: addresses.range().into_iter().collect(),
+        dns_address: IpAddr::V4(CLUSTER_DNS),
+        node_port_address: config.node_port_address,
+        // A name that cannot be resolved now is none that a guest could reach by address either.
+        refused: authority.to_socket_addrs().into_iter().flatten().collect::<Vec<SocketAddr>>(),
+        limits: Limits::default(),
     };
-    tokio::select! {
-        () = keep => {}
-        () = stop.cancelled() => {}
-    }
+    let (fabric, of_fabric) = Fabric::new(fabric, routes.clone());
+    let (notices, of_agent) = Notices::new();
+    let host = HostResolver::parse(&fs::read_to_string(RESOLV_CONF).unwrap_or_default());
+    (Exchange::new(fabric, routes, addresses, notices, host, TABLES_PATIENCE), [of_fabric, of_agent])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::Link;
-    use coracle_objects::ObjectKey;
     use serde_json::json;
 
     #[test]
@@ -349,35 +388,5 @@ mod tests {
         stop.cancel();
         task.await.unwrap();
         assert!(directory.path().join("kept").exists() && directory.path().join("unseen").exists());
-    }
-
-    #[tokio::test]
-    async fn a_service_can_be_looked_up_soon_after_it_appears() {
-        let link = fake::FakeLink::new();
-        let (services, slices) = (Cache::new(), Cache::new());
-        let names = SharedNames::default();
-        let stop = CancellationToken::new();
-        let dynamic: Arc<dyn Link> = link.clone();
-        tokio::spawn(reflector::run(
-            dynamic.clone(),
-            SERVICES,
-            String::new(),
-            Box::new(services.clone()),
-            stop.clone(),
-        ));
-        tokio::spawn(reflector::run(dynamic, ENDPOINT_SLICES, String::new(), Box::new(slices.clone()), stop.clone()));
-        tokio::spawn(keep_names(services, slices, names.clone(), stop.clone()));
-        let resolved = |name: &str| {
-            let table = names.read().unwrap().clone();
-            table.is_some_and(|table| table.resolve("default", name).is_ok())
-        };
-        link.put(
-            SERVICES,
-            json!({"metadata": {"namespace": "default", "name": "db"}, "spec": {"clusterIP": "10.96.0.1"}}),
-        );
-        fake::eventually("it resolves", || resolved("db")).await;
-        link.remove(SERVICES, &ObjectKey::namespaced("default", "db"));
-        fake::eventually("it does not resolve", || !resolved("db")).await;
-        stop.cancel();
     }
 }

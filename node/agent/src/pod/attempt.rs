@@ -15,7 +15,7 @@ use coracle_images::{Image, Local, PullError, PullPolicy};
 use coracle_objects::{meta, registry_auth::Keyring};
 use coracle_runner::{
     compile::CompileError,
-    protocol::{PodNetwork, RunId, StartGuest},
+    protocol::{RunId, StartGuest},
 };
 use serde_json::Value;
 use std::sync::Arc;
@@ -82,7 +82,6 @@ impl Attempt {
         let guest = StartGuest {
             run: self.run.clone(),
             pod_uid: meta::uid(&self.pod).to_owned(),
-            network: PodNetwork::default(),
             code: code.path,
             kind: code.kind,
             argv,
@@ -90,6 +89,7 @@ impl Attempt {
             mounts,
             memory_limit_bytes,
             cpu_limit_millis,
+            network: spec::network(&self.pod, &self.container),
         };
         Ok(Prepared { guest, image_id: image.id })
     }

@@ -49,8 +49,7 @@ pub(crate) struct Surroundings<'a> {
 /// kubelet's message for `CreateContainerConfigError`.
 pub(crate) fn environment(container: &Value, around: &Surroundings<'_>) -> Result<Vec<(String, String)>, String> {
     let mut env = Environment::default();
-    let hostname = around.pod["spec"]["hostname"].as_str().filter(|name| !name.is_empty());
-    env.set("HOSTNAME", hostname.unwrap_or_else(|| meta::name(around.pod)).to_owned());
+    env.set("HOSTNAME", spec::hostname(around.pod).to_owned());
     for source in spec::items(container, "envFrom") {
         env_from(&mut env, source, around)?;
     }

@@ -5,7 +5,7 @@ use crate::{
     context::Context,
     ledger::Entry,
     pod::{
-        volumes,
+        spec, volumes,
         worker::{Desired, Outcome, Worker},
     },
     reflector::Sink,
@@ -68,6 +68,12 @@ impl Manager {
         stop: CancellationToken,
         ready: watch::Sender<bool>,
     ) -> Self {
+        // Before any pod gets an address, lest a new one gets that of a remembered one.
+        for entry in &entries {
+            if let Some(address) = entry.address.filter(|_| !spec::is_finished(&entry.pod)) {
+                context.network.addresses.reserve(entry.uid(), address);
+            }
+        }
         let entries = entries.into_iter().map(|entry| (entry.uid().to_owned(), entry)).collect();
         let ledger = Arc::new(Mutex::new(entries));
         Self { context, registry: Registry::default(), ledger, tasks: TaskTracker::new(), stop, ready }
@@ -209,6 +215,7 @@ fn children(directory: &Path) -> Vec<PathBuf> {
 async fn clean_up(context: Arc<Context>, pod: Arc<Value>) {
     let uid = meta::uid(&pod).to_owned();
     context.reports.forget(&uid);
+    context.network.detach(&uid);
     let work = tokio::task::spawn_blocking(move || {
         let mut results = vec![context.logs.remove(&pod)];
         if crate::ledger::is_file_name(&uid) {

@@ -5,7 +5,7 @@ use crate::{
     clock::Pace,
     context::Caches,
     events::Recorder,
-    fake::{FakeGuests, FakeLink, FakeWorkloads, eventually},
+    fake::{FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually},
     ledger::Ledger,
     logs::Logs,
     reflector::Cache,
@@ -21,6 +21,7 @@ fn entry(name: &str) -> Entry {
         namespace_uid: "ns-1".to_owned(),
         start_time: String::new(),
         failed: None,
+        address: None,
         containers: Vec::new(),
     }
 }
@@ -35,6 +36,7 @@ async fn context(directory: &Path, link: &Arc<FakeLink>, guests: &Arc<FakeGuests
         link: link.clone(),
         workloads: FakeWorkloads::new(),
         guests: guests.clone(),
+        network: FakeSwitch::network(directory, "10.244.4.0/22").0,
         recorder,
         reports: Reports::new(link.clone()),
         logs: Arc::new(Logs::open(directory.join("logs")).unwrap()),

@@ -41,6 +41,7 @@ fn remember_container(container: &Container) -> Remembered {
 pub(crate) fn restore(pod: &Value, entry: &Entry, now_text: &str, now: Instant) -> PodState {
     let mut state = PodState::new(pod, entry.start_time.clone());
     state.failed.clone_from(&entry.failed);
+    state.address = entry.address;
     let mut interrupted = false;
     for container in &mut state.containers {
         let Some(known) = entry.containers.iter().find(|known| known.name == container.name) else { continue };
@@ -77,6 +78,7 @@ pub(crate) fn from_status(pod: &Arc<Value>) -> Option<Entry> {
         namespace_uid: String::new(),
         start_time: spec::text(&pod["status"], "startTime").to_owned(),
         failed: None,
+        address: spec::text(&pod["status"], "podIP").parse().ok(),
         containers,
     })
 }
@@ -130,6 +132,7 @@ mod tests {
     use super::*;
     use crate::pod::status::phase;
     use serde_json::json;
+    use std::net::Ipv4Addr;
 
     fn end(code: i32) -> Ended {
         Ended {
@@ -163,6 +166,7 @@ mod tests {
             namespace_uid: "ns".to_owned(),
             start_time: "t".to_owned(),
             failed: None,
+            address: Some(Ipv4Addr::new(10, 244, 0, 7)),
             containers,
         };
         let mut state = restore(&pod, &entry, "now", Instant::now());
@@ -206,11 +210,12 @@ mod tests {
         let pod = |state: Value| {
             Arc::new(json!({"metadata": {"name": "p", "uid": "u"},
                 "spec": {"restartPolicy": "Never", "containers": [{"name": "a"}]},
-                "status": {"startTime": "t", "containerStatuses": [{"name": "a", "imageID": "img", "restartCount": 2,
+                "status": {"startTime": "t", "podIP": "10.244.0.7", "containerStatuses": [{"name": "a", "imageID": "img", "restartCount": 2,
                     "containerID": "coracle://1", "state": state, "lastState": {"terminated": {"exitCode": 3}}}]}}))
         };
         let running = pod(json!({"running": {"startedAt": "s"}}));
         let entry = from_status(&running).unwrap();
+        assert_eq!(entry.address, Some(Ipv4Addr::new(10, 244, 0, 7)));
         assert_eq!(
             entry.containers[0],
             Remembered { last: entry.containers[0].last.clone(), ..known("a", true, None) }
@@ -230,6 +235,7 @@ mod tests {
             "OnFailure",
             vec![known("i", false, Some(0)), known("a", false, Some(1)), known("b", false, Some(0))],
         );
+        assert_eq!(state.address, Some(Ipv4Addr::new(10, 244, 0, 7)));
         let again = remember(&state);
         assert_eq!(again[1], known("a", false, Some(1)));
         assert_eq!(again[0].last, Some(end(0)));

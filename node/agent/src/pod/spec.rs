@@ -2,8 +2,9 @@
 
 use coracle_images::{PullPolicy, Reference};
 use coracle_objects::meta;
-use serde_json::Value;
-use std::time::Duration;
+use coracle_runner::protocol::PodNetwork;
+use serde_json::{Value, json};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 /// `spec.restartPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,11 +85,60 @@ pub(crate) fn is_finished(pod: &Value) -> bool {
     matches!(text(&pod["status"], "phase"), "Succeeded" | "Failed")
 }
 
+/// The pod with its address in its status, as its containers may read it there.
+pub(crate) fn with_address(pod: &Arc<Value>, address: Option<Ipv4Addr>) -> Arc<Value> {
+    let Some(address) = address.map(|address| address.to_string()) else { return pod.clone() };
+    if text(&pod["status"], "podIP") == address {
+        return pod.clone();
+    }
+    let mut pod = Value::clone(pod);
+    pod["status"]["podIPs"] = json!([{"ip": address}]);
+    pod["status"]["podIP"] = address.into();
+    Arc::new(pod)
+}
+
+/// What the pod calls itself: `spec.hostname`, or else its name.
+pub(crate) fn hostname(pod: &Value) -> &str {
+    match text(&pod["spec"], "hostname") {
+        "" => meta::name(pod),
+        hostname => hostname,
+    }
+}
+
+/// What a container's network is to be: the pod's address and name, and the TCP ports that the container names.
+pub(crate) fn network(pod: &Value, container: &Value) -> PodNetwork {
+    let tcp = list(container, "ports").iter().filter(|port| matches!(text(port, "protocol"), "" | "TCP"));
+    let mut listen: Vec<u16> = Vec::new();
+    for number in tcp.filter_map(|port| port["containerPort"].as_u64()?.try_into().ok()) {
+        if !listen.contains(&number) {
+            listen.push(number);
+        }
+    }
+    PodNetwork {
+        addresses: text(&pod["status"], "podIP").parse().into_iter().collect(),
+        hostname: hostname(pod).to_owned(),
+        listen,
+    }
+}
+
 /// What containers ask for and nobody does yet: a reason and a message for each, said once per pod.
 pub(crate) fn unsupported(pod: &Value) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
+    if pod["spec"]["hostNetwork"] == true {
+        let message = "This node does not share its own network with pods: the pod gets an address of its own (hostNetwork ignored)";
+        found.push(("HostNetworkNotSupported", message.to_owned()));
+    }
     for container in containers(pod) {
         let name = text(container, "name");
+        let host_ports: Vec<String> =
+            list(container, "ports").iter().filter_map(|port| Some(port["hostPort"].as_u64()?.to_string())).collect();
+        if !host_ports.is_empty() && pod["spec"]["hostNetwork"] != true {
+            let message = format!(
+                "This node opens no host ports: {} of container {name} ignored; a Service of type NodePort reaches it from outside",
+                host_ports.join(", ")
+            );
+            found.push(("HostPortNotSupported", message));
+        }
         let probes: Vec<&str> = ["startupProbe", "livenessProbe", "readinessProbe"]
             .into_iter()
             .filter(|probe| container[*probe].is_object())
@@ -114,7 +164,6 @@ pub(crate) fn unsupported(pod: &Value) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn defaults_are_those_of_kubernetes() {
@@ -132,6 +181,23 @@ mod tests {
     }
 
     #[test]
+    fn a_container_hears_of_its_network() {
+        let container = json!({"ports": [
+            {"containerPort": 8080}, {"containerPort": 53, "protocol": "UDP"}, {"containerPort": 80, "protocol": "TCP"},
+            {"containerPort": 8080, "protocol": "TCP"}, {"containerPort": 70_000},
+        ]});
+        let pod =
+            Arc::new(json!({"metadata": {"name": "p"}, "spec": {"hostname": "h"}, "status": {"phase": "Pending"}}));
+        assert_eq!(network(&pod, &container).addresses, [] as [std::net::IpAddr; 0]);
+        let pod = with_address(&pod, Some(Ipv4Addr::new(10, 244, 0, 7)));
+        let network = network(&pod, &container);
+        assert_eq!((network.hostname.as_str(), network.listen.as_slice()), ("h", [8080, 80].as_slice()));
+        assert_eq!(network.addresses, ["10.244.0.7".parse::<std::net::IpAddr>().unwrap()]);
+        assert_eq!(hostname(&json!({"metadata": {"name": "p"}})), "p");
+        assert!(Arc::ptr_eq(&pod, &with_address(&pod, Some(Ipv4Addr::new(10, 244, 0, 7)))));
+    }
+
+    #[test]
     fn what_is_not_run_is_told() {
         let pod = json!({"spec": {
             "initContainers": [{"name": "i", "resources": {"limits": {"cpu": "1"}}}],
@@ -139,6 +205,12 @@ mod tests {
         }});
         let reasons: Vec<&str> = unsupported(&pod).iter().map(|row| row.0).collect();
         assert_eq!(reasons, ["CPULimitNotSupported", "ProbesNotSupported", "HooksNotSupported"]);
+        let ports = json!([{"containerPort": 80, "hostPort": 8080}]);
+        let told = |host_network: bool| {
+            let spec = json!({"hostNetwork": host_network, "containers": [{"name": "a", "ports": ports}]});
+            unsupported(&json!({"spec": spec})).into_iter().map(|row| row.0).collect::<Vec<_>>()
+        };
+        assert_eq!((told(false), told(true)), (vec!["HostPortNotSupported"], vec!["HostNetworkNotSupported"]));
         assert!(unsupported(&json!({"spec": {"containers": [{"name": "a"}]}})).is_empty());
     }
 }

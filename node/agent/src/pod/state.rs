@@ -1,7 +1,7 @@
 //! A pod's state machine, pure: what happened so far, and what has to happen next.
 //!
 //! ```text
-//!  pod:        volumes ──▶ init containers, one by one ──▶ app containers, together ──▶ finished
+//!  pod:        volumes, network ──▶ init containers, one by one ──▶ app containers, together ──▶ finished
 //!                 │                │ fails, policy Never ──────────────────────────────────▲
 //!                 └──────┬─────────┴── deletion or shutdown at any point: every run is stopped
 //!
@@ -23,7 +23,7 @@ use crate::{
 use coracle_runner::protocol::{Exit, ExitCause, RunId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 use tokio::time::Instant;
 
 /// How long a failed pull shows as `ErrImagePull` before it shows as `ImagePullBackOff`.
@@ -208,8 +208,10 @@ pub(crate) struct PodState {
     pub(crate) restart_policy: RestartPolicy,
     /// When the agent took the pod on.
     pub(crate) start_time: String,
-    /// Volumes are there: containers may start.
+    /// Volumes and network are there: containers may start.
     pub(crate) prepared: bool,
+    /// What its containers share; shown until the pod is gone, also when it has been given back.
+    pub(crate) address: Option<Ipv4Addr>,
     /// Nothing is started any more.
     pub(crate) stopping: bool,
     /// The pod as a whole failed: reason and message.
@@ -228,6 +230,7 @@ impl PodState {
             restart_policy: spec::restart_policy(pod),
             start_time,
             prepared: false,
+            address: None,
             stopping: false,
             failed: None,
             describe: spec::describe(pod),

@@ -44,6 +44,10 @@ pub(crate) fn derive(pod: &Value, state: &PodState, host_ip: &str, previous: &Va
     }
     status.insert("hostIP".to_owned(), host_ip.into());
     status.insert("hostIPs".to_owned(), json!([{"ip": host_ip}]));
+    if let Some(address) = state.address {
+        status.insert("podIP".to_owned(), address.to_string().into());
+        status.insert("podIPs".to_owned(), json!([{"ip": address.to_string()}]));
+    }
     status.insert("startTime".to_owned(), state.start_time.as_str().into());
     let has_init = state.containers.iter().any(|container| container.init);
     let of = |init: bool| -> Vec<Value> {

@@ -16,14 +16,13 @@ use crate::{
         restore, spec,
         state::{Failure, Notice, PodState},
         status,
-        volumes::MountFailure,
     },
     reports::Report,
 };
 use coracle_objects::meta;
 use coracle_runner::protocol::RunId;
 use serde_json::Value;
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::Ipv4Addr, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     task::{Id, JoinSet},
@@ -74,7 +73,7 @@ pub(crate) enum Outcome {
 
 /// What a piece of work beside the owner task came to.
 enum Done {
-    SetUp(Result<String, MountFailure>),
+    SetUp(Result<(String, Ipv4Addr), SetUpFailure>),
     Prepared(usize, RunId, Result<Prepared, Failure>),
     Launched(usize, RunId, Result<(), String>),
 }
@@ -87,8 +86,15 @@ enum Work {
     Launch(usize),
 }
 
+/// Why a pod's containers cannot start yet: an event's reason, and what people read.
+#[derive(Debug)]
+struct SetUpFailure {
+    reason: &'static str,
+    message: String,
+}
+
 /// The part of an entry whose change makes it worth writing.
-type Saved = (Vec<Remembered>, Option<(String, String)>, Arc<str>);
+type Saved = (Vec<Remembered>, Option<(String, String)>, Option<Ipv4Addr>, Arc<str>);
 
 /// See the module.
 pub(crate) struct Worker {
@@ -108,6 +114,8 @@ pub(crate) struct Worker {
     killed: bool,
     saved: Option<Saved>,
     reported_end: bool,
+    /// It has finished and its address may be another pod's by now.
+    detached: bool,
     /// It had finished before this agent knew it: its status stays as it is.
     frozen: bool,
 }
@@ -130,6 +138,9 @@ impl Worker {
             Some(entry) => restore::restore(&pod, entry, &clock::seconds(clock::now()), now),
             None => PodState::new(&pod, start()),
         };
+        if let Some(address) = state.address.filter(|_| !state.is_finished()) {
+            context.network.addresses.reserve(meta::uid(&pod), address);
+        }
         let (said, heard) = mpsc::channel(4 * state.containers.len() + 4);
         if entry.is_none() && !frozen {
             for (reason, message) in spec::unsupported(&pod) {
@@ -153,6 +164,7 @@ impl Worker {
             killed: false,
             saved: None,
             reported_end: false,
+            detached: false,
             frozen,
         }
     }
@@ -251,9 +263,18 @@ impl Worker {
             self.prepare(index);
         }
         wakes.push(plan.wake);
+        self.detach_finished();
         wakes.push(self.save(now).await);
         self.report();
         wakes.into_iter().flatten().min()
+    }
+
+    /// A pod that will not run again needs no network; its status goes on showing the address that it had.
+    fn detach_finished(&mut self) {
+        if !self.detached && self.state.is_finished() && !self.state.is_busy() {
+            self.detached = true;
+            self.context.network.detach(meta::uid(&self.pod));
+        }
     }
 
     /// A runner said something about one of our runs.
@@ -295,7 +316,8 @@ impl Worker {
             return None;
         }
         let containers = restore::remember(&self.state);
-        let saved: Saved = (containers.clone(), self.state.failed.clone(), self.namespace_uid.as_str().into());
+        let namespace_uid = self.namespace_uid.as_str().into();
+        let saved: Saved = (containers.clone(), self.state.failed.clone(), self.state.address, namespace_uid);
         if self.saved.as_ref() == Some(&saved) {
             return None;
         }
@@ -306,6 +328,7 @@ impl Worker {
                 namespace_uid: self.namespace_uid.clone(),
                 start_time: self.state.start_time.clone(),
                 failed: self.state.failed.clone(),
+                address: self.state.address,
                 containers,
             };
             if let Err(error) = self.context.ledger.save(entry).await {

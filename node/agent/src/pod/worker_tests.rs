@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     context::Caches,
     events::Recorder,
-    fake::{FakeGuests, FakeLink, FakeWorkloads, eventually},
+    fake::{FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually},
     ledger::Ledger,
     link::{CONFIG_MAPS, EVENTS, NAMESPACES, PODS},
     logs::Logs,
@@ -23,6 +23,7 @@ struct World {
     link: Arc<FakeLink>,
     guests: Arc<FakeGuests>,
     workloads: Arc<FakeWorkloads>,
+    switch: Arc<FakeSwitch>,
     context: Arc<Context>,
     directory: Arc<tempfile::TempDir>,
     stop: CancellationToken,
@@ -39,7 +40,12 @@ impl World {
 
     /// An agent on what an earlier one left.
     fn on(link: Arc<FakeLink>, directory: Arc<tempfile::TempDir>) -> Self {
+        Self::with_range(link, directory, "10.244.4.0/22")
+    }
+
+    fn with_range(link: Arc<FakeLink>, directory: Arc<tempfile::TempDir>, range: &str) -> Self {
         let (guests, workloads) = (FakeGuests::new(), FakeWorkloads::new());
+        let (network, switch) = FakeSwitch::network(directory.path(), range);
         let (recorder, writer) = Recorder::new(link.clone(), "n");
         let ledger = Ledger::open(directory.path().join("ledger")).unwrap();
         let entries = ledger.load().unwrap();
@@ -47,6 +53,7 @@ impl World {
             link: link.clone(),
             workloads: workloads.clone(),
             guests: guests.clone(),
+            network,
             recorder,
             reports: Reports::new(link.clone()),
             logs: Arc::new(Logs::open(directory.path().join("logs")).unwrap()),
@@ -65,7 +72,7 @@ impl World {
             tokio::spawn(context.reports.clone().run(stop.clone())),
             tokio::spawn(writer.run()),
         ];
-        Self { link, guests, workloads, context, directory, stop, tasks, owners }
+        Self { link, guests, workloads, switch, context, directory, stop, tasks, owners }
     }
 
     /// Ends this agent as Ctrl-C would, and answers what a next one starts from.
@@ -316,4 +323,96 @@ async fn an_active_deadline_ends_the_pod() {
     world.link.put(PODS, limited);
     world.until("failed", |pod| phase(pod) == "Failed" && pod["status"]["reason"] == "DeadlineExceeded").await;
     assert!(world.guests.running("a").is_none());
+}
+
+/// Another pod beside `p`.
+fn named(name: &str, policy: &str) -> Value {
+    let mut pod = simple(policy);
+    pod["metadata"]["name"] = name.into();
+    pod["metadata"]["uid"] = format!("u-{name}").into();
+    pod["spec"]["containers"][0]["name"] = name.into();
+    pod
+}
+
+fn address(pod: &Value) -> &str {
+    pod["status"]["podIP"].as_str().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_pod_has_its_address_before_its_first_container_and_until_it_is_gone() {
+    let world = World::new();
+    world.guests.obedient();
+    let mut wanted = simple("Always");
+    wanted["spec"]["initContainers"] = json!([{"name": "i", "image": "init:1"}]);
+    let env = json!([{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": "IPS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIPs"}}}]);
+    wanted["spec"]["containers"][0]["env"] = env;
+    wanted["spec"]["containers"][0]["ports"] = json!([{"containerPort": 8080}]);
+    world.link.put(PODS, wanted);
+    world.until("init runs", |pod| pod["status"]["initContainerStatuses"][0]["started"] == true).await;
+    let ip = address(&world.pod()).to_owned();
+    assert!(ip.starts_with("10.244."), "{ip}");
+    assert_eq!(world.pod()["status"]["podIPs"], json!([{"ip": ip}]));
+    assert_eq!(world.switch.address("u-1").unwrap().to_string(), ip);
+    assert_eq!(world.guests.running("i").unwrap().network.addresses[0].to_string(), ip);
+    world.guests.exit("i", 0);
+    world.until("the app runs", |pod| phase(pod) == "Running").await;
+    let guest = world.guests.running("a").unwrap();
+    assert_eq!((guest.network.hostname.as_str(), guest.network.listen.as_slice()), ("p", [8080].as_slice()));
+    for name in ["IP", "IPS"] {
+        assert!(guest.env.contains(&(name.to_owned(), ip.clone())), "{:?}", guest.env);
+    }
+
+    world.guests.exit("a", 1);
+    world.until("it was started again", |pod| app(pod)["restartCount"] == 1 && app(pod)["started"] == true).await;
+    assert_eq!(address(&world.pod()), ip, "after a restart of the container");
+    let world = world.restart().await;
+    world.link.put(PODS, named("other", "Always"));
+    world.link.wait("the other runs", |_| world.guests.running("other").is_some()).await;
+    world.link.wait("it begins again", |_| world.guests.running("i").is_some()).await;
+    assert_eq!(address(&world.pod()), ip, "after a restart of the agent");
+    assert_eq!(world.switch.address("u-1").unwrap().to_string(), ip);
+    assert_ne!(world.switch.address("u-other").unwrap().to_string(), ip);
+
+    let mut deleted = world.pod();
+    deleted["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    world.link.put(PODS, deleted);
+    world.link.wait("deleted", |link| link.stored(PODS, &key()).is_none()).await;
+    eventually("it is off the network", || world.switch.address("u-1").is_none()).await;
+    world.link.put(PODS, named("next", "Always"));
+    world.link.wait("the next runs", |_| world.guests.running("next").is_some()).await;
+    assert_ne!(world.switch.address("u-next").unwrap().to_string(), ip, "it was freed a moment ago");
+}
+
+#[tokio::test]
+async fn a_pod_waits_until_there_is_an_address() {
+    let link = FakeLink::new();
+    link.put(NAMESPACES, json!({"metadata": {"name": "default", "uid": "ns-1"}}));
+    // One address.
+    let world = World::with_range(link, Arc::new(tempfile::tempdir().unwrap()), "10.244.4.0/30");
+    world.link.put(PODS, named("first", "Always"));
+    world.link.wait("the first runs", |_| world.guests.running("first").is_some()).await;
+    world.link.put(PODS, simple("Always"));
+    world.event("FailedCreatePodSandBox", "Failed to create pod sandbox: no free pod address in 10.244.4.0/30").await;
+    assert!(waits_with(&world.pod(), "ContainerCreating") && world.guests.running("a").is_none());
+    world.context.network.addresses.set_range("10.244.4.0/29");
+    world.until("running", |pod| phase(pod) == "Running").await;
+    assert_ne!(world.switch.address("u-1"), world.switch.address("u-first"));
+}
+
+#[tokio::test]
+async fn a_finished_pod_shows_its_address_and_holds_none() {
+    let world = World::new();
+    world.link.put(PODS, simple("Never"));
+    world.until("running", |pod| phase(pod) == "Running").await;
+    let ip = address(&world.pod()).to_owned();
+    assert_eq!(world.switch.address("u-1").map(|address| address.to_string()), Some(ip.clone()));
+    world.guests.exit("a", 0);
+    world.until("ended", |pod| phase(pod) == "Succeeded").await;
+    assert_eq!((address(&world.pod()), world.switch.address("u-1")), (ip.as_str(), None));
+    let world = world.restart().await;
+    world.link.put(PODS, named("next", "Always"));
+    world.link.wait("the next runs", |_| world.guests.running("next").is_some()).await;
+    assert_eq!((address(&world.pod()), world.switch.address("u-1")), (ip.as_str(), None));
+    assert_eq!(world.context.network.addresses.get("u-1"), None);
 }

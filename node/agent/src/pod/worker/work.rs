@@ -1,7 +1,7 @@
 //! Work beside the owner task: setting up volumes, preparing and launching runs. What it comes to is handled in the
 //! owner task again.
 
-use super::{Done, SET_UP_RETRY, Work, Worker};
+use super::{Done, SET_UP_RETRY, SetUpFailure, Work, Worker};
 use crate::{
     context::Context,
     events::Severity,
@@ -17,7 +17,7 @@ use crate::{
 use coracle_objects::meta;
 use coracle_runner::protocol::RunId;
 use serde_json::Value;
-use std::fmt::Write;
+use std::{fmt::Write, net::Ipv4Addr};
 use tokio::{
     task::{Id, JoinError},
     time::Instant,
@@ -48,7 +48,7 @@ impl Worker {
         let run = RunId(hex(&rand::random::<[u8; 32]>()));
         let attempt = Attempt {
             context: self.context.clone(),
-            pod: self.pod.clone(),
+            pod: spec::with_address(&self.pod, self.state.address),
             namespace_uid: self.namespace_uid.clone(),
             field_path: spec::field_path(&own.name, own.init),
             container,
@@ -88,11 +88,12 @@ impl Worker {
         };
         let work = self.works.remove(&id).map(|(work, _)| work);
         match done {
-            Ok((_, Done::SetUp(Ok(namespace_uid)))) => {
+            Ok((_, Done::SetUp(Ok((namespace_uid, address))))) => {
                 self.namespace_uid = namespace_uid;
+                self.state.address = Some(address);
                 self.state.prepared = true;
             }
-            Ok((_, Done::SetUp(Err(failure)))) => self.set_up_failed(&failure.message()),
+            Ok((_, Done::SetUp(Err(failure)))) => self.set_up_failed(&failure),
             Ok((_, Done::Prepared(index, run, Ok(prepared)))) if !self.state.stopping => {
                 self.launch(index, run, prepared);
             }
@@ -123,7 +124,9 @@ impl Worker {
         }
         let what = || "the node agent failed to do its work".to_owned();
         match work {
-            Some(Work::SetUp) if !self.state.stopping => self.set_up_failed(&what()),
+            Some(Work::SetUp) if !self.state.stopping => {
+                self.set_up_failed(&SetUpFailure { reason: "FailedMount", message: what() });
+            }
             Some(Work::Prepare(index)) if self.state.stopping => self.state.attempt_dropped(index),
             Some(Work::Prepare(index)) => self.failed(index, &Failure::CreateContainerError(what())),
             Some(Work::Launch(index)) => self.failed(index, &Failure::RunContainerError(what())),
@@ -131,8 +134,8 @@ impl Worker {
         }
     }
 
-    pub(super) fn set_up_failed(&mut self, message: &str) {
-        self.context.recorder.record(&self.pod, "", Severity::Warning, "FailedMount", message);
+    pub(super) fn set_up_failed(&mut self, failure: &SetUpFailure) {
+        self.context.recorder.record(&self.pod, "", Severity::Warning, failure.reason, &failure.message);
         let (_, delay) = self.set_up;
         self.set_up = (Some(self.context.pace.now() + delay), (delay * 2).min(SET_UP_RETRY.1));
     }
@@ -143,9 +146,10 @@ impl Worker {
     }
 }
 
-/// Finds the namespace, unless it is `known` from the ledger already, and puts the volumes on disk.
-async fn set_up(context: &Context, pod: &Value, known: String) -> Result<String, MountFailure> {
-    let failure = |detail: String| MountFailure { volume: "pod".to_owned(), detail };
+/// Finds the namespace, unless it is `known` from the ledger already, puts the volumes on disk and gives the pod its
+/// address.
+async fn set_up(context: &Context, pod: &Value, known: String) -> Result<(String, Ipv4Addr), SetUpFailure> {
+    let failure = |detail: String| mount_failure(&MountFailure { volume: "pod".to_owned(), detail });
     let namespace_uid = if known.is_empty() {
         let namespace = context.namespace_uid(meta::namespace(pod)).await;
         namespace.map_err(|error| failure(format!("cannot find the pod's namespace: {error}")))?
@@ -157,8 +161,17 @@ async fn set_up(context: &Context, pod: &Value, known: String) -> Result<String,
     }
     let directory = context.volumes(&namespace_uid, meta::uid(pod));
     std::fs::create_dir_all(&directory).map_err(|error| failure(error.to_string()))?;
-    volumes::set_up(&*context.link, pod, &context.host_ip, &directory).await?;
-    Ok(namespace_uid)
+    let set_up = volumes::set_up(&*context.link, pod, &context.host_ip, &directory).await;
+    set_up.map_err(|failure| mount_failure(&failure))?;
+    let address = context.network.attach(pod).await.map_err(|error| SetUpFailure {
+        reason: "FailedCreatePodSandBox",
+        message: format!("Failed to create pod sandbox: {error}"),
+    })?;
+    Ok((namespace_uid, address))
+}
+
+fn mount_failure(failure: &MountFailure) -> SetUpFailure {
+    SetUpFailure { reason: "FailedMount", message: failure.message() }
 }
 
 fn hex(bytes: &[u8]) -> String {

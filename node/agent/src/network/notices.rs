@@ -1,0 +1,151 @@
+//! What people hear of the network: events on the pods, services and the node that it is about. The same thing is said
+//! again only after a while, however often it happens.
+
+use crate::{
+    events::{Involved, Recorder, Severity},
+    pod::manager::Registry,
+    reflector::Cache,
+};
+use coracle_net::fabric::{About, Notice};
+use coracle_objects::ObjectKey;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+/// Notices that wait to be told; more are lost.
+const QUEUE_MAX: usize = 256;
+/// How long the same is not said again.
+const QUIET: Duration = Duration::from_secs(30);
+/// Things whose last time is remembered; with more, the oldest ones are forgotten together.
+const REMEMBERED_MAX: usize = 4096;
+/// Reason of events about bounds.
+const BOUND_REASON: &str = "NetworkLimit";
+
+/// Takes notices from anywhere in the agent.
+#[derive(Clone)]
+pub(crate) struct Notices {
+    queue: mpsc::Sender<Notice>,
+}
+
+impl Notices {
+    /// With the receiver that [`Teller`] wants.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Notice>) {
+        let (queue, receiver) = mpsc::channel(QUEUE_MAX);
+        (Self { queue }, receiver)
+    }
+
+    /// A pod hit a bound.
+    pub(super) fn bound(&self, pod_uid: &str, message: &str) {
+        let about = About::Pod(pod_uid.to_owned());
+        let notice = Notice { about, reason: BOUND_REASON, message: message.to_owned(), warning: true };
+        if self.queue.try_send(notice).is_err() {
+            debug!(pod_uid, message, "too many notices wait to be told; dropped one");
+        }
+    }
+}
+
+/// Turns notices into events.
+pub(crate) struct Teller {
+    pub(crate) recorder: Recorder,
+    pub(crate) pods: Registry,
+    pub(crate) services: Cache,
+    pub(crate) node: String,
+}
+
+impl Teller {
+    /// Runs until both sources have ended.
+    pub(crate) async fn run(self, mut fabric: mpsc::Receiver<Notice>, mut agent: mpsc::Receiver<Notice>) {
+        let mut told = Told::default();
+        loop {
+            let notice = tokio::select! {
+                Some(notice) = fabric.recv() => notice,
+                Some(notice) = agent.recv() => notice,
+                else => return,
+            };
+            if told.is_news(&notice, Instant::now()) {
+                self.tell(&notice);
+            }
+        }
+    }
+
+    fn tell(&self, notice: &Notice) {
+        let severity = if notice.warning { Severity::Warning } else { Severity::Normal };
+        let (reason, message) = (notice.reason, notice.message.as_str());
+        match &notice.about {
+            About::Pod(uid) => match self.pods.find(uid, "", "") {
+                Some(pod) => self.recorder.record(&pod, "", severity, reason, message),
+                None => debug!(uid, reason, message, "a notice about a pod that is gone"),
+            },
+            About::Service(namespace, name) => match self.services.get(&ObjectKey::namespaced(namespace, name)) {
+                Some(service) => {
+                    let involved = Involved::object("Service", &service);
+                    self.recorder.record_about(involved, severity, reason, message);
+                }
+                None => debug!(name, namespace, reason, message, "a notice about a service that is gone"),
+            },
+            About::Node => {
+                warn!(reason, message, "the pod network");
+                self.recorder.record_about(Involved::node(&self.node), severity, reason, message);
+            }
+        }
+    }
+}
+
+/// What was said when.
+#[derive(Default)]
+struct Told {
+    last: HashMap<(String, &'static str, String), Instant>,
+}
+
+impl Told {
+    fn is_news(&mut self, notice: &Notice, now: Instant) -> bool {
+        let about = match &notice.about {
+            About::Pod(uid) => uid.clone(),
+            About::Service(namespace, name) => format!("{namespace}/{name}"),
+            About::Node => String::new(),
+        };
+        let key = (about, notice.reason, notice.message.clone());
+        if self.last.get(&key).is_some_and(|last| now.saturating_duration_since(*last) < QUIET) {
+            return false;
+        }
+        if self.last.len() >= REMEMBERED_MAX {
+            self.last.retain(|_, last| now.saturating_duration_since(*last) < QUIET);
+            if self.last.len() >= REMEMBERED_MAX {
+                return false;
+            }
+        }
+        self.last.insert(key, now);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notice(uid: &str, message: &str) -> Notice {
+        let about = About::Pod(uid.to_owned());
+        Notice { about, reason: BOUND_REASON, message: message.to_owned(), warning: true }
+    }
+
+    #[test]
+    fn what_happens_often_is_told_seldom() {
+        let (mut told, start) = (Told::default(), Instant::now());
+        assert!(told.is_news(&notice("a", "x"), start));
+        assert!(!told.is_news(&notice("a", "x"), start + QUIET / 2));
+        assert!(told.is_news(&notice("a", "y"), start) && told.is_news(&notice("b", "x"), start));
+        assert!(told.is_news(&notice("a", "x"), start + QUIET));
+    }
+
+    #[test]
+    fn many_things_at_once_are_bounded() {
+        let (mut told, start) = (Told::default(), Instant::now());
+        let news = (0..2 * REMEMBERED_MAX).filter(|number| told.is_news(&notice("a", &number.to_string()), start));
+        assert_eq!(news.count(), REMEMBERED_MAX);
+        assert!(told.is_news(&notice("a", "later"), start + QUIET));
+        assert_eq!(told.last.len(), 1);
+    }
+}
