@@ -20,7 +20,7 @@ pub struct Backend {
     pub target: Value,
     /// The service's ports as this pod has them; what it does not have is left out.
     pub ports: Vec<Value>,
-    /// Whether it says that it is ready, or the service does not care.
+    /// Whether it says that it is ready.
     pub is_serving: bool,
     /// Whether it is on its way out.
     pub is_terminating: bool,
@@ -30,7 +30,7 @@ impl Backend {
     /// Whether new connections go there.
     #[must_use]
     pub fn is_ready(&self, service: &Value) -> bool {
-        self.is_serving && (!self.is_terminating || publishes_not_ready(service))
+        publishes_not_ready(service) || (self.is_serving && !self.is_terminating)
     }
 }
 
@@ -106,7 +106,7 @@ fn backend(service: &Value, pod: &Value) -> Option<Backend> {
             "kind": "Pod", "namespace": meta::namespace(pod), "name": meta::name(pod), "uid": meta::uid(pod),
         }),
         ports: ports(service, pod),
-        is_serving: publishes_not_ready(service) || ready_condition(pod) == "True",
+        is_serving: ready_condition(pod) == "True",
         is_terminating: meta::is_terminating(pod),
     })
 }
@@ -214,8 +214,12 @@ pub(crate) mod tests {
             (web(), pod("p", "10.244.0.1", true), (true, true, false)),
             (web(), pod("p", "10.244.0.1", false), (false, false, false)),
             (web(), ending(true), (false, true, true)),
-            (lenient(), pod("p", "10.244.0.1", false), (true, true, false)),
-            (lenient(), ending(false), (true, true, true)),
+            (web(), ending(false), (false, false, true)),
+            // Published although not ready: whether it serves is told as it is.
+            (lenient(), pod("p", "10.244.0.1", true), (true, true, false)),
+            (lenient(), pod("p", "10.244.0.1", false), (true, false, false)),
+            (lenient(), ending(true), (true, true, true)),
+            (lenient(), ending(false), (true, false, true)),
         ];
         for (service, pod, expected) in table {
             let backend = backends(&service, [&Box::new(pod.clone())]).remove(0);
@@ -233,6 +237,14 @@ pub(crate) mod tests {
             (json!([{"port": 80, "targetPort": "dns"}]), json!([])),
             (json!([{"port": 53, "targetPort": "dns", "protocol": "UDP"}]), json!([{"port": 5353, "protocol": "UDP"}])),
             (
+                json!([{"name": "udp", "port": 53, "protocol": "UDP", "targetPort": 5353}, {"name": "tcp", "port": 53}]),
+                json!([{"port": 5353, "protocol": "UDP", "name": "udp"}, {"port": 53, "protocol": "TCP", "name": "tcp"}]),
+            ),
+            (
+                json!([{"name": "in", "port": 80, "targetPort": "http"}, {"name": "metrics", "port": 90, "targetPort": "http"}]),
+                json!([{"port": 8080, "protocol": "TCP", "name": "in"}, {"port": 8080, "protocol": "TCP", "name": "metrics"}]),
+            ),
+            (
                 json!([{"name": "a", "port": 80, "appProtocol": "http"}, {"name": "b", "port": 81, "targetPort": "none"}]),
                 json!([{"port": 80, "protocol": "TCP", "name": "a", "appProtocol": "http"}]),
             ),
@@ -240,6 +252,19 @@ pub(crate) mod tests {
         for (wanted, expected) in table {
             let backends = backends(&service("web", &wanted), [&Box::new(pod("p", "10.244.0.1", true))]);
             assert_eq!(Value::from(backends[0].ports.clone()), expected, "{wanted}");
+        }
+    }
+
+    #[test]
+    fn a_sidecars_named_port_counts_and_an_init_containers_does_not() {
+        for (restart_policy, expected) in
+            [(json!("Always"), json!([{"port": 9, "protocol": "TCP"}])), (Value::Null, json!([]))]
+        {
+            let ports = json!([{"name": "proxy", "containerPort": 9}]);
+            let containers = json!([{"restartPolicy": restart_policy, "ports": ports}]);
+            let pod = set(pod("p", "10.244.0.1", true), "/spec/initContainers", containers);
+            let web = service("web", &json!([{"port": 80, "targetPort": "proxy"}]));
+            assert_eq!(Value::from(backends(&web, [&Box::new(pod)])[0].ports.clone()), expected, "{restart_policy}");
         }
     }
 

@@ -5,7 +5,10 @@ use crate::door::{Door, Target, read_error};
 use coracle_objects::{ApiError, Cause, meta, ranges::CLUSTER_DNS};
 use coracle_store::command::UniqueChange;
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 /// The only address family there is.
 const FAMILY: &str = "IPv4";
@@ -234,6 +237,9 @@ impl Allocation<'_> {
     fn fill_node_ports(&self, spec: &mut Value, causes: &mut Vec<Cause>) -> Result<(), ApiError> {
         let mut own: BTreeSet<String> =
             ports(spec).filter_map(|port| Some(port_key(protocol(port), node_port(port)?))).collect();
+        let number = |port: &Value| u16::try_from(node_port(port)?).ok().filter(|number| NODE_PORTS.contains(number));
+        let mut by_port: BTreeMap<i64, u16> =
+            ports(spec).filter_map(|port| Some((port["port"].as_i64()?, number(port)?))).collect();
         for (index, port) in ports_mut(spec).enumerate() {
             let protocol = protocol(port).to_owned();
             if let Some(number) = node_port(port) {
@@ -251,7 +257,9 @@ impl Allocation<'_> {
                 continue;
             }
             let mut found = None;
-            for number in node_ports() {
+            // One number for both protocols of a port, as people expect of DNS and the like.
+            let twin = port["port"].as_i64().and_then(|number| by_port.get(&number).copied());
+            for number in twin.into_iter().chain(node_ports()) {
                 let key = port_key(&protocol, number);
                 if !own.contains(&key) && self.is_free(&key)? {
                     own.insert(key);
@@ -261,6 +269,7 @@ impl Allocation<'_> {
             }
             let number = found.ok_or_else(|| ApiError::internal("failed to allocate a nodePort: range is full"))?;
             port["nodePort"] = Value::from(number);
+            by_port.entry(port["port"].as_i64().unwrap_or_default()).or_insert(number);
         }
         Ok(())
     }

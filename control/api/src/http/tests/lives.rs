@@ -130,3 +130,91 @@ async fn services_get_addresses_of_their_own() {
     headless["spec"]["clusterIP"] = Value::from("None");
     assert_eq!(server.must("POST", SERVICES, &headless).await["spec"]["clusterIPs"], json!(["None"]));
 }
+
+/// A service of two ports, TCP and UDP, with the same number.
+fn dns(name: &str) -> Value {
+    let mut dns = testing::service(name);
+    dns["spec"] = json!({"type": "NodePort", "ports": [
+        {"name": "tcp", "port": 53}, {"name": "udp", "port": 53, "protocol": "UDP"}, {"name": "web", "port": 80},
+    ]});
+    dns
+}
+
+fn node_ports(service: &Value) -> Vec<i64> {
+    let ports = service["spec"]["ports"].as_array().unwrap();
+    ports.iter().map(|port| port["nodePort"].as_i64().unwrap_or_default()).collect()
+}
+
+#[tokio::test]
+async fn a_port_that_is_both_tcp_and_udp_has_one_node_port() {
+    let server = Server::new().await;
+    let made = server.must("POST", SERVICES, &dns("a")).await;
+    let ports = node_ports(&made);
+    assert!(ports[0] == ports[1] && ports[0] != ports[2] && ports[2] != 0, "{ports:?}");
+    // Asked for by the later one, it is the earlier one's as well.
+    let mut asked = dns("b");
+    asked["spec"]["ports"][1]["nodePort"] = json!(30_053);
+    let asked = node_ports(&server.must("POST", SERVICES, &asked).await);
+    assert_eq!(asked[..2], [30_053, 30_053]);
+    // One that is added later joins the one that is there.
+    let mut grown = testing::service("c");
+    grown["spec"]["type"] = json!("NodePort");
+    grown["spec"]["ports"] = json!([{"name": "tcp", "port": 53}]);
+    let mut grown = server.must("POST", SERVICES, &grown).await;
+    grown["spec"]["ports"] = json!([{"name": "tcp", "port": 53}, {"name": "udp", "port": 53, "protocol": "UDP"}]);
+    let grown = node_ports(&server.must("PUT", &format!("{SERVICES}/c"), &grown).await);
+    assert_eq!(grown[0], grown[1]);
+    let mut twice = dns("d");
+    twice["spec"]["ports"][0]["nodePort"] = json!(30_054);
+    twice["spec"]["ports"][2]["nodePort"] = json!(30_054);
+    let (status, refused) = server.call("POST", SERVICES, &twice).await;
+    assert_eq!(
+        (status, message(&refused).contains("spec.ports[2].nodePort: Duplicate value")),
+        (422, true),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn a_service_that_changes_its_type_gives_back_and_gets_what_the_type_has() {
+    let server = Server::new().await;
+    let path = format!("{SERVICES}/a");
+    let patch = async |spec: Value| {
+        let (status, patched) = server.patch(&path, MERGE, &json!({"spec": spec})).await;
+        assert_eq!(status, 200, "{patched}");
+        patched
+    };
+    let made = server.must("POST", SERVICES, &testing::service("a")).await;
+    let address = made["spec"]["clusterIP"].clone();
+    let port = node_ports(&patch(json!({"type": "NodePort"})).await)[0];
+    let plain = patch(json!({"type": "ClusterIP"})).await;
+    assert_eq!((&plain["spec"]["clusterIP"], node_ports(&plain)[0]), (&address, 0), "{plain}");
+    assert_eq!(plain["spec"].get("externalTrafficPolicy"), None);
+    let mut other = testing::service("b");
+    other["spec"]["type"] = json!("NodePort");
+    other["spec"]["ports"][0]["nodePort"] = json!(port);
+    server.must("POST", SERVICES, &other).await;
+
+    let external = patch(json!({"type": "ExternalName", "externalName": "example.com"})).await;
+    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        assert_eq!(external["spec"].get(field), None, "{external}");
+    }
+    let mut heir = testing::service("c");
+    heir["spec"]["clusterIP"] = address.clone();
+    server.must("POST", SERVICES, &heir).await;
+
+    let back = patch(json!({"type": "NodePort"})).await;
+    let given = back["spec"]["clusterIP"].as_str().unwrap();
+    assert!(given.starts_with("10.96.") && given != address, "{back}");
+    assert_eq!(back["spec"]["clusterIPs"], json!([given]));
+    assert!(node_ports(&back)[0] >= 30_000 && node_ports(&back)[0] != port, "{back}");
+    // Another number frees the one before.
+    let moved = patch(json!({"ports": [{"port": 80, "nodePort": 31_000}]})).await;
+    assert_eq!(node_ports(&moved), [31_000]);
+    other["metadata"]["name"] = json!("d");
+    other["spec"]["ports"][0]["nodePort"] = json!(node_ports(&back)[0]);
+    server.must("POST", SERVICES, &other).await;
+    let (status, refused) =
+        server.patch(&path, MERGE, &json!({"spec": {"clusterIP": "None", "type": "ClusterIP"}})).await;
+    assert_eq!((status, message(&refused).contains("may not change once set")), (422, true), "{refused}");
+}
