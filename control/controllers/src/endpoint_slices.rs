@@ -138,11 +138,20 @@ fn create(service: &Value, name: &str, labels: &Value, group: &Group) -> Write {
 
 /// `NAME-xxxxx`, the same for the same service and number.
 fn name(service: &Value, number: u32) -> String {
+    named(service, &number.to_be_bytes())
+}
+
+/// `NAME-xxxxx` of something that belongs to `owner`, the same for the same owner and `what`.
+pub(crate) fn generated_name(owner: &Value, what: &str) -> String {
+    named(owner, what.as_bytes())
+}
+
+fn named(owner: &Value, what: &[u8]) -> String {
     // FNV-1a.
-    let bytes = meta::uid(service).bytes().chain(number.to_be_bytes());
+    let bytes = meta::uid(owner).bytes().chain(what.iter().copied());
     let mut hash =
         bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    let mut name = format!("{}-", meta::name(service));
+    let mut name = format!("{}-", meta::name(owner));
     for _ in 0..5 {
         let place = usize::try_from(hash % 27).unwrap_or(0);
         name.push(char::from(ALPHABET[place]));

@@ -5,6 +5,7 @@
 //! [`Client`], and none of these loops can end another: each is supervised on its own.
 
 pub mod caches;
+pub mod endpoint_mirror;
 pub mod endpoint_slices;
 pub mod endpoints;
 pub mod event_expiry;

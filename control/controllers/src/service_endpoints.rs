@@ -1,9 +1,10 @@
-//! Keeps endpoints and endpoint slices of every service with a selector in line with its pods.
+//! Keeps endpoints and endpoint slices of every service with a selector in line with its pods, and the slices of the
+//! others in line with Endpoints that somebody wrote.
 
 use crate::{
     Context,
     caches::Caches,
-    endpoint_slices, endpoints,
+    endpoint_mirror, endpoint_slices, endpoints,
     runtime::{self, Controller, Keys, Next},
     service_backends,
 };
@@ -34,10 +35,17 @@ impl Controller for ServiceEndpoints {
         }
         let service = caches.services.get(key);
         let pods = if service.is_some() { caches.pods.in_namespace(&key.namespace) } else { Vec::new() };
-        let mut slices = caches.endpoint_slices.in_namespace(&key.namespace);
-        slices.retain(|slice| endpoint_slices::is_ours(slice, &key.name));
+        let (mut slices, mut mirrors) = (caches.endpoint_slices.in_namespace(&key.namespace), Vec::new());
+        slices.retain(|slice| {
+            if endpoint_mirror::is_mirror(slice, &key.name) {
+                mirrors.push(Arc::clone(slice));
+            }
+            endpoint_slices::is_ours(slice, &key.name)
+        });
+        let endpoints = caches.endpoints.get(key);
         let mut writes = endpoint_slices::plan(service.as_deref(), &pods, &slices);
-        writes.extend(endpoints::plan(service.as_deref(), &pods, caches.endpoints.get(key).as_deref()));
+        writes.extend(endpoints::plan(service.as_deref(), &pods, endpoints.as_deref()));
+        writes.extend(endpoint_mirror::plan(service.as_deref(), endpoints.as_deref(), &mirrors));
         runtime::write_all(&self.context, writes).await?;
         Ok(Next::Done)
     }

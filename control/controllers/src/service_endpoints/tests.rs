@@ -161,3 +161,34 @@ async fn nothing_is_created_in_a_namespace_that_is_going() {
     bench.clock.advance(Duration::from_secs(10)).await;
     assert!(bench.fake.writes().is_empty());
 }
+
+#[tokio::test]
+async fn endpoints_that_somebody_wrote_are_mirrored_while_their_service_has_no_selector() {
+    let bench = Bench::start().await;
+    let mut manual = service("manual", &json!([{"port": 80}]));
+    let selector = manual["spec"]["selector"].take();
+    bench.fake.put(catalogue::services(), manual.clone());
+    let written = json!({
+        "metadata": {"namespace": "a", "name": "manual", "uid": "e-uid"},
+        "subsets": [{"addresses": [{"ip": "192.0.2.5"}], "ports": [{"port": 80, "protocol": "TCP"}]}],
+    });
+    bench.fake.put(catalogue::endpoints(), written.clone());
+    let mirrors = async || {
+        bench.clock.settle().await;
+        let slices = bench.fake.peek_all(catalogue::endpoint_slices());
+        let mirrors = slices.iter().filter(|slice| endpoint_mirror::is_mirror(slice, "manual"));
+        mirrors.map(|slice| slice["endpoints"][0]["addresses"][0].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(mirrors().await, [json!("192.0.2.5")]);
+    let mut moved = written;
+    moved["subsets"][0]["addresses"][0]["ip"] = json!("192.0.2.6");
+    bench.fake.put(catalogue::endpoints(), moved);
+    assert_eq!(mirrors().await, [json!("192.0.2.6")]);
+    // A slice that somebody removes comes back.
+    let slice = meta::key(&bench.fake.peek_all(catalogue::endpoint_slices())[0]);
+    bench.fake.remove(catalogue::endpoint_slices(), &slice);
+    assert_eq!(mirrors().await, [json!("192.0.2.6")]);
+    manual["spec"]["selector"] = selector;
+    bench.fake.put(catalogue::services(), manual);
+    assert_eq!(mirrors().await, [json!(0); 0]);
+}
