@@ -21,6 +21,7 @@ mod resolver;
 mod statistics;
 #[cfg(test)]
 mod tests;
+mod udp_socket;
 mod upstream;
 
 pub use bounds::{Bound, Limits};
@@ -56,11 +57,9 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
     time::Instant,
 };
-use tokio::{
-    net::UdpSocket,
-    sync::{mpsc, watch},
-};
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use udp_socket::{ReceiveBuffer, UdpSocket};
 use upstream::Upstream;
 
 /// Idle flows are looked for so many times in the time after which they are idle.
@@ -104,6 +103,7 @@ struct Shared {
     balancer: Mutex<Balancer>,
     flows: Mutex<Flows>,
     outside_sockets: OutsideSockets,
+    receive_buffer: ReceiveBuffer,
     node_port_sockets: Mutex<HashMap<u16, Arc<UdpSocket>>>,
     wanted_ports: watch::Sender<Wanted>,
     resolver: Resolver,
@@ -147,6 +147,7 @@ impl Fabric {
             view: RwLock::default(),
             changing: Mutex::default(),
             outside_sockets: OutsideSockets::default(),
+            receive_buffer: ReceiveBuffer::default(),
             node_port_sockets: Mutex::default(),
             wanted_ports,
             turn: AtomicUsize::new(0),

@@ -15,6 +15,7 @@ use super::{
     node_port_datagrams,
     notices::{About, Notice},
     statistics::Count,
+    udp_socket::UdpSocket,
 };
 use crate::{
     policy::{self, Peer, Way},
@@ -42,7 +43,7 @@ const BACKLOG: u32 = 1024;
 /// A port that cannot be opened is tried again after this, then after twice as long each time.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Longest pause before a port is tried again.
-const RETRY_MAX: Duration = Duration::from_secs(30);
+const RETRY_MAX: Duration = Duration::from_secs(10);
 /// After an accept fails (no descriptors are left, most likely), so long nothing is accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -120,7 +121,7 @@ fn text((port, protocol): NodePort) -> String {
 }
 
 fn notice(service: &ObjectKey, reason: &'static str, message: String, warning: bool) -> Notice {
-    let about = About::Service(service.namespace.to_string(), service.name.to_string());
+    let about = About::Service(service.namespace.clone(), service.name.clone());
     Notice { about, reason, message, warning }
 }
 
@@ -133,7 +134,7 @@ fn open_port(shared: &Arc<Shared>, (port, protocol): NodePort) -> io::Result<Ope
             shared.tasks.spawn(accept(Arc::clone(shared), listener, port, close.clone()))
         }
         Protocol::Udp => {
-            let socket = Arc::new(node_port_datagrams::open(address)?);
+            let socket = Arc::new(UdpSocket::bind(address)?);
             shared.tasks.spawn(node_port_datagrams::serve(Arc::clone(shared), socket, address, close.clone()))
         }
     };
@@ -187,14 +188,12 @@ impl Shared {
     /// Gives a connection that came to a node port to one of the service's pods.
     async fn take_in(&self, port: u16, stream: TcpStream, from: SocketAddr) {
         let Ok(stream) = stream.set_nodelay(true).and_then(|()| stream.into_std()) else { return };
-        let count = match self.offer_to_service(port, &stream, from).await {
-            true => Count::ConnectedNodePort,
-            false => {
-                reset(stream);
-                Count::Refused
-            }
-        };
-        self.counters.add(count);
+        if self.offer_to_service(port, &stream, from).await {
+            self.counters.add(Count::ConnectedNodePort);
+        } else {
+            reset(stream);
+            self.counters.add(Count::Refused);
+        }
     }
 
     async fn offer_to_service(&self, port: u16, stream: &StdTcpStream, from: SocketAddr) -> bool {
@@ -233,7 +232,7 @@ impl Shared {
     pub(crate) fn node_port_over(&self, target: &Target, bound: Bound) {
         self.counters.hit(bound);
         let service = &target.port.id.service;
-        let about = About::Service(service.namespace.to_string(), service.name.to_string());
+        let about = About::Service(service.namespace.clone(), service.name.clone());
         self.reporter.warn(about, OVER_BOUND, || format!("refused: {}", bound.text()), Instant::now());
     }
 }

@@ -7,22 +7,19 @@ use super::{
     dial::canonical,
     pods::Pod,
     statistics::Count,
+    udp_socket::UdpSocket,
 };
 use crate::policy::Denial;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
-    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
-/// Longest datagram that is received, in bytes: none is longer.
-const RECEIVE_BYTES: usize = 65_535;
 /// After a socket fails to receive, so long nothing is tried with it.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
@@ -45,26 +42,12 @@ struct Peers {
 type Key = (SocketAddr, bool);
 
 /// All real datagram sockets of pods.
+#[derive(Default)]
 pub(crate) struct OutsideSockets {
     all: Mutex<HashMap<Key, Arc<OutsideSocket>>>,
-    /// One for all: sockets that wait need no memory of their own.
-    buffer: Mutex<Box<[u8]>>,
-}
-
-impl Default for OutsideSockets {
-    fn default() -> Self {
-        Self { all: Mutex::default(), buffer: Mutex::new(vec![0; RECEIVE_BYTES].into()) }
-    }
 }
 
 impl OutsideSockets {
-    /// One datagram, if one is there.
-    pub(crate) fn receive(&self, socket: &UdpSocket) -> io::Result<(Bytes, SocketAddr)> {
-        let mut buffer = self.buffer.lock();
-        let (length, from) = socket.try_recv_from(&mut buffer)?;
-        Ok((Bytes::copy_from_slice(&buffer[..length]), from))
-    }
-
     /// Closes the sockets of a pod that is gone.
     pub(crate) fn remove_pod(&self, uid: &str) {
         self.close_where(|one| one.pod.uid() == uid);
@@ -128,7 +111,7 @@ impl Shared {
         });
         match sent {
             Ok(one) => {
-                if one.socket.try_send_to(bytes, self.machine.way_to(to)).is_ok() {
+                if one.socket.send(bytes, self.machine.way_to(to)).is_ok() {
                     self.counters.add(Count::DatagramsOutside);
                 }
             }
@@ -161,7 +144,7 @@ impl Shared {
         if !OutsideSockets::make_room(&mut all, pod, self.config.limits.outside_sockets) {
             return Err(NotSent::Over(Bound::OutsideSockets));
         }
-        let socket = open(to.is_ipv6()).map_err(|_| NotSent::Over(Bound::OutsideSockets))?;
+        let socket = UdpSocket::bind(any_port(to.is_ipv6())).map_err(|_| NotSent::Over(Bound::OutsideSockets))?;
         let one = Arc::new(OutsideSocket {
             pod: Arc::clone(pod),
             source: from,
@@ -199,23 +182,20 @@ enum NotSent {
     Denied,
 }
 
-fn open(is_v6: bool) -> io::Result<UdpSocket> {
+fn any_port(is_v6: bool) -> SocketAddr {
     let any = if is_v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
-    let socket = std::net::UdpSocket::bind(SocketAddr::new(any, 0))?;
-    socket.set_nonblocking(true)?;
-    UdpSocket::from_std(socket)
+    SocketAddr::new(any, 0)
 }
 
 /// Brings answers from outside to the pod until the socket is closed.
 async fn receive_answers(shared: Arc<Shared>, one: Arc<OutsideSocket>) {
     loop {
-        let readable = tokio::select! {
+        let received = tokio::select! {
             () = one.closed.cancelled() => return,
-            readable = one.socket.readable() => readable,
+            received = one.socket.receive(&shared.receive_buffer) => received,
         };
-        match readable.and_then(|()| shared.outside_sockets.receive(&one.socket)) {
+        match received {
             Ok((bytes, from)) => take_answer(&shared, &one, canonical(from), bytes),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => tokio::time::sleep(PAUSE_AFTER_ERROR).await,
         }
     }

@@ -1,0 +1,186 @@
+//! Node ports over real sockets: bytes both ways, changes of the table, ports that somebody else has.
+
+use super::*;
+use crate::fabric::About;
+use std::net::TcpStream as StdTcpStream;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+
+impl World {
+    /// A connection from outside, as soon as the port is open.
+    async fn come_in(&self, port: u16) -> TcpStream {
+        soon(async {
+            loop {
+                match TcpStream::connect((self.node_ports, port)).await {
+                    Ok(stream) => return stream,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
+                }
+            }
+        })
+        .await
+    }
+
+    async fn until_closed(&self, port: u16) {
+        soon(async {
+            while TcpStream::connect((self.node_ports, port)).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+    }
+}
+
+fn tcp(offered: Offered) -> TcpStream {
+    let stream = StdTcpStream::from(offered.stream);
+    TcpStream::from_std(stream).unwrap()
+}
+
+/// Whether the other side refuses: nothing comes, and the end is abrupt.
+async fn is_reset(mut stream: TcpStream) -> bool {
+    soon(stream.read(&mut [0])).await.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+}
+
+#[tokio::test]
+async fn a_connection_from_outside_is_the_pods_own() {
+    let mut world = World::new();
+    world.set_services(&[node_port_service("web", "10.96.0.20", 30_080)], &[slice("web", &["10.244.0.2"])]);
+    let mut near = world.come_in(30_080).await;
+    let far = world.offered().await;
+    assert_eq!((&*far.uid, far.to, far.from), ("b", at("10.244.0.2:8080"), near.local_addr().unwrap()));
+    let mut far = tcp(far);
+    carries(&mut near, &mut far, &vec![3; 500_000]).await;
+    carries(&mut far, &mut near, &vec![4; 500_000]).await;
+    assert_eq!(world.fabric.statistics().connected_node_port, 1);
+    soon(world.fabric.shutdown()).await;
+    world.until_closed(30_080).await;
+}
+
+#[tokio::test]
+async fn a_failed_offer_is_tried_elsewhere_and_nobody_means_a_reset() {
+    let mut world = World::new();
+    let web = [node_port_service("web", "10.96.0.20", 30_080)];
+    world.set_services(&web, &[slice("web", &["10.244.0.2", "10.244.0.3"])]);
+    world.manner("b", Manner::Refuses);
+    for _ in 0..10 {
+        let mut near = world.come_in(30_080).await;
+        let far = world.offered().await;
+        assert_eq!(far.uid, "c");
+        carries(&mut near, &mut tcp(far), b"hello").await;
+    }
+    world.manner("c", Manner::Refuses);
+    assert!(is_reset(world.come_in(30_080).await).await);
+    world.set_services(&web, &[]);
+    assert!(is_reset(world.come_in(30_080).await).await);
+}
+
+#[tokio::test]
+async fn the_local_policy_keeps_to_this_node() {
+    let world = World::new();
+    let mut web = node_port_service("web", "10.96.0.20", 30_080);
+    web["spec"]["externalTrafficPolicy"] = json!("Local");
+    world.set_services(std::slice::from_ref(&web), &[slice("web", &["~10.244.0.2", "10.244.0.3"])]);
+    for _ in 0..10 {
+        drop(world.come_in(30_080).await);
+    }
+    until(|| world.pods.offers.lock().len() == 10).await;
+    assert!(world.offers().iter().all(|uid| uid == "c"));
+    world.set_services(&[web], &[slice("web", &["~10.244.0.2"])]);
+    assert!(is_reset(world.come_in(30_080).await).await);
+}
+
+#[tokio::test]
+async fn a_change_touches_only_what_it_is_about() {
+    let mut world = World::new();
+    let (web, api) = (node_port_service("web", "10.96.0.20", 30_080), node_port_service("api", "10.96.0.21", 30_081));
+    let slices = [slice("web", &["10.244.0.2"]), slice("api", &["10.244.0.3"])];
+    world.set_services(&[web.clone(), api], &slices);
+    let mut near = world.come_in(30_080).await;
+    let mut far = tcp(world.offered().await);
+    drop(world.come_in(30_081).await);
+    assert_eq!(world.offered().await.uid, "c");
+    // Its own service loses its endpoint, the other one goes: the connection does not notice.
+    world.set_services(std::slice::from_ref(&web), &[]);
+    world.until_closed(30_081).await;
+    assert!(is_reset(world.come_in(30_080).await).await);
+    // Even its port goes.
+    world.set_services(&[], &[]);
+    world.until_closed(30_080).await;
+    carries(&mut near, &mut far, b"still").await;
+    carries(&mut far, &mut near, b"here").await;
+    // And comes back at once.
+    world.set_services(&[web], &slices);
+    drop(world.come_in(30_080).await);
+    assert_eq!(world.offered().await.uid, "b");
+    assert!(world.notices.try_recv().is_err(), "nothing went wrong");
+}
+
+#[tokio::test]
+async fn a_port_that_somebody_has_is_reported_once_and_taken_later() {
+    let mut world = World::new();
+    let somebody = TcpListener::bind((world.node_ports, 30_080)).await.unwrap();
+    let services = [node_port_service("web", "10.96.0.20", 30_080), node_port_service("api", "10.96.0.21", 30_081)];
+    let slices = [slice("web", &["10.244.0.2"]), slice("api", &["10.244.0.3"])];
+    world.set_services(&services, &slices);
+    let notice = world.notice().await;
+    assert_eq!(notice.about, About::Service("default".to_owned(), "web".to_owned()));
+    assert_eq!((notice.reason, notice.warning), ("NodePortNotOpen", true));
+    assert!(notice.message.starts_with("node port 30080/TCP cannot be opened on 127."), "{}", notice.message);
+    drop(world.come_in(30_081).await);
+    assert_eq!(world.offered().await.uid, "c", "the others are open");
+    world.set_services(&services, &slices[1..]);
+    world.set_services(&services, &slices);
+    drop(somebody);
+    let notice = world.notice().await;
+    assert_eq!((notice.reason, &*notice.message), ("NodePortOpen", "node port 30080/TCP is open"));
+    drop(world.come_in(30_080).await);
+    assert_eq!(world.offered().await.uid, "b");
+}
+
+#[tokio::test]
+async fn a_pod_that_does_not_accept_holds_a_bounded_number() {
+    let mut world = World::with(Limits { node_port_offers: 2, ..Limits::default() });
+    world.set_services(&[node_port_service("web", "10.96.0.20", 30_080)], &[slice("web", &["10.244.0.2"])]);
+    world.manner("b", Manner::Sleeps);
+    let mut waiting = Vec::new();
+    for _ in 0..6 {
+        waiting.push(world.come_in(30_080).await);
+    }
+    until(|| world.pods.offers.lock().len() == 2).await;
+    world.manner("b", Manner::Takes);
+    // Two are given up when the pod goes; then the others have their turn.
+    world.fabric.remove_pod("b");
+    world.add_pod("b", 2);
+    let mut far = tcp(world.offered().await);
+    soon(far.write_all(b"x")).await.unwrap();
+    assert!(world.offers().len() >= 3);
+}
+
+#[tokio::test]
+async fn datagrams_through_a_node_port_are_answered_from_it() {
+    let mut world = World::new();
+    let web = [node_port_service("web", "10.96.0.20", 30_053)];
+    world.set_services(&web, &[slice("web", &["10.244.0.2", "10.244.0.3"])]);
+    until(|| world.fabric.0.node_port_sockets.lock().contains_key(&30_053)).await;
+    let (first, second) = (client(&world).await, client(&world).await);
+    for client in [&first, &second, &first] {
+        client.send(b"question").await.unwrap();
+        let got = world.delivered().await;
+        assert_eq!((got.from, got.to.port(), &*got.bytes), (client.local_addr().unwrap(), 5353, &b"question"[..]));
+        let answer = format!("for {}", got.from);
+        world.send(&got.uid, &got.to.to_string(), &got.from.to_string(), &answer);
+        let mut buffer = [0; 100];
+        let length = soon(client.recv(&mut buffer)).await.unwrap();
+        assert_eq!(&buffer[..length], answer.as_bytes());
+    }
+    // One client, one endpoint.
+    assert_eq!(world.fabric.0.flows.lock().len(), 2);
+    world.set_services(&[], &[]);
+    until(|| world.fabric.0.node_port_sockets.lock().is_empty()).await;
+    assert_eq!(world.fabric.0.flows.lock().len(), 0);
+}
+
+/// Somebody who takes answers only from where questions went.
+async fn client(world: &World) -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect((world.node_ports, 30_053)).await.unwrap();
+    socket
+}
