@@ -128,6 +128,7 @@ impl AddressPool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn pool(range: &str) -> AddressPool {
         AddressPool::new(range.parse().unwrap())
@@ -216,5 +217,63 @@ mod tests {
         assert_eq!(pool.resting.len(), 1);
         pool.reserve(only).unwrap();
         assert_eq!((pool.taken(), pool.resting.len()), (1, 0));
+    }
+
+    /// What happens to a pool.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Allocate,
+        Reserve(u32),
+        Release(prop::sample::Index),
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => Just(Step::Allocate),
+            1 => (0..20_u32).prop_map(Step::Reserve),
+            3 => any::<prop::sample::Index>().prop_map(Step::Release),
+            2 => (0..40_u64).prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_ever_gets_what_another_has_or_had_a_moment_ago(steps in proptest::collection::vec(step(), 1..200)) {
+            let mut pool = pool("10.0.0.0/28");
+            let mut now = Instant::now();
+            let (mut held, mut freed) = (Vec::<Ipv4Addr>::new(), Vec::<(Ipv4Addr, Instant)>::new());
+            for step in steps {
+                match step {
+                    Step::Wait(seconds) => now += Duration::from_secs(seconds),
+                    Step::Allocate => match pool.allocate(now) {
+                        Ok(one) => {
+                            prop_assert!(!held.contains(&one), "{one} is taken");
+                            let last = freed.iter().rev().find(|(address, _)| *address == one);
+                            prop_assert!(last.is_none_or(|(_, since)| now.duration_since(*since) >= REST_MIN));
+                            held.push(one);
+                        }
+                        Err(PoolError::Exhausted { taken, resting, .. }) => {
+                            prop_assert_eq!((taken, taken + resting), (held.len(), 13));
+                        }
+                        Err(other) => panic!("{other}"),
+                    },
+                    Step::Reserve(offset) => {
+                        let one = Ipv4Addr::from(u32::from(pool.range.first()) + offset);
+                        if pool.reserve(one).is_ok() {
+                            prop_assert!(!held.contains(&one) && (2..15).contains(&offset));
+                            held.push(one);
+                        }
+                    }
+                    Step::Release(which) if !held.is_empty() => {
+                        let one = held.swap_remove(which.index(held.len()));
+                        pool.release(one, now);
+                        freed.push((one, now));
+                    }
+                    Step::Release(_) => {}
+                }
+                prop_assert_eq!(pool.taken(), held.len());
+            }
+        }
     }
 }

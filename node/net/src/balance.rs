@@ -57,6 +57,12 @@ struct PortState {
     clients: Affinities,
 }
 
+impl PortState {
+    fn known(&self, endpoint: &SocketAddr) -> Experience {
+        self.endpoints.get(endpoint).copied().unwrap_or_default()
+    }
+}
+
 /// Chooses endpoints for all service ports. Its owner calls [`Balancer::follow`] with each new table, so that it never
 /// remembers more than the cluster has.
 #[derive(Debug)]
@@ -79,30 +85,61 @@ impl Balancer {
     /// nobody else answers.
     pub fn order(&mut self, target: &Target, client: IpAddr, origin: Origin, now: Instant) -> Vec<SocketAddr> {
         let eligible = target.eligible(origin);
-        let Some(last) = eligible.len().checked_sub(1) else { return Vec::new() };
+        if eligible.is_empty() {
+            return Vec::new();
+        }
         let state = self.ports.entry(target.port.id.clone()).or_default();
-        let known = |address: &SocketAddr| state.endpoints.get(address).copied().unwrap_or_default();
         let own = target.port.affinity.and_then(|timeout| state.clients.get(client, timeout, now));
-        let own = own.filter(|own| eligible.contains(own) && !known(own).is_avoided(now));
+        let own = own.filter(|own| eligible.contains(own) && !state.known(own).is_avoided(now));
         // A dial of a client that stays with its endpoint is nobody's turn.
-        let first = if own.is_none() {
+        let first = if own.is_some() {
+            self.random.random_range(0..eligible.len())
+        } else {
             state.turn = state.turn.wrapping_add(1);
             state.turn % eligible.len()
-        } else {
-            self.random.random_range(0..=last)
         };
-        let mut in_turn: Vec<SocketAddr> = eligible[first..].iter().chain(&eligible[..first]).copied().collect();
-        in_turn.sort_by_key(|address| Some(known(address)).filter(|one| one.is_avoided(now))?.avoided_until);
-        let healthy = in_turn.iter().take_while(|address| !known(address).is_avoided(now)).count();
-        if healthy > 1 {
-            let other = self.random.random_range(1..healthy);
-            if known(&in_turn[other]).dialling < known(&in_turn[0]).dialling {
-                in_turn.swap(0, other);
+        let in_turn = eligible[first..].iter().chain(&eligible[..first]).copied().filter(|one| Some(*one) != own);
+        let mut order: Vec<SocketAddr> = own.into_iter().collect();
+        let mut avoided = Vec::new();
+        for endpoint in in_turn {
+            match state.known(&endpoint).avoided_until.filter(|until| now < *until) {
+                None => order.push(endpoint),
+                Some(until) => avoided.push((until, endpoint)),
+            }
+            if order.len() == CANDIDATES_MAX {
+                return self.less_busy_first(order, own, eligible, now, &target.port.id);
             }
         }
-        let mut order: Vec<SocketAddr> = own.into_iter().collect();
-        order.extend(in_turn.into_iter().filter(|address| Some(*address) != own));
+        avoided.sort_unstable_by_key(|(until, endpoint)| (*until, endpoint.ip(), endpoint.port()));
+        let mut order = self.less_busy_first(order, own, eligible, now, &target.port.id);
+        order.extend(avoided.into_iter().map(|(_, endpoint)| endpoint));
         order.truncate(CANDIDATES_MAX);
+        order
+    }
+
+    /// Puts an endpoint picked at random before the first one, if it has fewer dials under way.
+    fn less_busy_first(
+        &mut self,
+        mut order: Vec<SocketAddr>,
+        own: Option<SocketAddr>,
+        eligible: &[SocketAddr],
+        now: Instant,
+        id: &PortId,
+    ) -> Vec<SocketAddr> {
+        let (Some(state), Some(first), None) = (self.ports.get(id), order.first().copied(), own) else { return order };
+        let busy = state.known(&first).dialling;
+        if busy == 0 || eligible.len() == 1 {
+            return order;
+        }
+        // Any but the first one itself.
+        let place = eligible.iter().position(|one| *one == first).unwrap_or(0);
+        let other = eligible[(place + self.random.random_range(1..eligible.len())) % eligible.len()];
+        let known = state.known(&other);
+        if known.dialling < busy && !known.is_avoided(now) {
+            order.retain(|one| *one != other);
+            order.insert(0, other);
+            order.truncate(CANDIDATES_MAX);
+        }
         order
     }
 

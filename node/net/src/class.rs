@@ -60,6 +60,16 @@ pub fn normalise(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
+/// The address at which something sent to `address` would arrive: the IPv4 address that a translated or tunnelled IPv6
+/// address stands for, otherwise the address itself as [`normalise`] has it.
+#[must_use]
+pub fn destination(address: IpAddr) -> IpAddr {
+    match normalise(address) {
+        IpAddr::V6(v6) => embedded_v4(v6).map_or(IpAddr::V6(v6), IpAddr::V4),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 /// What kind of address `address` is.
 #[must_use]
 pub fn classify(address: IpAddr, ranges: &Ranges) -> AddressClass {

@@ -102,8 +102,10 @@ pub fn decide(from: Peer<'_>, to: SocketAddr, protocol: Protocol, around: Surrou
 /// [`Denial`] says why not.
 pub fn decide_endpoint(from: Peer<'_>, to: SocketAddr, around: Surroundings<'_>) -> Verdict {
     let address = class::normalise(to.ip());
+    // By a translator or a tunnel it would be reached as well.
+    let arrives_at = class::destination(address);
     let is_refused =
-        |one: &SocketAddr| class::normalise(one.ip()) == address && (one.port() == 0 || one.port() == to.port());
+        |one: &SocketAddr| class::destination(one.ip()) == arrives_at && (one.port() == 0 || one.port() == to.port());
     if around.refused.iter().any(is_refused) {
         return Err(Denial::ControlPlane);
     }
@@ -126,6 +128,7 @@ pub fn decide_endpoint(from: Peer<'_>, to: SocketAddr, around: Surroundings<'_>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     const POD: Peer<'static> = Peer::Pod { namespace: "default", name: "web" };
@@ -182,6 +185,8 @@ mod tests {
             ("240.0.0.1:80", Err(Denial::Nobody)),
             ("192.0.2.50:6443", Err(Denial::ControlPlane)),
             ("[::ffff:192.0.2.50]:6443", Err(Denial::ControlPlane)),
+            ("[64:ff9b::192.0.2.50]:6443", Err(Denial::ControlPlane)),
+            ("[2002:c000:232::1]:6443", Err(Denial::ControlPlane)),
             ("192.0.2.50:443", Ok(Way::Outside)),
             ("192.0.2.60:1", Err(Denial::ControlPlane)),
             ("10.244.0.99:6443", Err(Denial::ControlPlane)),
@@ -223,6 +228,40 @@ mod tests {
             ("192.0.2.50:6443", Err(Denial::ControlPlane)),
         ] {
             assert_eq!(decide_endpoint(POD, to.parse().unwrap(), around), expected, "{to}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_clothes_get_anybody_past_the_rule(address in any::<u32>(), port in 1..=u16::MAX) {
+            let v4 = std::net::Ipv4Addr::from(address);
+            let plain = verdict(POD, &SocketAddr::from((v4, port)).to_string(), Protocol::Tcp);
+            let (high, low) = ((address >> 16) as u16, (address & 0xffff) as u16);
+            let dressed = [
+                std::net::Ipv6Addr::from([0, 0, 0, 0, 0, 0xffff, high, low]),
+                std::net::Ipv6Addr::from([0, 0, 0, 0, 0, 0, high, low]),
+                std::net::Ipv6Addr::from([0x64, 0xff9b, 0, 0, 0, 0, high, low]),
+                std::net::Ipv6Addr::from([0x2002, high, low, 0, 0, 0, 0, 1]),
+            ];
+            for (index, v6) in dressed.into_iter().enumerate() {
+                let dressed = verdict(POD, &SocketAddr::from((v6, port)).to_string(), Protocol::Tcp);
+                if index == 0 {
+                    prop_assert_eq!(dressed, plain, "{}", v6);
+                }
+                if plain.is_err() {
+                    prop_assert!(dressed.is_err(), "{} is {:?} and {} is {:?}", v4, plain, v6, dressed);
+                }
+            }
+        }
+
+        #[test]
+        fn nothing_of_the_machine_is_ever_reached(last in any::<[u8; 3]>(), port in 1..=u16::MAX) {
+            for first in [0_u8, 127, 224, 239, 240, 255] {
+                let to = SocketAddr::from(([first, last[0], last[1], last[2]], port));
+                prop_assert!(verdict(POD, &to.to_string(), Protocol::Tcp).is_err(), "{to}");
+            }
+            let to = SocketAddr::from(([169, 254, last[1], last[2]], port));
+            prop_assert_eq!(verdict(POD, &to.to_string(), Protocol::Udp), Err(Denial::LinkLocal));
         }
     }
 }

@@ -120,7 +120,7 @@ impl Target {
     /// The endpoints that may get a connection: ready ones; when there are none, those that are on their way out and serve
     /// still (KEP-1669); on this node alone where the policy says so. Empty means refused.
     #[must_use]
-    pub fn eligible(&self, origin: Origin) -> Vec<SocketAddr> {
+    pub fn eligible(&self, origin: Origin) -> &[SocketAddr] {
         let local_only = match (self.door, origin) {
             (Door::Cluster, _) => self.port.internal_local,
             // A pod that takes the outer door is inside all the same: it may go to any node's endpoint.
@@ -128,7 +128,13 @@ impl Target {
             (_, Origin::Outside) => self.port.external_local,
         };
         let all = self.port.endpoints.eligible(local_only);
-        all.iter().filter(|one| self.is_v6.is_none_or(|v6| one.is_ipv6() == v6)).copied().collect()
+        // They are ordered by address, and IPv4 comes first.
+        let (v4, v6) = all.split_at(all.partition_point(SocketAddr::is_ipv4));
+        match self.is_v6 {
+            None => all,
+            Some(false) => v4,
+            Some(true) => v6,
+        }
     }
 }
 

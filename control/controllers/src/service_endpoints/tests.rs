@@ -190,5 +190,5 @@ async fn endpoints_that_somebody_wrote_are_mirrored_while_their_service_has_no_s
     assert_eq!(mirrors().await, [json!("192.0.2.6")]);
     manual["spec"]["selector"] = selector;
     bench.fake.put(catalogue::services(), manual);
-    assert_eq!(mirrors().await, [json!(0); 0]);
+    assert!(mirrors().await.is_empty());
 }

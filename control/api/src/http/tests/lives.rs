@@ -178,9 +178,9 @@ async fn a_port_that_is_both_tcp_and_udp_has_one_node_port() {
 #[tokio::test]
 async fn a_service_that_changes_its_type_gives_back_and_gets_what_the_type_has() {
     let server = Server::new().await;
-    let path = format!("{SERVICES}/a");
+    let own = format!("{SERVICES}/a");
     let patch = async |spec: Value| {
-        let (status, patched) = server.patch(&path, MERGE, &json!({"spec": spec})).await;
+        let (status, patched) = server.patch(&own, MERGE, &json!({"spec": spec})).await;
         assert_eq!(status, 200, "{patched}");
         patched
     };
@@ -215,6 +215,6 @@ async fn a_service_that_changes_its_type_gives_back_and_gets_what_the_type_has()
     other["spec"]["ports"][0]["nodePort"] = json!(node_ports(&back)[0]);
     server.must("POST", SERVICES, &other).await;
     let (status, refused) =
-        server.patch(&path, MERGE, &json!({"spec": {"clusterIP": "None", "type": "ClusterIP"}})).await;
+        server.patch(&own, MERGE, &json!({"spec": {"clusterIP": "None", "type": "ClusterIP"}})).await;
     assert_eq!((status, message(&refused).contains("may not change once set")), (422, true), "{refused}");
 }
