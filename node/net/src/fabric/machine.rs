@@ -1,11 +1,11 @@
 //! The machine below the fabric: which addresses are its own, and its resolver. A pod must never reach an address of
 //! its own machine: what listens there (the agent's own ports, a database, a metadata service) trusts the machine.
 
-use crate::{dns, names::HostResolver};
+use crate::{dns, names::HostResolver, range::Ipv4Range};
 use nix::errno::Errno;
 use std::{
     fs, io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket},
 };
 
 /// Which name servers the machine uses.
@@ -14,9 +14,9 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Set on machines that may bind addresses which are not theirs.
 const NONLOCAL_BIND: [&str; 2] = ["/proc/sys/net/ipv4/ip_nonlocal_bind", "/proc/sys/net/ipv6/ip_nonlocal_bind"];
 /// All IPv4 routes, those to the machine itself among them.
-const ROUTES: &str = "/proc/net/fib_trie";
+const ROUTES: &str = "/proc/thread-self/net/fib_trie";
 /// All IPv6 addresses of the machine.
-const ADDRESSES_V6: &str = "/proc/net/if_inet6";
+const ADDRESSES_V6: &str = "/proc/thread-self/net/if_inet6";
 
 /// What the fabric asks of the machine. Tests have one of their own.
 pub(crate) trait Machine: Send + Sync + 'static {
@@ -90,7 +90,7 @@ fn binds_anything(address: IpAddr) -> bool {
 
 fn is_listed(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(_) => fs::read_to_string(ROUTES).is_ok_and(|text| has_local_route(&text, address)),
+        IpAddr::V4(address) => fs::read_to_string(ROUTES).is_ok_and(|text| has_local_route(&text, address)),
         IpAddr::V6(address) => {
             let hex = format!("{:032x}", address.to_bits());
             fs::read_to_string(ADDRESSES_V6).is_ok_and(|text| text.lines().any(|line| line.starts_with(&hex)))
@@ -98,15 +98,17 @@ fn is_listed(address: IpAddr) -> bool {
     }
 }
 
-/// Whether the table has `|-- ADDRESS` followed by `/32 host LOCAL`.
-fn has_local_route(table: &str, address: IpAddr) -> bool {
-    let address = address.to_string();
-    let mut at_address = false;
+/// Whether the table leads the address to the machine itself: `|-- FIRST` followed by `/LENGTH host LOCAL`.
+fn has_local_route(table: &str, address: Ipv4Addr) -> bool {
+    let mut first = None;
     for line in table.lines().map(str::trim) {
         if let Some(leaf) = line.strip_prefix("|-- ") {
-            at_address = leaf == address;
-        } else if at_address && line == "/32 host LOCAL" {
-            return true;
+            first = leaf.parse::<Ipv4Addr>().ok();
+        } else if let (Some(first), Some(length)) = (first, line.strip_suffix(" host LOCAL")) {
+            let length = length.strip_prefix('/').and_then(|length| length.parse().ok());
+            if length.is_some_and(|length| Ipv4Range::new(first, length).contains(address)) {
+                return true;
+            }
         }
     }
     false
@@ -115,6 +117,8 @@ fn has_local_route(table: &str, address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sched::{CloneFlags, unshare};
+    use std::{process::Command, thread};
 
     #[test]
     fn own_addresses_are_known() {
@@ -134,11 +138,40 @@ mod tests {
         assert!(is_listed("127.0.0.1".parse().unwrap()));
     }
 
+    /// In a network of the thread's own, where this process may make one and knows how.
+    #[test]
+    fn addresses_that_come_later_are_known_whatever_may_be_bound() {
+        let in_own_network = || {
+            let run =
+                |command: &str| Command::new("sh").args(["-ec", command]).status().is_ok_and(|done| done.success());
+            let setup = "ip link set lo up; ip address add 198.51.100.2/32 dev lo; ip address add 198.51.100.3/32 dev lo; \
+                         ip route add local 203.0.113.0/24 dev lo";
+            if unshare(CloneFlags::CLONE_NEWNET).is_err() || !run(setup) {
+                return;
+            }
+            for nonlocal_bind in ["0", "1"] {
+                fs::write(NONLOCAL_BIND[0], nonlocal_bind).unwrap();
+                for own in ["198.51.100.2", "198.51.100.3", "203.0.113.77"] {
+                    assert!(ThisMachine.is_own(own.parse().unwrap()), "{own}, nonlocal bind {nonlocal_bind}");
+                }
+                for other in ["198.51.100.4", "203.0.114.1"] {
+                    assert!(!ThisMachine.is_own(other.parse().unwrap()), "{other}, nonlocal bind {nonlocal_bind}");
+                }
+            }
+            assert!(run("ip address del 198.51.100.3/32 dev lo"));
+            assert!(!ThisMachine.is_own("198.51.100.3".parse().unwrap()));
+        };
+        thread::spawn(in_own_network).join().unwrap();
+    }
+
     #[test]
     fn local_routes_are_read() {
         let table = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     |-- 192.0.2.0\n\
                      /24 link UNICAST\n     |-- 192.0.2.2\n        /32 host LOCAL\n     |-- 192.0.2.255\n        /32 link BROADCAST\n";
         assert!(has_local_route(table, "192.0.2.2".parse().unwrap()));
+        let range = "  |-- 203.0.113.0\n     /24 host LOCAL\n";
+        assert!(has_local_route(range, "203.0.113.77".parse().unwrap()));
+        assert!(!has_local_route(range, "203.0.114.77".parse().unwrap()));
         for other in ["192.0.2.0", "192.0.2.255", "192.0.2.22", "0.0.0.0"] {
             assert!(!has_local_route(table, other.parse().unwrap()), "{other}");
         }

@@ -6,9 +6,13 @@ mod dials;
 mod names;
 mod node_ports;
 mod outside;
+mod own_network;
 mod services;
 
-use super::{DialFailure, Fabric, FabricConfig, Limits, Notice, PodEntry, Pods, machine::Machine};
+use super::{
+    DialFailure, Fabric, FabricConfig, Limits, Notice, PodEntry, Pods,
+    machine::{Machine, ThisMachine},
+};
 use crate::{class::Ranges, names::PodDns};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -185,8 +189,14 @@ impl World {
         Self::with(Limits::default())
     }
 
-    /// Pods `a` to `d` have the addresses `10.244.0.1` to `10.244.0.4`.
     fn with(limits: Limits) -> Self {
+        let machine = Arc::new(FakeMachine::default());
+        let below: Arc<dyn Machine> = Arc::<FakeMachine>::clone(&machine);
+        Self { machine, ..Self::on(limits, below) }
+    }
+
+    /// Pods `a` to `d` have the addresses `10.244.0.1` to `10.244.0.4`.
+    fn on(limits: Limits, below: Arc<dyn Machine>) -> Self {
         let (offered_sender, offered) = mpsc::unbounded_channel();
         let (delivered_sender, delivered) = mpsc::unbounded_channel();
         let (refused_sender, refused) = mpsc::unbounded_channel();
@@ -197,7 +207,7 @@ impl World {
             delivered: delivered_sender,
             refused: refused_sender,
         });
-        let machine = Arc::new(FakeMachine::default());
+        let machine = Arc::default();
         let node_ports = own_loopback();
         let config = FabricConfig {
             node_name: "n1".to_owned(),
@@ -213,7 +223,6 @@ impl World {
             limits,
         };
         let doors: Arc<dyn Pods> = Arc::<FakePods>::clone(&pods);
-        let below: Arc<dyn Machine> = Arc::<FakeMachine>::clone(&machine);
         let (fabric, notices) = Fabric::on_machine(config, doors, below);
         let world = Self { fabric, notices, pods, machine, offered, delivered, refused, node_ports };
         for (uid, last) in [("a", 1), ("b", 2), ("c", 3), ("d", 4)] {
