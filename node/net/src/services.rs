@@ -12,6 +12,7 @@ mod tests;
 pub use endpoints::{Endpoint, Endpoints, Health};
 
 use crate::class;
+use build::Sources;
 use coracle_objects::ObjectKey;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -139,13 +140,23 @@ impl Target {
 }
 
 /// Every service port of the cluster at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Services {
     ports: BTreeMap<PortId, Arc<ServicePort>>,
     by_address: BTreeMap<(IpAddr, u16, Protocol), (PortId, Door)>,
     by_node_port: BTreeMap<(u16, Protocol), PortId>,
     addresses: BTreeSet<IpAddr>,
+    sources: Sources,
 }
+
+/// Tables are equal when they say the same, whatever versions of objects it was read from.
+impl PartialEq for Services {
+    fn eq(&self, other: &Self) -> bool {
+        self.ports == other.ports && self.by_address == other.by_address && self.by_node_port == other.by_node_port
+    }
+}
+
+impl Eq for Services {}
 
 /// What a new table no longer has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

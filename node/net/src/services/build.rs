@@ -19,6 +19,21 @@ const AFFINITY_DEFAULT: Duration = Duration::from_hours(3);
 /// The endpoints of one service, by the name and protocol of its ports.
 type ByPort = BTreeMap<(String, Protocol), Vec<Endpoint>>;
 
+/// What the table was read from, so that a service of which nothing changed need not be read again.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sources {
+    node_name: String,
+    by_service: BTreeMap<ObjectKey, Source>,
+}
+
+/// What the ports of one service were read from.
+#[derive(Debug, Clone)]
+struct Source {
+    /// The service and its slices, each by uid and version.
+    versions: Vec<String>,
+    ports: Vec<PortId>,
+}
+
 impl Services {
     /// Builds the table as the node called `node_name` sees it.
     #[must_use]
@@ -30,7 +45,8 @@ impl Services {
         Self::default().rebuild(services, endpoint_slices, node_name)
     }
 
-    /// Builds the table anew; service ports that are as they were in `self` stay the same [`Arc`].
+    /// Builds the table anew; service ports that are as they were in `self` stay the same [`Arc`]. Services whose objects
+    /// have the versions that they had are not read again.
     #[must_use]
     pub fn rebuild<'a>(
         &self,
@@ -38,22 +54,42 @@ impl Services {
         endpoint_slices: impl IntoIterator<Item = &'a Value>,
         node_name: &str,
     ) -> Self {
-        let mut endpoints = endpoints_by_service(endpoint_slices, node_name);
+        let mut slices = slices_by_service(endpoint_slices);
         let mut table = Self::default();
+        node_name.clone_into(&mut table.sources.node_name);
         // Who was first keeps an address or a port that two claim; one server's clock gave both times.
         let mut services: Vec<&Value> = services.into_iter().collect();
         services.sort_by_cached_key(|service| (service["metadata"]["creationTimestamp"].as_str(), meta::key(service)));
         let mut in_order = Vec::new();
         for service in services {
-            let mut behind = endpoints.remove(&meta::key(service)).unwrap_or_default();
-            for port in ports_of(service, &mut behind) {
-                let held = self.ports.get(&port.id).filter(|held| ***held == port);
-                let port = held.map_or_else(|| Arc::new(port), Arc::clone);
+            let key = meta::key(service);
+            let behind = slices.remove(&key).unwrap_or_default();
+            let versions = versions(service, &behind);
+            let ports = self.kept(&key, &versions, node_name).unwrap_or_else(|| self.read(service, &behind, node_name));
+            let ids = ports.iter().map(|port| port.id.clone()).collect();
+            for port in ports {
                 in_order.push(Arc::clone(table.ports.entry(port.id.clone()).or_insert(port)));
             }
+            table.sources.by_service.insert(key, Source { versions, ports: ids });
         }
         table.index(&in_order);
         table
+    }
+
+    /// The ports of a service that was read from these versions.
+    fn kept(&self, service: &ObjectKey, versions: &[String], node_name: &str) -> Option<Vec<Arc<ServicePort>>> {
+        let source = self.sources.by_service.get(service)?;
+        let is_same = !versions.is_empty() && source.versions == versions && self.sources.node_name == node_name;
+        is_same.then(|| source.ports.iter().filter_map(|id| self.ports.get(id).cloned()).collect())
+    }
+
+    fn read(&self, service: &Value, slices: &[&Value], node_name: &str) -> Vec<Arc<ServicePort>> {
+        let mut behind = endpoints_by_port(slices, node_name);
+        let keep = |port: ServicePort| {
+            let held = self.ports.get(&port.id).filter(|held| ***held == port);
+            held.map_or_else(|| Arc::new(port), Arc::clone)
+        };
+        ports_of(service, &mut behind).into_iter().map(keep).collect()
     }
 
     fn index(&mut self, in_order: &[Arc<ServicePort>]) {
@@ -114,18 +150,31 @@ fn ports_of(service: &Value, behind: &mut ByPort) -> Vec<ServicePort> {
     items(&spec["ports"]).filter_map(port_of).collect()
 }
 
-fn endpoints_by_service<'a>(
-    slices: impl IntoIterator<Item = &'a Value>,
-    node_name: &str,
-) -> BTreeMap<ObjectKey, ByPort> {
-    let mut services: BTreeMap<ObjectKey, ByPort> = BTreeMap::new();
+fn slices_by_service<'a>(slices: impl IntoIterator<Item = &'a Value>) -> BTreeMap<ObjectKey, Vec<&'a Value>> {
+    let mut services: BTreeMap<ObjectKey, Vec<&Value>> = BTreeMap::new();
     for slice in slices {
         let Some(service) = meta::label(slice, SERVICE_NAME_LABEL) else { continue };
-        // `FQDN` slices are for nobody who proxies.
-        if slice["addressType"] == "FQDN" {
-            continue;
-        }
-        let behind = services.entry(ObjectKey::namespaced(meta::namespace(slice), service)).or_default();
+        services.entry(ObjectKey::namespaced(meta::namespace(slice), service)).or_default().push(slice);
+    }
+    services
+}
+
+/// Uid and version of a service and of its slices, those in any order; empty when one of them has none.
+fn versions(service: &Value, slices: &[&Value]) -> Vec<String> {
+    let version = |object: &Value| {
+        let (uid, version) = (meta::uid(object), meta::resource_version(object));
+        (!uid.is_empty() && !version.is_empty()).then(|| format!("{uid}/{version}"))
+    };
+    let all = [service].into_iter().chain(slices.iter().copied()).map(version);
+    let mut all: Vec<String> = all.collect::<Option<_>>().unwrap_or_default();
+    all.sort_unstable();
+    all
+}
+
+fn endpoints_by_port(slices: &[&Value], node_name: &str) -> ByPort {
+    let mut behind = ByPort::new();
+    // `FQDN` slices are for nobody who proxies.
+    for slice in slices.iter().filter(|slice| slice["addressType"] != "FQDN") {
         for port in items(&slice["ports"]) {
             let (Some(protocol), Some(number)) = (Protocol::parse(port["protocol"].as_str()), number(&port["port"]))
             else {
@@ -136,7 +185,7 @@ fn endpoints_by_service<'a>(
             behind.entry((name, protocol)).or_default().extend(listed);
         }
     }
-    services
+    behind
 }
 
 /// `addresses` of an endpoint are interchangeable, and only the first one is used, as everywhere in Kubernetes.

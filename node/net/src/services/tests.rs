@@ -289,3 +289,43 @@ fn a_change_touches_nothing_but_what_it_changes() {
     unready["endpoints"][0]["conditions"]["ready"] = false.into();
     assert_eq!(after.rebuild(&services[..2], &[slices[0].clone(), unready], "n1").gone_since(&after), Gone::default());
 }
+
+#[test]
+fn what_has_the_version_that_it_had_is_not_read_again_and_what_has_another_is() {
+    let versioned = |mut object: Value, uid: &str, version: &str| {
+        object["metadata"]["uid"] = uid.into();
+        object["metadata"]["resourceVersion"] = version.into();
+        object
+    };
+    let web =
+        |version| versioned(service("web", json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]})), "s", version);
+    let behind = |address, uid, version| {
+        versioned(slice("web", json!([{"port": 80}]), json!([endpoint(address, "n1", READY)])), uid, version)
+    };
+    let first = table(&[web("1")], &[behind("10.244.0.1", "e", "2")]);
+    // A text that differs under the same version shows whether it was read: the store never does that.
+    let rows: Vec<(Value, Vec<Value>, &str, &[&str])> = vec![
+        (web("1"), vec![behind("10.244.0.2", "e", "2")], "n1", &["10.244.0.1:80"]),
+        (web("1"), vec![behind("10.244.0.2", "e", "3")], "n1", &["10.244.0.2:80"]),
+        (web("9"), vec![behind("10.244.0.2", "e", "2")], "n1", &["10.244.0.2:80"]),
+        (web("1"), vec![behind("10.244.0.2", "f", "2")], "n1", &["10.244.0.2:80"]),
+        (web("1"), vec![behind("10.244.0.2", "e", "2")], "n2", &["10.244.0.2:80"]),
+        (web("1"), vec![behind("10.244.0.2", "e", "")], "n1", &["10.244.0.2:80"]),
+        (web("1"), vec![], "n1", &[]),
+        (
+            web("1"),
+            vec![behind("10.244.0.1", "e", "2"), behind("10.244.0.2", "f", "2")],
+            "n1",
+            &["10.244.0.1:80", "10.244.0.2:80"],
+        ),
+    ];
+    for (service, slices, node_name, expected) in rows {
+        let what = format!("{service} {slices:?} {node_name}");
+        let after = first.rebuild(&[service], &slices, node_name);
+        assert_eq!(inside(&after, "10.96.0.9:80"), list(expected), "{what}");
+    }
+    // A service that comes back under its name is another one.
+    let gone = first.rebuild(&[], &[], "n1");
+    let back = gone.rebuild(&[web("1")], &[behind("10.244.0.2", "e", "2")], "n1");
+    assert_eq!(inside(&back, "10.96.0.9:80"), list(&["10.244.0.2:80"]));
+}
