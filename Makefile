@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo     build, start a cluster, run the well-known init-container example, show it serving, stop"
+	@echo "make demo     build, start a cluster, run the init-container example and three web servers behind a service, stop"
 	@echo "make test     every test (fetches kubectl into a cache)"
 	@echo "make setup    install what the build needs (libclang, protoc), skipping what is there"
 	@echo "make bench    apply -> Running over 200 pods, idle memory, size of the release binary (slow: release build)"

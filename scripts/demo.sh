@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job in one go: a cluster in a temporary directory, the well-known init-container example, everything stopped
-# again. Commands are echoed as a person would type them.
+# The main job in one go: a cluster in a temporary directory, the well-known init-container example, three web servers
+# behind a service, everything stopped again. Commands are echoed as a person would type them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -105,3 +105,28 @@ refused 'spec.initContainers[0].readinessProbe' kubectl apply -f examples/init-p
 
 say "And away"
 run kubectl delete -f examples/init-pod/pod.yaml -f examples/init-pod/myservice.yaml -f examples/init-pod/mydb.yaml
+
+say "Containers that talk: a web server, and beside it a sidecar that rewrites the served file"
+run coracle push examples/web/server.wasm web-server:1
+run coracle push examples/web/rewriter.wasm web-rewriter:1
+run kubectl apply -f examples/web/pod.yaml -f examples/web/service.yaml
+run kubectl wait --for=condition=Ready pod/web --timeout=60s
+until_shown "localhost serves edition" 30 kubectl logs web -c rewriter
+run kubectl logs web -c rewriter --tail=1
+
+say "From the host, through the service's node port"
+run kubectl get service web
+url="http://127.0.0.1:$(kubectl get service web -o 'jsonpath={.spec.ports[0].nodePort}')/"
+until_shown "written beside web" 30 curl -sS --max-time 5 "$url"
+run curl -sS --include --max-time 5 "$url"
+
+say "Two more pods with the same label: the answers come from all three, each at the address that kubectl shows"
+run kubectl apply -f examples/web/replicas.yaml
+run kubectl wait --for=condition=Ready pod/web-2 pod/web-3 --timeout=60s
+run kubectl get pods -l app.kubernetes.io/name=web -o wide
+for name in web web-2 web-3; do
+    address=$(kubectl get pod "$name" -o 'jsonpath={.status.podIP}')
+    until_shown "X-Served-By: $name at $address" 30 curl -sS --include --max-time 5 "$url"
+    printf '%s answers, and sees itself at %s\n' "$name" "$address"
+done
+run kubectl delete -f examples/web/service.yaml -f examples/web/pod.yaml -f examples/web/replicas.yaml

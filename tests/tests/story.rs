@@ -1,6 +1,12 @@
-//! The story: a pod whose init containers wait for two services, driven by every kubectl that must work.
+//! The stories, driven by every kubectl that must work: a pod whose init containers wait for two services; three web
+//! servers with sidecars behind one service.
 
-use coracle_tests::{Cluster, Kubectl, eventually, example, wait::contains};
+use coracle_tests::{
+    Cluster, Kubectl, eventually, example,
+    network::{self, address},
+    wait::contains,
+};
+use std::collections::BTreeSet;
 
 fn pod_line(kubectl: &Kubectl) -> String {
     kubectl.run("get pod myapp-pod --no-headers").unwrap_or_else(|error| error)
@@ -54,6 +60,52 @@ fn condition(pod: &serde_json::Value, name: &str) -> String {
     let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let found = conditions.iter().find(|one| one["type"] == name);
     found.and_then(|one| one["status"].as_str()).unwrap_or("missing").to_owned()
+}
+
+#[test]
+fn containers_talk_and_a_service_finds_them() {
+    let cluster = Cluster::start();
+    cluster.push(&example("web/server.wasm"), "web-server:1");
+    cluster.push(&example("web/rewriter.wasm"), "web-rewriter:1");
+    for kubectl in cluster.kubectls() {
+        tell_of_the_web(&cluster, &kubectl);
+    }
+}
+
+fn tell_of_the_web(cluster: &Cluster, kubectl: &Kubectl) {
+    let run = |words: &str| kubectl.run(words).unwrap_or_else(|error| panic!("kubectl {words}: {error}"));
+    let path = |name: &str| example(&format!("web/{name}")).display().to_string();
+    run(&format!("apply -f {} -f {}", path("pod.yaml"), path("service.yaml")));
+    eventually("the sidecar over localhost", || {
+        contains(&kubectl.run("logs web -c rewriter")?, "localhost serves edition ")
+    });
+    network::endpoints(kubectl, "web", 1);
+    let from_the_host = network::node_port(cluster, "web", "http");
+    let who = || {
+        let answer = network::get(from_the_host, "/")?;
+        let name = answer.header("x-served-by").unwrap_or_default().to_owned();
+        contains(&answer.text(), "written beside web").map(|()| name)
+    };
+    let seen = format!("web at {}", address(kubectl, "web"));
+    eventually("the first answer", || contains(&who()?, &seen));
+    run(&format!("apply -f {}", path("replicas.yaml")));
+    network::endpoints(kubectl, "web", 3);
+    let expected: BTreeSet<String> =
+        ["web", "web-2", "web-3"].map(|name| format!("{name} at {}", address(kubectl, name))).into();
+    let mut answered = BTreeSet::new();
+    eventually("answers from all three", || {
+        answered.insert(who()?);
+        if answered == expected { Ok(()) } else { Err(format!("{answered:?}, not {expected:?}")) }
+    });
+    for name in ["web", "web-2", "web-3"] {
+        let wide = run(&format!("get pod {name} -o wide --no-headers"));
+        assert!(wide.contains(&address(kubectl, name).to_string()), "{wide}");
+    }
+    run(&format!("delete -f {} -f {} -f {}", path("pod.yaml"), path("replicas.yaml"), path("service.yaml")));
+    eventually("nobody at the node port", || match network::get(from_the_host, "/") {
+        Ok(answer) => Err(answer.text()),
+        Err(_) => Ok(()),
+    });
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use thiserror::Error;
 use wasmparser::{ComponentExternalKind, Parser, Payload, Validator, WasmFeatures};
 
+/// What a component must export, one of them: a command, or a handler of HTTP requests.
+const STARTS: [&str; 2] = ["wasi:cli/run@", "wasi:http/incoming-handler@"];
 /// Most imports and exports that are kept; a file with more is refused.
 const MAX_NAMES: usize = 10_000;
 
@@ -96,7 +98,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InspectError> {
     }
     let runnable = exports.iter().any(|name| match form {
         Form::Module => name == "_start",
-        Form::Component => name.starts_with("wasi:cli/run@"),
+        Form::Component => STARTS.iter().any(|start| name.starts_with(start)),
     });
     Ok(Inspection { form, imports, exports, runnable })
 }
@@ -122,6 +124,24 @@ mod tests {
         assert_eq!(inspect(b"\0asm\x0d\0\x01\0").unwrap().form, Form::Component);
         assert!(matches!(inspect(b"#!/bin/sh\n"), Err(InspectError::NotWasm(start)) if start == "\"#!/bin/s\""));
         assert!(matches!(inspect(b""), Err(InspectError::NotWasm(_))));
+    }
+
+    #[test]
+    fn commands_and_http_handlers_can_be_run() {
+        // (component (instance) (export NAME (instance 0))), all section lengths in one byte.
+        let exporting = |name: &str| {
+            let length = u8::try_from(name.len()).unwrap();
+            let export = [&[1, 0, length], name.as_bytes(), &[5, 0, 0]].concat();
+            let instance = [5, 3, 1, 1, 0];
+            [&b"\0asm\x0d\0\x01\0"[..], &instance, &[11, u8::try_from(export.len()).unwrap()], &export].concat()
+        };
+        for (name, runnable) in [
+            ("wasi:cli/run@0.2.3", true),
+            ("wasi:http/incoming-handler@0.2.0", true),
+            ("wasi:http/outgoing-handler@0.2.0", false),
+        ] {
+            assert_eq!(inspect(&exporting(name)).unwrap().runnable, runnable, "{name}");
+        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub async fn push(credentials: &Credentials, file: &Path, name: &str) -> Result<
     if !inspection.runnable {
         let rule = match inspection.form {
             Form::Module => "a module must export the function _start",
-            Form::Component => "a component must export wasi:cli/run",
+            Form::Component => "a component must export wasi:cli/run or wasi:http/incoming-handler",
         };
         return Err(PushError::NotRunnable { path: file.to_owned(), rule });
     }
