@@ -20,7 +20,7 @@ fn run(command: &str) -> bool {
 }
 
 /// A thread in a network of its own, with somebody who greets whoever comes. Ends with the sender that it gets back.
-fn outside(link: std_mpsc::Receiver<()>, ready: &std_mpsc::Sender<Option<i32>>) {
+fn outside(link: &std_mpsc::Receiver<()>, ready: &std_mpsc::Sender<Option<i32>>) {
     let made = unshare(CloneFlags::CLONE_NEWNET).is_ok();
     ready.send(made.then(|| gettid().as_raw())).unwrap();
     // The other side has put an end of the link here.
@@ -44,7 +44,7 @@ fn outside(link: std_mpsc::Receiver<()>, ready: &std_mpsc::Sender<Option<i32>>) 
 fn the_kernel_says_what_is_outside() {
     let (link, at_link) = std_mpsc::channel();
     let (ready, is_ready) = std_mpsc::channel();
-    let somebody = thread::spawn(move || outside(at_link, &ready));
+    let somebody = thread::spawn(move || outside(&at_link, &ready));
     let node = thread::spawn(move || {
         let Some(id) = is_ready.recv().unwrap() else { return };
         let setup = format!(

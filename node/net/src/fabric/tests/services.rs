@@ -131,3 +131,30 @@ async fn external_addresses_and_node_ports_lead_to_the_service() {
     assert_eq!(world.dial("203.0.113.20:81").await.unwrap_err(), DialFailure::Refused);
     assert_eq!(world.dial("192.0.2.9:30081").await.unwrap_err(), DialFailure::Denied);
 }
+
+#[tokio::test]
+async fn nothing_is_left_of_many_connections() {
+    let mut world = World::with(Limits { offer_timeout: Duration::from_millis(20), ..Limits::default() });
+    world.set_web(&["10.244.0.2", "10.244.0.3", "10.244.0.4", "10.244.3.99"]);
+    world.manner("c", Manner::Refuses);
+    let at_rest = world.fabric.0.tasks.len();
+    let pod = world.fabric.0.pods.read().by_uid("a").unwrap();
+    for round in 0..2000_u16 {
+        // Somebody sleeps at times, and somebody gives up.
+        world.manner("d", if round % 50 == 0 { Manner::Sleeps } else { Manner::Takes });
+        let to = if round % 7 == 0 { at(DNS) } else { at("10.96.0.20:80") };
+        let dial = world.fabric.dial("a", at("10.244.0.1:1"), to);
+        if round % 3 == 0 {
+            drop(tokio::time::timeout(Duration::from_millis(1), dial).await);
+        } else {
+            drop(soon(dial).await);
+        }
+        while world.offered.try_recv().is_ok() {}
+    }
+    until(|| world.fabric.0.tasks.len() == at_rest).await;
+    let now = std::time::Instant::now();
+    let held: Vec<_> = (0..Limits::default().dials).map(|_| pod.budget.dial(now)).collect();
+    assert!(held.iter().all(Result::is_ok), "a dial that has ended still counts");
+    let connections: Vec<_> = (0..Limits::default().dns_connections).map(|_| pod.budget.dns_connection()).collect();
+    assert!(connections.iter().all(Result::is_ok), "a DNS connection that has ended still counts");
+}
