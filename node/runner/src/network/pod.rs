@@ -30,7 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// Sockets of a pod that guests made and have not dropped; accepted connections are not among them.
-pub(crate) const MAX_SOCKETS: usize = 8 << 10;
+pub(crate) const MAX_SOCKETS: usize = 10 << 10;
 /// Connections of a pod, whoever made them, those that nobody has accepted yet included.
 pub(crate) const MAX_CONNECTIONS: usize = 8 << 10;
 /// Bytes of datagrams that wait in all sockets of a pod.

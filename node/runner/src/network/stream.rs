@@ -112,6 +112,14 @@ impl Stream {
         count != 0
     }
 
+    /// Whether input waits to be read. If it still does when the connection closes, the peer's is reset.
+    pub(crate) fn has_unread(&self) -> bool {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the request writes one integer, to a place that lives for the call.
+        let known = unsafe { libc::ioctl(self.0.socket.get_ref().as_raw_fd(), libc::FIONREAD, &raw mut bytes) } == 0;
+        known && bytes > 0
+    }
+
     /// Waits until [`Self::is_readable`].
     pub(crate) async fn readable(&self) {
         while !self.is_readable() {

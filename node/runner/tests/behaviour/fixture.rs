@@ -14,6 +14,7 @@ use std::{
     env,
     ffi::OsString,
     fs,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -21,6 +22,9 @@ use std::{
 };
 use tempfile::TempDir;
 use tokio::sync::{Mutex, mpsc};
+
+/// The address of pods that have one.
+pub(crate) const POD_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 1, 7));
 
 /// What all cases share.
 pub(crate) struct Context {
@@ -102,6 +106,7 @@ impl Context {
             frames,
             network: Arc::new(network),
             names: HashMap::new(),
+            aside: Vec::new(),
             runs: 0,
         }
     }
@@ -116,6 +121,8 @@ pub(crate) struct Runner {
     pub(crate) network: Arc<NetworkChannel>,
     /// What lookups are answered with; other names are not found.
     pub(crate) names: HashMap<String, LookupResult>,
+    /// Frames of other runs than the one that was waited for.
+    aside: Vec<FromRunner>,
     runs: u32,
 }
 
@@ -150,6 +157,14 @@ impl Runner {
         }
     }
 
+    /// The same in a pod with an address, which the guest finds in `POD_IP`.
+    pub(crate) async fn networked(&mut self, words: &[&str]) -> StartGuest {
+        let mut start = self.guest(Guest::Network, words).await;
+        start.network.addresses = vec![POD_IP];
+        start.env.push(("POD_IP".to_owned(), POD_IP.to_string()));
+        start
+    }
+
     pub(crate) async fn start(&mut self, start: StartGuest) -> RunId {
         let run = start.run.clone();
         self.process.send(ToRunner::Start(Box::new(start))).await.unwrap();
@@ -169,13 +184,34 @@ impl Runner {
         }
     }
 
+    /// The next frame of `run`; those of others are kept for whoever waits for them.
+    async fn frame_of(&mut self, run: &RunId) -> FromRunner {
+        let of = |frame: &FromRunner| match frame {
+            FromRunner::Started(of)
+            | FromRunner::StartFailed { run: of, .. }
+            | FromRunner::Log { run: of, .. }
+            | FromRunner::Exited { run: of, .. } => of == run,
+            _ => false,
+        };
+        if let Some(index) = self.aside.iter().position(of) {
+            return self.aside.remove(index);
+        }
+        loop {
+            let frame = self.frame().await;
+            if of(&frame) {
+                return frame;
+            }
+            self.aside.push(frame);
+        }
+    }
+
     /// Waits until `run` has written `text` to standard output.
     pub(crate) async fn until_written(&mut self, run: &RunId, text: &str) {
         let mut seen = String::new();
         while !seen.contains(text) {
-            match self.frame().await {
-                FromRunner::Log { run: of, bytes, .. } if of == *run => seen += &String::from_utf8_lossy(&bytes),
-                FromRunner::Exited { run: of, exit } if of == *run => panic!("ended: {exit:?} after {seen}"),
+            match self.frame_of(run).await {
+                FromRunner::Log { bytes, .. } => seen += &String::from_utf8_lossy(&bytes),
+                FromRunner::Exited { exit, .. } => panic!("ended: {exit:?} after {seen}"),
                 _ => {}
             }
         }
@@ -185,13 +221,13 @@ impl Runner {
     pub(crate) async fn end(&mut self, run: &RunId) -> Run {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         loop {
-            match self.frame().await {
-                FromRunner::Log { run: of, stream, bytes } if of == *run => match stream {
+            match self.frame_of(run).await {
+                FromRunner::Log { stream, bytes, .. } => match stream {
                     LogStream::Stdout => stdout.extend(bytes),
                     LogStream::Stderr => stderr.extend(bytes),
                 },
-                FromRunner::StartFailed { run: of, message } if of == *run => panic!("not started: {message}"),
-                FromRunner::Exited { run: of, exit } if of == *run => {
+                FromRunner::StartFailed { message, .. } => panic!("not started: {message}"),
+                FromRunner::Exited { exit, .. } => {
                     let [stdout, stderr] = [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap());
                     return Run { stdout, stderr, exit };
                 }

@@ -11,6 +11,7 @@
 )]
 
 mod compiling;
+mod dials;
 mod exits;
 mod files;
 mod fixture;
@@ -56,7 +57,28 @@ const CASES: &[Case] = cases![
     names::the_agent_answers,
     names::a_guest_can_wait_for_a_name,
     names::a_guest_that_waits_for_an_answer_can_be_killed,
+    sockets::what_must_hold_inside_a_pod_holds,
     sockets::a_pod_without_an_address_has_localhost,
+    sockets::containers_of_a_pod_share_localhost,
+    sockets::bytes_arrive_in_order_over_many_connections,
+    sockets::blocked_guests_can_be_killed,
+    sockets::what_a_run_had_open_closes_with_it,
+    sockets::a_flood_is_bounded_and_reported,
+    sockets::what_was_written_arrives_after_the_end,
+    dials::the_agent_connects_guests,
+    dials::failures_have_their_own_errors,
+    dials::a_killed_guest_withdraws,
+    dials::without_a_channel_nothing_is_reachable,
+    dials::connections_are_offered_to_listeners,
+    dials::a_full_backlog_refuses,
+    dials::a_stopping_guest_takes_no_new_connections,
+    dials::unread_input_resets_the_peer,
+    dials::a_peer_that_never_reads_stops_the_writer,
+    dials::a_socket_of_the_machine_works_as_well,
+    dials::datagrams_go_both_ways,
+    dials::floods_of_datagrams_are_lost,
+    dials::nothing_leaks,
+    dials::garbage_ends_the_runner,
     output::streams_arrive_in_order_and_before_the_end,
     output::end_of_input_asks_to_stop,
     output::large_writes_are_cut_in_pieces,

@@ -29,14 +29,14 @@ fn pid(number: u32) -> Pid {
 }
 
 /// A process that is gone, or only waits to be reaped.
-fn is_dead(process: u32) -> bool {
+pub(crate) fn is_dead(process: u32) -> bool {
     match fs::read_to_string(format!("/proc/{process}/stat")) {
         Ok(text) => text.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')),
         Err(_) => true,
     }
 }
 
-fn descriptors(process: u32) -> BTreeMap<u32, PathBuf> {
+pub(crate) fn descriptors(process: u32) -> BTreeMap<u32, PathBuf> {
     let entries = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
     let entries = entries.map(|entry| entry.unwrap());
     entries
@@ -168,7 +168,7 @@ pub(crate) async fn a_runner_dies_with_its_agent(_context: Arc<Context>) {
     until(|| is_dead(process)).await;
 }
 
-fn shell(script: &str) -> RunnerConfig {
+pub(crate) fn shell(script: &str) -> RunnerConfig {
     let command = ["/bin/sh", "-c", script].map(OsString::from).to_vec();
     RunnerConfig { command, root: PathBuf::from("/nonexistent"), max_instances: 1 }
 }

@@ -27,16 +27,19 @@ const LINGER: Duration = Duration::from_secs(10);
 pub(super) struct Input {
     stream: Stream,
     ended: bool,
+    output: Arc<Shared>,
 }
 
 impl Input {
-    pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, ended: false }
+    /// The other direction of `output`.
+    pub(super) fn new(output: &Output) -> Self {
+        Self { stream: output.shared.stream.clone(), ended: false, output: Arc::clone(&output.shared) }
     }
 }
 
 impl InputStream for Input {
     fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        self.output.end_if_dropped();
         if self.ended {
             return Err(StreamError::Closed);
         }
@@ -65,6 +68,7 @@ impl InputStream for Input {
 #[async_trait::async_trait]
 impl Pollable for Input {
     async fn ready(&mut self) {
+        self.output.end_if_dropped();
         if !self.ended {
             self.stream.readable().await;
         }
@@ -93,6 +97,8 @@ struct State {
     rest: Bytes,
     /// The guest writes no more; what it has written is still sent.
     ended: bool,
+    /// The guest has dropped the stream, and perhaps is about to drop the connection.
+    dropped: bool,
     /// What went wrong and has not been said yet.
     failure: Option<io::Error>,
 }
@@ -107,17 +113,28 @@ impl Output {
 
     /// Ends the direction once everything has been sent.
     pub(super) fn end(&self) {
-        let mut state = self.shared.state.lock();
-        if !state.ended {
-            state.ended = true;
-            if state.rest.is_empty() {
-                let _ = self.shared.stream.shutdown(Shutdown::Write);
-            }
-        }
+        self.shared.end(&mut self.shared.state.lock());
     }
 }
 
 impl Shared {
+    fn end(&self, state: &mut State) {
+        if !state.ended {
+            state.ended = true;
+            if state.rest.is_empty() {
+                let _ = self.stream.shutdown(Shutdown::Write);
+            }
+        }
+    }
+
+    /// A guest that goes on reading has not dropped the connection.
+    fn end_if_dropped(&self) {
+        let mut state = self.state.lock();
+        if state.dropped {
+            self.end(&mut state);
+        }
+    }
+
     /// What the guest is told before it may write.
     fn check(state: &mut State) -> StreamResult<()> {
         match state.failure.take() {
@@ -230,13 +247,18 @@ impl Pollable for Output {
     }
 }
 
-/// A guest that drops its output stream has written everything.
+/// The guest's own handle. One that is dropped has written everything, so the direction ends. But whoever closes a
+/// connection drops this first: with unread input, the peer must see a reset and not, for a moment, a proper end.
 #[derive(Debug)]
 pub(super) struct GuestOutput(pub(super) Output);
 
 impl Drop for GuestOutput {
     fn drop(&mut self) {
-        self.0.end();
+        let mut state = self.0.shared.state.lock();
+        state.dropped = true;
+        if !self.0.shared.stream.has_unread() {
+            self.0.shared.end(&mut state);
+        }
     }
 }
 

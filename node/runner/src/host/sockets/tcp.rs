@@ -91,7 +91,7 @@ impl Tcp {
     fn open(&mut self, connection: Connection) -> Streams {
         let Connection { stream, local, remote } = connection;
         let output = Output::new(stream.clone());
-        let streams: Streams = (Box::new(Input::new(stream.clone())), Box::new(GuestOutput(output.clone())));
+        let streams: Streams = (Box::new(Input::new(&output)), Box::new(GuestOutput(output.clone())));
         self.state = State::Open { local, remote, stream, output };
         streams
     }
