@@ -14,7 +14,7 @@ mod affinity;
 #[cfg(test)]
 mod tests;
 
-use crate::services::{Origin, PortId, Services, Target};
+use crate::services::{Health, Origin, PortId, Services, Target};
 use affinity::Affinities;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::{
@@ -184,7 +184,11 @@ impl Balancer {
     pub fn follow(&mut self, services: &Services) {
         self.ports.retain(|id, state| {
             let Some(port) = services.port(id) else { return false };
-            state.endpoints.retain(|endpoint, _| port.endpoints.contains(*endpoint));
+            // Who was away and comes back starts afresh: its pod says that it is ready now.
+            let may_be_sent_to = |endpoint: &SocketAddr| {
+                port.endpoints.get(*endpoint).is_some_and(|endpoint| endpoint.health != Health::Away)
+            };
+            state.endpoints.retain(|endpoint, _| may_be_sent_to(endpoint));
             state.clients.retain(|endpoint| port.affinity.is_some() && port.endpoints.contains(endpoint));
             true
         });

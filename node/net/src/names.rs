@@ -10,7 +10,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use pod_dns::{Asks, HostResolver, PodDns};
+pub use pod_dns::{Asks, HostResolver, PodDns, hostname};
 
 use crate::{class::Ranges, services::Protocol};
 use coracle_objects::ObjectKey;

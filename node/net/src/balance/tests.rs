@@ -193,6 +193,30 @@ fn a_change_elsewhere_forgets_nothing_and_what_is_gone_is_forgotten() {
 }
 
 #[test]
+fn an_endpoint_that_was_not_ready_and_is_again_starts_afresh() {
+    let (now, before) = (Instant::now(), services(3, &json!({})));
+    let target = target(&before);
+    let mut balancer = Balancer::new(2);
+    fail(&mut balancer, &target, address(2), now);
+    balancer.follow(&before);
+    let firsts = |balancer: &mut Balancer| -> BTreeSet<SocketAddr> {
+        (0..6).map(|_| balancer.order(&target, CLIENT, Origin::Inside, now)[0]).collect()
+    };
+    assert!(!firsts(&mut balancer).contains(&address(2)), "a change elsewhere forgets nothing");
+    let mut unready = json!({
+        "metadata": {"namespace": "default", "labels": {"kubernetes.io/service-name": "web"}}, "ports": [{"port": 80}],
+    });
+    unready["endpoints"] = json!([{"addresses": ["10.244.0.2"], "conditions": {"ready": false}}]);
+    let service = json!({
+        "metadata": {"namespace": "default", "name": "web"},
+        "spec": {"clusterIP": "10.96.0.9", "ports": [{"port": 80}]},
+    });
+    balancer.follow(&Services::build(&[service], &[unready], "n1"));
+    balancer.follow(&before);
+    assert!(firsts(&mut balancer).contains(&address(2)));
+}
+
+#[test]
 fn clients_are_bounded_and_the_one_seen_longest_ago_goes_first() {
     let (now, mut clients) = (Instant::now(), Affinities::default());
     let client = |index: usize| IpAddr::V4(Ipv4Addr::from(u32::try_from(index).unwrap()));

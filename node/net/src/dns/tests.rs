@@ -338,4 +338,21 @@ proptest! {
             prop_assert_eq!(reply.metadata.message_type, MessageType::Response);
         }
     }
+
+    #[test]
+    fn spoilt_answers_from_outside_are_relayed_within_bounds_or_not_at_all(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let question = ask_outside(&question("out.default.svc.cluster.local.", RecordType::A));
+        let mut bytes = upstream(&question, 9, |_| {});
+        for (place, value) in changes {
+            let place = place.index(bytes.len());
+            bytes[place] = value;
+        }
+        if let Some(relayed) = question.relay(&bytes, 9) {
+            prop_assert!(relayed.bytes.len() <= 512);
+            let reply = Message::from_vec(&relayed.bytes).unwrap();
+            prop_assert_eq!((reply.metadata.id, reply.metadata.message_type), (77, MessageType::Response));
+        }
+    }
 }

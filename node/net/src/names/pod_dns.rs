@@ -1,7 +1,10 @@
 //! How one pod looks names up: what `dnsPolicy`, `dnsConfig`, `hostAliases`, `hostname` and `subdomain` come to. A value,
 //! made once for a pod.
 
-use super::{CLUSTER_DOMAIN, spelling};
+use super::{
+    CLUSTER_DOMAIN,
+    spelling::{self, LABEL_LENGTH_MAX},
+};
 use crate::services::build::{address, items};
 use coracle_objects::meta;
 use serde_json::Value;
@@ -142,7 +145,7 @@ impl PodDns {
     /// What a kubelet writes into `/etc/hosts`.
     fn add_hosts(&mut self, pod: &Value, addresses: &[IpAddr]) {
         let spec = &pod["spec"];
-        let hostname = spec["hostname"].as_str().filter(|name| !name.is_empty()).unwrap_or(meta::name(pod));
+        let hostname = hostname(pod);
         let mut own = vec![hostname.to_owned()];
         if let Some(subdomain) = spec["subdomain"].as_str().filter(|name| !name.is_empty()) {
             own.push(format!("{hostname}.{subdomain}.{}.svc.{CLUSTER_DOMAIN}", meta::namespace(pod)));
@@ -222,6 +225,15 @@ impl PodDns {
         candidates.insert(if literal_first { 0 } else { candidates.len() }, name.to_owned());
         candidates
     }
+}
+
+/// What a pod calls itself: `spec.hostname`, or else its name, no longer than a label may be.
+#[must_use]
+pub fn hostname(pod: &Value) -> &str {
+    let name = pod["spec"]["hostname"].as_str().filter(|name| !name.is_empty()).unwrap_or(meta::name(pod));
+    // Names of pods have ASCII letters only; one that has not is not cut.
+    let cut = name.get(..LABEL_LENGTH_MAX).unwrap_or(name);
+    if cut.len() < name.len() { cut.trim_end_matches(['-', '.']) } else { name }
 }
 
 /// Domains that are names, each once, as many as fit.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Longest name (RFC 1035), the final dot not counted.
 const NAME_LENGTH_MAX: usize = 253;
 /// Longest label (RFC 1035).
-const LABEL_LENGTH_MAX: usize = 63;
+pub(super) const LABEL_LENGTH_MAX: usize = 63;
 /// Hexadecimal digits of an IPv6 address.
 const DIGITS_OF_V6: usize = 32;
 

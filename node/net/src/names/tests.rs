@@ -462,6 +462,22 @@ fn a_pod_knows_itself_and_its_host_aliases_without_asking() {
 }
 
 #[test]
+fn a_pod_calls_itself_by_its_hostname_or_its_name_cut_to_a_label() {
+    let named = |name: &str, spec: Value| json!({"metadata": {"name": name}, "spec": spec});
+    let long = format!("{}-{}", "a".repeat(62), "b".repeat(20));
+    for (pod, expected) in [
+        (named("web-0", json!({})), "web-0".to_owned()),
+        (named("web-0", json!({"hostname": ""})), "web-0".to_owned()),
+        (named("web-0", json!({"hostname": "db"})), "db".to_owned()),
+        (named("web.0", json!({})), "web.0".to_owned()),
+        (named(&long, json!({})), "a".repeat(62)),
+        (named(&"c".repeat(63), json!({})), "c".repeat(63)),
+    ] {
+        assert_eq!(hostname(&pod), expected);
+    }
+}
+
+#[test]
 fn addresses_are_labels_and_back() {
     for (address, label) in
         [("10.244.0.5", "10-244-0-5"), ("fd00:1::8", "fd00-1--8"), ("::1", "0--1"), ("fd00::", "fd00--0")]

@@ -64,13 +64,18 @@ impl Endpoints {
         if local_only { &self.here } else { &self.everywhere }
     }
 
+    /// The endpoint with this address, in any state.
+    #[must_use]
+    pub fn get(&self, address: SocketAddr) -> Option<&Endpoint> {
+        let key = |address: SocketAddr| (address.ip(), address.port());
+        let place = self.all.binary_search_by_key(&key(address), |one| key(one.address)).ok()?;
+        self.all.get(place)
+    }
+
     /// Whether the address is behind the port in any state.
     #[must_use]
     pub fn contains(&self, address: SocketAddr) -> bool {
-        let place = self
-            .all
-            .binary_search_by_key(&(address.ip(), address.port()), |one| (one.address.ip(), one.address.port()));
-        place.is_ok()
+        self.get(address).is_some()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The service table, as Kubernetes documents its behaviour.
 
 use super::*;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 pub(crate) fn service(name: &str, spec: Value) -> Value {
@@ -328,4 +329,89 @@ fn what_has_the_version_that_it_had_is_not_read_again_and_what_has_another_is() 
     let gone = first.rebuild(&[], &[], "n1");
     let back = gone.rebuild(&[web("1")], &[behind("10.244.0.2", "e", "2")], "n1");
     assert_eq!(inside(&back, "10.96.0.9:80"), list(&["10.244.0.2:80"]));
+}
+
+/// Any JSON, small.
+fn anything() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (0..70_000_u32).prop_map(Value::from),
+        "[a-z0-9.:-]{0,12}".prop_map(Value::from),
+        Just(json!("10.96.0.9")),
+        Just(json!("None")),
+        Just(json!("UDP")),
+    ];
+    leaf.prop_recursive(2, 12, 3, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            proptest::collection::btree_map("[a-z]{1,6}", inner, 0..3)
+                .prop_map(|map| Value::from(map.into_iter().collect::<serde_json::Map<_, _>>())),
+        ]
+    })
+}
+
+/// An object of a known shape in which one field says something else.
+fn spoilt() -> impl Strategy<Value = Value> {
+    let pointers = [
+        "/spec",
+        "/spec/clusterIP",
+        "/spec/clusterIPs",
+        "/spec/type",
+        "/spec/ports",
+        "/spec/ports/0",
+        "/spec/ports/0/port",
+        "/spec/ports/0/name",
+        "/spec/ports/0/protocol",
+        "/spec/ports/0/nodePort",
+        "/spec/externalName",
+        "/metadata",
+        "/metadata/labels",
+        "/ports",
+        "/ports/0",
+        "/ports/0/port",
+        "/endpoints",
+        "/endpoints/0",
+        "/endpoints/0/addresses",
+        "/endpoints/0/conditions",
+        "/endpoints/0/hostname",
+        "/addressType",
+    ];
+    (0..pointers.len(), anything()).prop_map(move |(which, value)| {
+        let mut object = service(
+            "web",
+            json!({
+                "type": "NodePort", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "externalName": "a.b",
+                "ports": [{"name": "http", "port": 80, "nodePort": 30080, "protocol": "TCP"}],
+            }),
+        );
+        object["metadata"]["labels"] = json!({"kubernetes.io/service-name": "web"});
+        object["addressType"] = "IPv4".into();
+        object["ports"] = json!([{"name": "http", "port": 80, "protocol": "TCP"}]);
+        object["endpoints"] = json!([{"addresses": ["10.244.0.5"], "conditions": {"ready": true}, "hostname": "h"}]);
+        if let Some(place) = object.pointer_mut(pointers[which]) {
+            *place = value;
+        }
+        object
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_object_is_too_odd_for_the_tables(services in proptest::collection::vec(spoilt(), 1..3), slice in spoilt()) {
+        let table = Services::build(&services, [&slice], "n1");
+        let again = table.rebuild(&services, [&slice], "n1");
+        prop_assert_eq!(&table, &again);
+        prop_assert_eq!(again.gone_since(&table), Gone::default());
+        prop_assert!(table.node_ports().all(|(number, _, of)| of.node_port == Some(number)));
+        for port in table.ports() {
+            for address in &port.cluster_addresses {
+                let target = table.target(*address, port.port, port.id.protocol);
+                prop_assert!(target.is_some() && table.knows_address(*address));
+            }
+        }
+        let names = crate::Names::build(&services, [&slice]);
+        let _ = names.resolve("default", "web");
+    }
 }
