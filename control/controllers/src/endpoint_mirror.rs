@@ -45,12 +45,11 @@ pub fn plan(service: Option<&Value>, endpoints: Option<&Value>, mirrors: &[Arc<V
     let mut wanted = source.map(slices).unwrap_or_default();
     let mut writes = Vec::new();
     for mirror in mirrors {
-        match wanted.remove(meta::name(mirror)) {
-            Some(slice) => writes.extend(update(mirror, &slice)),
-            None => {
-                let options = DeleteOptions { uid: Some(meta::uid(mirror).to_owned()), ..DeleteOptions::default() };
-                writes.push(Write::Delete(catalogue::endpoint_slices(), meta::key(mirror), options));
-            }
+        if let Some(slice) = wanted.remove(meta::name(mirror)) {
+            writes.extend(update(mirror, &slice));
+        } else {
+            let options = DeleteOptions { uid: Some(meta::uid(mirror).to_owned()), ..DeleteOptions::default() };
+            writes.push(Write::Delete(catalogue::endpoint_slices(), meta::key(mirror), options));
         }
     }
     writes.extend(wanted.into_values().map(|slice| Write::Create(catalogue::endpoint_slices(), slice)));
