@@ -90,8 +90,9 @@ impl Backlog {
 
     fn close(&self) {
         self.closed.store(true, Relaxed);
-        // Ends the waits for room.
+        // Ends the waits for room, and for connections.
         self.room.close();
+        self.arrived.notify_waiters();
     }
 }
 
@@ -128,10 +129,15 @@ impl Listener {
     /// The next connection, if one waits. Within the runtime of those who will wait for it.
     ///
     /// # Errors
-    /// `TooMany` when the process has as many descriptors as it may have.
+    /// `TooMany` when the process has as many descriptors as it may have; `InvalidArgument` once it is closed and nobody
+    /// waits any more, as Linux answers for a listener that was shut down: so a server learns that it is to end.
     pub(crate) fn try_accept(&self) -> Result<Option<Connection>, SocketError> {
+        // Looked at first: who came before it closed is still accepted.
+        let is_open = self.0.backlog.is_open();
         let next = self.0.backlog.waiting.lock().pop_front();
-        let Some(Waiting { socket, local, remote, held, _room }) = next else { return Ok(None) };
+        let Some(Waiting { socket, local, remote, held, _room }) = next else {
+            return if is_open { Ok(None) } else { Err(SocketError::InvalidArgument) };
+        };
         let stream = Stream::new(socket, held).map_err(|_| SocketError::TooMany)?;
         Ok(Some(Connection { stream, local, remote }))
     }
@@ -149,15 +155,21 @@ impl Listener {
         }
     }
 
-    /// Waits until a connection waits.
+    /// Waits until a connection waits, or none will come any more.
     pub(crate) async fn readable(&self) {
+        let backlog = &self.0.backlog;
         loop {
+            let arrived = backlog.arrived.notified();
+            tokio::pin!(arrived);
             // From here on no arrival is missed.
-            let arrived = self.0.backlog.arrived.notified();
-            if !self.0.backlog.waiting.lock().is_empty() {
+            arrived.as_mut().enable();
+            if !backlog.waiting.lock().is_empty() || !backlog.is_open() {
                 return;
             }
-            arrived.await;
+            tokio::select! {
+                () = arrived => {}
+                () = backlog.stop.cancelled() => return,
+            }
         }
     }
 

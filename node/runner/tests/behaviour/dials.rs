@@ -233,6 +233,14 @@ pub(crate) async fn a_stopping_guest_takes_no_new_connections(context: Arc<Conte
     runner.process.send(ToRunner::Kill(run)).await.unwrap();
 }
 
+pub(crate) async fn a_guest_that_waits_for_connections_learns_that_it_is_to_stop(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    let run = runner.listening(&["listen", "0.0.0.0:8080", "1"]).await;
+    runner.process.send(ToRunner::Stop(run.clone())).await.unwrap();
+    let ended = runner.end(&run).await;
+    assert_eq!((ended.exit, ended.stdout.as_str()), (exited(0), "failed: InvalidInput\n"));
+}
+
 pub(crate) async fn unread_input_resets_the_peer(context: Arc<Context>) {
     let mut runner = context.runner().await;
     let run = runner.listening(&["never-read", "0.0.0.0:8080"]).await;

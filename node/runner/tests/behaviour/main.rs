@@ -72,6 +72,7 @@ const CASES: &[Case] = cases![
     dials::connections_are_offered_to_listeners,
     dials::a_full_backlog_refuses,
     dials::a_stopping_guest_takes_no_new_connections,
+    dials::a_guest_that_waits_for_connections_learns_that_it_is_to_stop,
     dials::unread_input_resets_the_peer,
     dials::a_peer_that_never_reads_stops_the_writer,
     dials::a_socket_of_the_machine_works_as_well,
