@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the build needs from Debian's or Ubuntu's packages, skipping what is there. Needs root or sudo only then.
+# Installs what the build needs from Debian's or Ubuntu's packages, skipping what is there; with --tests also what the
+# tests' guests are built with. Needs root or sudo only when something is missing.
 set -euo pipefail
 
 wanted=()
@@ -16,12 +17,17 @@ command -v ip >/dev/null || wanted+=(iproute2)
 command -v nft >/dev/null || [ -x /usr/sbin/nft ] || wanted+=(nftables)
 command -v curl >/dev/null || wanted+=(curl)
 
+if [ "${1:-}" = --tests ]; then
+    python3 -c 'import ensurepip, venv' 2>/dev/null || wanted+=(python3 python3-venv)
+    command -v node >/dev/null && command -v npm >/dev/null || wanted+=(nodejs npm)
+fi
+
 if ! command -v cargo >/dev/null; then
     echo "setup: Rust is missing: install it with rustup (1.95 or newer), then run this again" >&2
     exit 1
 fi
 if [ ${#wanted[@]} -eq 0 ]; then
-    echo "setup: everything the build needs is there"
+    echo "setup: everything that is needed is there"
     exit 0
 fi
 command -v apt-get >/dev/null || {
