@@ -123,6 +123,8 @@ impl Exchange {
 
 impl Switch for Exchange {
     fn add(&self, pod: &Value, address: Ipv4Addr) {
+        // A new node learns its range after the fabric was made, but before its first pod.
+        self.fabric.set_node_ranges(self.addresses.range());
         self.fabric.add_pod(PodEntry {
             uid: meta::uid(pod).to_owned(),
             namespace: meta::namespace(pod).to_owned(),

@@ -6,7 +6,7 @@ use super::{
     attempts::Attempts,
     bounds::Bound,
     dial::canonical,
-    flows::{FlowKey, Owner},
+    flows::{FlowKey, FlowWay, Owner},
     pods::Pod,
     statistics::Count,
 };
@@ -52,9 +52,9 @@ impl Shared {
     ) -> Result<(), NobodyThere> {
         let answer = self.flows.lock().answer(from, to, now);
         match answer {
-            Some((service, Owner::Pod(_))) => return self.deliver(to, service, bytes),
-            Some((_, Owner::NodePort(port))) => {
-                self.answer_from_node_port(port, to, &bytes);
+            Some((flow, Owner::Pod(_))) => return self.deliver(flow.client, flow.service, bytes),
+            Some((flow, Owner::NodePort(port))) => {
+                self.answer_from_node_port(port, flow.client, &bytes);
                 return Ok(());
             }
             None => {}
@@ -81,8 +81,8 @@ impl Shared {
         let key = FlowKey { client: from, service: to };
         let owner = || Owner::Pod(pod.uid().into());
         let target = target.ok_or(NobodyThere)?;
-        let endpoint = match self.flow_endpoint(Some(pod), key, owner, &target, now) {
-            Ok(endpoint) => endpoint.ok_or(NobodyThere)?,
+        let FlowWay { endpoint, .. } = match self.flow_way(Some(pod), key, owner, &target, now) {
+            Ok(way) => way.ok_or(NobodyThere)?,
             Err(bound) => {
                 self.over(pod, bound);
                 return Ok(());
@@ -100,28 +100,28 @@ impl Shared {
         let (client, now) = (canonical(client), Instant::now());
         let Some(target) = self.services().node_port(service.port(), Protocol::Udp) else { return };
         let key = FlowKey { client, service };
-        match self.flow_endpoint(None, key, || Owner::NodePort(service.port()), &target, now) {
-            Ok(Some(endpoint)) if self.deliver(endpoint, client, bytes).is_ok() => {}
+        match self.flow_way(None, key, || Owner::NodePort(service.port()), &target, now) {
+            Ok(Some(way)) if self.deliver(way.endpoint, way.seems_from, bytes).is_ok() => {}
             Ok(_) => self.counters.add(Count::DatagramsRefused),
             Err(bound) => self.node_port_over(&target, bound),
         }
     }
 
-    /// The endpoint of a flow, chosen with its first datagram; none where there is nobody.
-    fn flow_endpoint(
+    /// The way of a flow, chosen with its first datagram; none where there is nobody.
+    fn flow_way(
         &self,
         pod: Option<&Pod>,
         key: FlowKey,
         owner: impl FnOnce() -> Owner,
         target: &Target,
         now: Instant,
-    ) -> Result<Option<SocketAddr>, Bound> {
-        if let Some(endpoint) = self.flows.lock().forward(key, &target.port, now) {
-            return Ok(Some(endpoint));
+    ) -> Result<Option<FlowWay>, Bound> {
+        if let Some(way) = self.flows.lock().forward(key, &target.port, now) {
+            return Ok(Some(way));
         }
-        let (peer, origin) = match pod {
-            Some(pod) => (pod.peer(), Origin::Inside),
-            None => (Peer::Outside(key.client.ip()), Origin::Outside),
+        let (peer, origin, seems_from) = match pod {
+            Some(pod) => (pod.peer(), Origin::Inside, key.client),
+            None => (Peer::Outside(key.client.ip()), Origin::Outside, self.as_pods_see(key.client)),
         };
         let services = self.services();
         let mut attempts = Attempts::new(&self.balancer, target, key.client.ip(), origin);
@@ -135,8 +135,9 @@ impl Shared {
             match result {
                 Ok(()) => {
                     attempts.connected();
-                    let is_kept = self.flows.lock().open(key, owner(), &target.port, endpoint, now);
-                    return if is_kept { Ok(Some(endpoint)) } else { Err(Bound::Flows) };
+                    let way = FlowWay { endpoint, seems_from };
+                    let kept = self.flows.lock().open(key, owner(), &target.port, way, now);
+                    return kept.map(Some).ok_or(Bound::Flows);
                 }
                 Err(failure) => attempts.failed(failure),
             }

@@ -148,7 +148,7 @@ impl Shared {
         if let Some(pod) = self.pods.read().at(to.ip()) {
             return Ok(pod);
         }
-        let ours = &self.config.node_ranges;
+        let ours = self.node_ranges.read();
         let is_elsewhere = match to.ip() {
             std::net::IpAddr::V4(address) => !ours.is_empty() && !ours.iter().any(|range| range.contains(address)),
             std::net::IpAddr::V6(_) => false,

@@ -18,6 +18,9 @@ pub(crate) enum Owner {
     NodePort(u16),
 }
 
+/// Ports that are tried for a client of a node port whose own port somebody else seems to have.
+const PORTS_TRIED: u16 = 64;
+
 /// Who talks to which service address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FlowKey {
@@ -29,15 +32,24 @@ pub(crate) struct FlowKey {
 struct Flow {
     owner: Owner,
     port: Arc<ServicePort>,
-    endpoint: SocketAddr,
+    way: FlowWay,
     used: Instant,
+}
+
+/// How the datagrams of a flow reach its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FlowWay {
+    /// Where they go.
+    pub(crate) endpoint: SocketAddr,
+    /// Where they seem to come from: that is where the endpoint answers to.
+    pub(crate) seems_from: SocketAddr,
 }
 
 #[derive(Debug)]
 pub(crate) struct Flows {
     by_key: HashMap<FlowKey, Flow>,
-    /// By endpoint and client. Where a client reaches one endpoint by two services, answers come from the one that it
-    /// used last.
+    /// By endpoint and where its datagrams seem to come from. Where a pod reaches one endpoint by two services, answers come
+    /// from the one that it used last.
     answers: HashMap<(SocketAddr, SocketAddr), FlowKey>,
     per_owner: HashMap<Owner, usize>,
     owner_max: usize,
@@ -52,56 +64,60 @@ impl Flows {
     }
 
     /// Where a datagram of a known flow goes. A flow whose endpoint should get nothing more is forgotten.
-    pub(crate) fn forward(&mut self, key: FlowKey, port: &Arc<ServicePort>, now: Instant) -> Option<SocketAddr> {
+    pub(crate) fn forward(&mut self, key: FlowKey, port: &Arc<ServicePort>, now: Instant) -> Option<FlowWay> {
         let flow = self.by_key.get_mut(&key)?;
         let is_idle = now.saturating_duration_since(flow.used) >= self.idle;
         let same = Arc::ptr_eq(&flow.port, port);
-        if is_idle || !(same || flow.port.id == port.id && port.endpoints.eligible(false).contains(&flow.endpoint)) {
+        if is_idle || !(same || flow.port.id == port.id && port.endpoints.eligible(false).contains(&flow.way.endpoint))
+        {
             self.remove(key);
             return None;
         }
         flow.port = Arc::clone(port);
         flow.used = now;
-        self.answers.insert((flow.endpoint, key.client), key);
-        Some(flow.endpoint)
+        self.answers.insert((flow.way.endpoint, flow.way.seems_from), key);
+        Some(flow.way)
     }
 
-    /// Remembers a new flow; false where the owner or the node has too many.
+    /// Remembers a new flow, which has another port at its endpoint where two clients from outside would look like one.
+    /// `None` where the owner or the node has too many.
     pub(crate) fn open(
         &mut self,
         key: FlowKey,
         owner: Owner,
         port: &Arc<ServicePort>,
-        endpoint: SocketAddr,
+        mut way: FlowWay,
         now: Instant,
-    ) -> bool {
+    ) -> Option<FlowWay> {
         self.remove(key);
         let count = self.per_owner.get(&owner).copied().unwrap_or_default();
         if count >= self.owner_max || self.by_key.len() >= self.all_max {
-            return false;
+            return None;
+        }
+        if matches!(owner, Owner::NodePort(_)) {
+            let own = way.seems_from.port();
+            let free = (0..PORTS_TRIED).map(|step| own.wrapping_add(step).max(1)).find(|port| {
+                way.seems_from.set_port(*port);
+                !self.answers.contains_key(&(way.endpoint, way.seems_from))
+            });
+            way.seems_from.set_port(free?);
         }
         self.per_owner.insert(owner.clone(), count + 1);
-        self.by_key.insert(key, Flow { owner, port: Arc::clone(port), endpoint, used: now });
-        self.answers.insert((endpoint, key.client), key);
-        true
+        self.by_key.insert(key, Flow { owner, port: Arc::clone(port), way, used: now });
+        self.answers.insert((way.endpoint, way.seems_from), key);
+        Some(way)
     }
 
-    /// For a datagram from an endpoint to a client: the service address that it seems to come from, and by whom the
-    /// client is reached.
-    pub(crate) fn answer(
-        &mut self,
-        endpoint: SocketAddr,
-        client: SocketAddr,
-        now: Instant,
-    ) -> Option<(SocketAddr, Owner)> {
-        let key = *self.answers.get(&(endpoint, client))?;
+    /// For a datagram from an endpoint: the flow that it is an answer to, and by whom the client is reached.
+    pub(crate) fn answer(&mut self, endpoint: SocketAddr, to: SocketAddr, now: Instant) -> Option<(FlowKey, Owner)> {
+        let key = *self.answers.get(&(endpoint, to))?;
         let flow = self.by_key.get_mut(&key)?;
         if now.saturating_duration_since(flow.used) >= self.idle {
             self.remove(key);
             return None;
         }
         flow.used = now;
-        Some((key.service, flow.owner.clone()))
+        Some((key, flow.owner.clone()))
     }
 
     /// Forgets flows that carried nothing for long.
@@ -113,7 +129,7 @@ impl Flows {
     /// Forgets the flows of a pod that is gone, and those to it.
     pub(crate) fn remove_pod(&mut self, uid: &str, addresses: &[IpAddr]) {
         self.remove_where(|_, flow| {
-            matches!(&flow.owner, Owner::Pod(owner) if &**owner == uid) || addresses.contains(&flow.endpoint.ip())
+            matches!(&flow.owner, Owner::Pod(owner) if &**owner == uid) || addresses.contains(&flow.way.endpoint.ip())
         });
     }
 
@@ -121,7 +137,8 @@ impl Flows {
     pub(crate) fn forget(&mut self, gone: &Gone) {
         if !gone.ports.is_empty() || !gone.endpoints.is_empty() {
             self.remove_where(|_, flow| {
-                gone.ports.contains(&flow.port.id) || gone.endpoints.contains(&(flow.port.id.clone(), flow.endpoint))
+                gone.ports.contains(&flow.port.id)
+                    || gone.endpoints.contains(&(flow.port.id.clone(), flow.way.endpoint))
             });
         }
     }
@@ -141,7 +158,7 @@ impl Flows {
 
     fn remove(&mut self, key: FlowKey) {
         let Some(flow) = self.by_key.remove(&key) else { return };
-        let answer = (flow.endpoint, key.client);
+        let answer = (flow.way.endpoint, flow.way.seems_from);
         if self.answers.get(&answer) == Some(&key) {
             self.answers.remove(&answer);
         }
@@ -178,6 +195,10 @@ mod tests {
         FlowKey { client: SocketAddr::from(([10, 244, 0, 1], client)), service: "10.96.0.7:7".parse().unwrap() }
     }
 
+    fn way(client: u16, endpoint: &str) -> FlowWay {
+        FlowWay { endpoint: endpoint.parse().unwrap(), seems_from: key(client).client }
+    }
+
     fn owner(uid: &str) -> Owner {
         Owner::Pod(uid.into())
     }
@@ -186,17 +207,17 @@ mod tests {
     fn answers_come_from_the_service_until_the_flow_is_idle() {
         let (start, idle) = (Instant::now(), Duration::from_mins(1));
         let mut flows = Flows::new(2, 10, idle);
-        let (port, endpoint) = (port(&["10.244.0.2"]), "10.244.0.2:7".parse().unwrap());
+        let (port, way) = (port(&["10.244.0.2"]), way(1, "10.244.0.2:7"));
         assert_eq!(flows.forward(key(1), &port, start), None);
-        assert!(flows.open(key(1), owner("a"), &port, endpoint, start));
+        assert_eq!(flows.open(key(1), owner("a"), &port, way, start), Some(way));
         let late = start + idle / 2;
-        assert_eq!(flows.answer(endpoint, key(1).client, late), Some((key(1).service, owner("a"))));
-        assert_eq!(flows.answer(endpoint, key(2).client, late), None);
+        assert_eq!(flows.answer(way.endpoint, key(1).client, late), Some((key(1), owner("a"))));
+        assert_eq!(flows.answer(way.endpoint, key(2).client, late), None);
         let later = late + idle / 2;
-        assert_eq!(flows.forward(key(1), &port, later), Some(endpoint));
+        assert_eq!(flows.forward(key(1), &port, later), Some(way));
         flows.expire(later + idle / 2);
         assert_eq!(flows.len(), 1);
-        assert_eq!(flows.answer(endpoint, key(1).client, later + idle), None);
+        assert_eq!(flows.answer(way.endpoint, key(1).client, later + idle), None);
         assert_eq!((flows.len(), flows.per_owner.len(), flows.answers.len()), (0, 0, 0));
     }
 
@@ -204,13 +225,14 @@ mod tests {
     fn each_owner_and_the_node_have_a_bound() {
         let now = Instant::now();
         let mut flows = Flows::new(2, 3, Duration::from_mins(1));
-        let (port, endpoint) = (port(&["10.244.0.2"]), "10.244.0.2:7".parse().unwrap());
-        let mut open = |client, who: &str| flows.open(key(client), owner(who), &port, endpoint, now);
+        let (port, endpoint) = (port(&["10.244.0.2"]), "10.244.0.2:7");
+        let mut open =
+            |client, who: &str| flows.open(key(client), owner(who), &port, way(client, endpoint), now).is_some();
         assert_eq!([open(1, "a"), open(2, "a"), open(3, "a")], [true, true, false]);
         assert_eq!([open(4, "b"), open(5, "c"), open(4, "b")], [true, false, true]);
         flows.remove_pod("a", &[]);
-        assert!(flows.open(key(5), owner("c"), &port, endpoint, now));
-        flows.remove_pod("nobody", &[endpoint.ip()]);
+        assert!(flows.open(key(5), owner("c"), &port, way(5, endpoint), now).is_some());
+        flows.remove_pod("nobody", &["10.244.0.2".parse().unwrap()]);
         assert_eq!((flows.len(), flows.per_owner.len(), flows.answers.len()), (0, 0, 0));
     }
 
@@ -219,9 +241,9 @@ mod tests {
         let now = Instant::now();
         let mut flows = Flows::new(9, 9, Duration::from_mins(1));
         let before = port(&["10.244.0.2", "10.244.0.3"]);
-        let (second, third) = ("10.244.0.2:7".parse().unwrap(), "10.244.0.3:7".parse().unwrap());
-        assert!(flows.open(key(2), owner("a"), &before, second, now));
-        assert!(flows.open(key(3), owner("a"), &before, third, now));
+        let (second, third) = (way(2, "10.244.0.2:7"), way(3, "10.244.0.3:7"));
+        assert!(flows.open(key(2), owner("a"), &before, second, now).is_some());
+        assert!(flows.open(key(3), owner("a"), &before, third, now).is_some());
         let after = port(&["10.244.0.3"]);
         assert_eq!(flows.forward(key(2), &after, now), None);
         assert_eq!(flows.forward(key(3), &after, now), Some(third));
@@ -229,5 +251,21 @@ mod tests {
         let gone = Gone { ports: [after.id.clone()].into(), ..Gone::default() };
         flows.forget(&gone);
         assert_eq!(flows.len(), 0);
+    }
+
+    #[test]
+    fn clients_from_outside_that_would_look_alike_get_ports_of_their_own() {
+        let now = Instant::now();
+        let mut flows = Flows::new(9, 9, Duration::from_mins(1));
+        let (port, shown) = (port(&["10.244.0.2"]), way(65_535, "10.244.0.2:7"));
+        let mut seen = Vec::new();
+        for last in 1..=3 {
+            let key = FlowKey { client: SocketAddr::from(([127, 0, 0, last], 65_535)), ..key(0) };
+            let opened = flows.open(key, Owner::NodePort(30_007), &port, shown, now).unwrap();
+            assert_eq!(flows.forward(key, &port, now), Some(opened));
+            assert_eq!(flows.answer(shown.endpoint, opened.seems_from, now), Some((key, Owner::NodePort(30_007))));
+            seen.push(opened.seems_from.port());
+        }
+        assert_eq!(seen, [65_535, 1, 2]);
     }
 }

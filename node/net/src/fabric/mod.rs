@@ -73,7 +73,7 @@ pub struct FabricConfig {
     /// The cluster's and the node's addresses. Pods reach node ports at the node's addresses and nothing else there.
     pub ranges: Ranges,
     /// The ranges from which this node's pods have their addresses: in the rest of the pod range are other nodes' pods.
-    /// Empty where that is not known.
+    /// Empty where that is not known yet: see [`Fabric::set_node_ranges`].
     pub node_ranges: Vec<Ipv4Range>,
     /// Where cluster DNS is, port 53.
     pub dns_address: IpAddr,
@@ -94,6 +94,7 @@ struct View {
 
 struct Shared {
     config: FabricConfig,
+    node_ranges: RwLock<Vec<Ipv4Range>>,
     machine: Arc<dyn Machine>,
     doors: Arc<dyn Pods>,
     pods: RwLock<PodTable>,
@@ -140,6 +141,7 @@ impl Fabric {
             resolver: Resolver::new(Arc::clone(&machine)),
             upstream: Upstream::new(Arc::clone(&machine)),
             balancer: Mutex::new(Balancer::new(rand::random())),
+            node_ranges: RwLock::new(config.node_ranges.clone()),
             config,
             machine,
             doors,
@@ -159,6 +161,12 @@ impl Fabric {
         shared.tasks.spawn(node_ports::keep(Arc::clone(&shared), wanted));
         shared.tasks.spawn(sweep(Arc::clone(&shared)));
         (Self(shared), notices)
+    }
+
+    /// The ranges from which this node's pods have their addresses, once they are known. In the second address of the first
+    /// one pods see whoever comes from this machine to a node port.
+    pub fn set_node_ranges(&self, ranges: impl IntoIterator<Item = Ipv4Range>) {
+        *self.0.node_ranges.write() = ranges.into_iter().collect();
     }
 
     /// Adds a pod, or gives one new addresses and names.

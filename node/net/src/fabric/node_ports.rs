@@ -18,6 +18,7 @@ use super::{
     udp_socket::UdpSocket,
 };
 use crate::{
+    class::{self, AddressClass},
     policy::{self, Peer, Way},
     services::{Origin, Protocol, Target},
 };
@@ -26,7 +27,7 @@ use nix::sys::socket::{setsockopt, sockopt::Linger};
 use std::{
     collections::BTreeMap,
     io,
-    net::{SocketAddr, TcpStream as StdTcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream as StdTcpStream},
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
@@ -225,7 +226,19 @@ impl Shared {
         let pod = self.pod_at(endpoint)?;
         // A copy, so that the next pod can have it when this one refuses.
         let copy: OwnedFd = stream.as_fd().try_clone_to_owned().map_err(|_| super::DialFailure::TooMany)?;
-        self.offer(&pod, endpoint, from, copy).await
+        self.offer(&pod, endpoint, self.as_pods_see(from), copy).await
+    }
+
+    /// How pods see a client of a node port: as what it is, unless its address is the machine's loopback or a pod's, say, and
+    /// would mean something else to a pod. Then as the node, at the address that a gateway usually has in the node's range.
+    pub(crate) fn as_pods_see(&self, client: SocketAddr) -> SocketAddr {
+        match (class::classify(client.ip(), &self.config.ranges), self.node_ranges.read().first()) {
+            (AddressClass::Outside | AddressClass::Node, _) | (_, None) => client,
+            (_, Some(range)) => {
+                let gateway = Ipv4Addr::from(u32::from(range.first()) | 1);
+                SocketAddr::new(gateway.into(), client.port())
+            }
+        }
     }
 
     /// Counts and reports that a node port is over a bound.

@@ -208,8 +208,8 @@ fn take_answer(shared: &Shared, one: &OutsideSocket, from: SocketAddr, bytes: By
     *used = now;
     peers.used = now;
     drop(peers);
-    let service = shared.flows.lock().answer(peer, one.source, now);
-    let seems_from = service.map_or(peer, |(service, _)| service);
+    let flow = shared.flows.lock().answer(peer, one.source, now);
+    let seems_from = flow.map_or(peer, |(flow, _)| flow.service);
     shared.counters.add(Count::DatagramsDelivered);
     shared.doors.deliver(one.pod.uid(), one.source, seems_from, bytes);
 }

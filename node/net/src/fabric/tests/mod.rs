@@ -216,7 +216,7 @@ impl World {
                 services: "10.96.0.0/16".parse().unwrap(),
                 node_addresses: vec![NODE.parse().unwrap()],
             },
-            node_ranges: vec!["10.244.0.0/22".parse().unwrap()],
+            node_ranges: vec!["10.244.2.0/23".parse().unwrap(), "10.244.0.0/23".parse().unwrap()],
             dns_address: at(DNS).ip(),
             node_port_address: node_ports,
             refused: vec![at("198.51.100.1:6443")],

@@ -29,6 +29,9 @@ impl World {
     }
 }
 
+/// The node in its pods' eyes: the second address of its first range.
+const GATEWAY: &str = "10.244.2.1";
+
 fn tcp(offered: Offered) -> TcpStream {
     let stream = StdTcpStream::from(offered.stream);
     TcpStream::from_std(stream).unwrap()
@@ -45,7 +48,9 @@ async fn a_connection_from_outside_is_the_pods_own() {
     world.set_services(&[node_port_service("web", "10.96.0.20", 30_080)], &[slice("web", &["10.244.0.2"])]);
     let mut near = world.come_in(30_080).await;
     let far = world.offered().await;
-    assert_eq!((&*far.uid, far.to, far.from), ("b", at("10.244.0.2:8080"), near.local_addr().unwrap()));
+    // It comes from the machine's loopback: to a pod that is the node, and not itself.
+    let port = near.local_addr().unwrap().port();
+    assert_eq!((&*far.uid, far.to, far.from), ("b", at("10.244.0.2:8080"), at(&format!("{GATEWAY}:{port}"))));
     let mut far = tcp(far);
     carries(&mut near, &mut far, &vec![3; 500_000]).await;
     carries(&mut far, &mut near, &vec![4; 500_000]).await;
@@ -164,7 +169,8 @@ async fn datagrams_through_a_node_port_are_answered_from_it() {
     for client in [&first, &second, &first] {
         client.send(b"question").await.unwrap();
         let got = world.delivered().await;
-        assert_eq!((got.from, got.to.port(), &*got.bytes), (client.local_addr().unwrap(), 5353, &b"question"[..]));
+        let seen = at(&format!("{GATEWAY}:{}", client.local_addr().unwrap().port()));
+        assert_eq!((got.from, got.to.port(), &*got.bytes), (seen, 5353, &b"question"[..]));
         let answer = format!("for {}", got.from);
         world.send(&got.uid, &got.to.to_string(), &got.from.to_string(), &answer);
         let mut buffer = [0; 100];
@@ -176,6 +182,26 @@ async fn datagrams_through_a_node_port_are_answered_from_it() {
     world.set_services(&[], &[]);
     until(|| world.fabric.0.node_port_sockets.lock().is_empty()).await;
     assert_eq!(world.fabric.0.flows.lock().len(), 0);
+}
+
+#[tokio::test]
+async fn clients_are_what_they_are_where_pods_cannot_mistake_them() {
+    let world = World::new();
+    for (client, expected) in [
+        ("203.0.113.5:1000", "203.0.113.5:1000"),
+        ("[2001:db8::5]:1000", "[2001:db8::5]:1000"),
+        ("192.0.2.9:1000", "192.0.2.9:1000"),
+        ("127.0.0.1:1000", "10.244.2.1:1000"),
+        ("[::1]:1000", "10.244.2.1:1000"),
+        ("10.244.0.2:1000", "10.244.2.1:1000"),
+        ("10.96.0.10:53", "10.244.2.1:53"),
+        ("169.254.1.1:1000", "10.244.2.1:1000"),
+    ] {
+        assert_eq!(world.fabric.0.as_pods_see(at(client)), at(expected), "{client}");
+    }
+    world.fabric.set_node_ranges(["10.244.8.0/22".parse().unwrap()]);
+    assert_eq!(world.fabric.0.as_pods_see(at("127.0.0.1:1")), at("10.244.8.1:1"));
+    assert_eq!(world.dial("10.244.3.99:80").await.unwrap_err(), DialFailure::Unreachable, "another node's now");
 }
 
 /// Somebody who takes answers only from where questions went.
