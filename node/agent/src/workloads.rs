@@ -170,19 +170,18 @@ impl Compiler {
                 let mut compiling = Box::pin(self.compile(hex, module.clone()));
                 match timeout(self.patience, &mut compiling).await {
                     Ok(result) => result,
-                    Err(_) => match self.slow.try_acquire() {
-                        Ok(_place) => {
+                    Err(_) => {
+                        if let Ok(_place) = self.slow.try_acquire() {
                             drop(turn);
                             compiling.await
-                        }
-                        Err(_) => {
+                        } else {
                             // Ends the process.
                             drop(compiling);
                             drop(turn);
                             let _place = self.slow.acquire().await.map_err(|error| failed(&error))?;
                             self.compile(hex, module).await
                         }
-                    },
+                    }
                 }
             }
         };

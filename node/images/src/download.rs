@@ -63,12 +63,12 @@ async fn fill(
     loop {
         let before = writer.done_bytes();
         let wanted = Wanted { reference, keyring, path: &path, accept: "*/*", from: before };
-        let tried = timeout(time_max, once(&puller.registries, wanted, &mut writer)).await;
+        let outcome = timeout(time_max, once(&puller.registries, wanted, &mut writer)).await;
         let too_slow = |_| {
             let text = format!("blob {} comes at less than {BYTES_PER_SECOND_MIN} bytes a second", layer.digest);
             Err(Failure::new(Class::Passing, text))
         };
-        let failure = match tried.unwrap_or_else(too_slow) {
+        let failure = match outcome.unwrap_or_else(too_slow) {
             Ok(()) => return Ok(writer),
             Err(failure) if failure.class != Class::Passing => return Err(failure),
             Err(failure) => failure,

@@ -260,7 +260,7 @@ pub(crate) mod tests {
             (whole[..520].to_vec(), "in the middle of a file"),
             (entry("../a.wasm", b'0', b""), "leads out of it"),
             (huge, "too large"),
-            (entry("n", b'L', &[b'a'; 70_000]), "a name is too long"),
+            (entry("n", b'L', &b"a".repeat(70_000)), "a name is too long"),
             (entry("n", b'x', b"99 path=a\n"), "wrong length"),
             (entry("n", b'x', b"x"), "broken"),
         ] {

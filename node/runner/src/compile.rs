@@ -46,7 +46,7 @@ const MAX_WASM_BYTES: u64 = 256 << 20;
 /// Largest output.
 const MAX_OUTPUT_BYTES: u64 = 2 << 30;
 /// Time on the wall for each second of processor time: the machine may be busy.
-const WALL_PER_CPU: u32 = 2;
+const WALL_PER_CPU: u32 = 4;
 /// Most that is read of the process's output and error.
 const MAX_REPORT_BYTES: u64 = 16 << 10;
 /// Exit code that says: the guest is at fault, and standard error says why.
@@ -77,7 +77,7 @@ pub fn engine_fingerprint() -> String {
 pub struct CompileLimits {
     /// Address space.
     pub memory_bytes: u64,
-    /// Processor time over all threads; twice as much on the wall.
+    /// Processor time over all threads; four times as much on the wall.
     pub cpu_seconds: u64,
 }
 
@@ -100,7 +100,7 @@ fn machine_memory_bytes() -> Option<u64> {
 ///
 /// # Errors
 /// See [`CompileError`].
-pub async fn compile(command: &[OsString], wasm: &Path, output: &PathBuf) -> Result<GuestKind, CompileError> {
+pub async fn compile(command: &[OsString], wasm: &Path, output: &Path) -> Result<GuestKind, CompileError> {
     compile_within(command, wasm, output, &CompileLimits::default()).await
 }
 

@@ -89,14 +89,15 @@ impl Keyring {
     /// What is wrong and where; no secret is part of it.
     pub fn from_secret(secret: &Value) -> Result<Self, String> {
         let kind = secret["type"].as_str().unwrap_or_default();
-        let (key, read): (_, fn(&[u8]) -> Result<Self, String>) = match kind {
-            kind if kind == CONFIG_JSON.0 => (CONFIG_JSON.1, Self::from_config_json),
-            kind if kind == CONFIG.0 => (CONFIG.1, Self::from_config),
+        let key = match kind {
+            kind if kind == CONFIG_JSON.0 => CONFIG_JSON.1,
+            kind if kind == CONFIG.0 => CONFIG.1,
             other => return Err(format!("its type is {other:?}, not {} or {}", CONFIG_JSON.0, CONFIG.0)),
         };
         let text = secret["data"][key].as_str().ok_or_else(|| format!("data[{key}]: missing"))?;
         let bytes = STANDARD.decode(text).map_err(|_| format!("data[{key}]: not base64"))?;
-        read(&bytes).map_err(|what| format!("data[{key}]: {what}"))
+        let read = if key == CONFIG_JSON.1 { Self::from_config_json(&bytes) } else { Self::from_config(&bytes) };
+        read.map_err(|what| format!("data[{key}]: {what}"))
     }
 
     fn from_entries(field: &str, auths: &serde_json::Map<String, Value>) -> Result<Self, String> {

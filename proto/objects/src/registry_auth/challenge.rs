@@ -60,13 +60,12 @@ fn parameters(mut text: &str) -> (Vec<(&str, String)>, &str) {
         if key.is_empty() || key.contains([' ', ',', '"']) {
             return (found, start);
         }
-        let (value, after) = match value.trim_start().strip_prefix('"') {
-            Some(quoted) => quoted_value(quoted),
-            None => {
-                let value = value.trim_start();
-                let end = value.find([',', ' ']).unwrap_or(value.len());
-                (value[..end].to_owned(), &value[end..])
-            }
+        let value = value.trim_start();
+        let (value, after) = if let Some(quoted) = value.strip_prefix('"') {
+            quoted_value(quoted)
+        } else {
+            let end = value.find([',', ' ']).unwrap_or(value.len());
+            (value[..end].to_owned(), &value[end..])
         };
         found.push((key, value));
         text = after;
@@ -90,19 +89,19 @@ fn quoted_value(text: &str) -> (String, &str) {
 mod tests {
     use super::*;
 
-    fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Option<Challenge> {
+    fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Challenge {
         let owned = |text: Option<&str>| text.map(str::to_owned);
-        Some(Challenge::Bearer { realm: realm.to_owned(), service: owned(service), scope: owned(scope) })
+        Challenge::Bearer { realm: realm.to_owned(), service: owned(service), scope: owned(scope) }
     }
 
     #[test]
     fn challenges_are_read() {
         let full = "Bearer realm=\"https://auth.test/token\",service=\"reg.test\",scope=\"repository:a/b:pull,push\"";
         let rows = [
-            (full, bearer("https://auth.test/token", Some("reg.test"), Some("repository:a/b:pull,push"))),
-            ("bearer realm=https://a.test/t, service=x", bearer("https://a.test/t", Some("x"), None)),
-            ("Bearer realm=\"a\\\"b\" , error=\"invalid_token\"", bearer("a\"b", None, None)),
-            ("Basic realm=\"x\", Bearer realm=\"y\"", bearer("y", None, None)),
+            (full, Some(bearer("https://auth.test/token", Some("reg.test"), Some("repository:a/b:pull,push")))),
+            ("bearer realm=https://a.test/t, service=x", Some(bearer("https://a.test/t", Some("x"), None))),
+            ("Bearer realm=\"a\\\"b\" , error=\"invalid_token\"", Some(bearer("a\"b", None, None))),
+            ("Basic realm=\"x\", Bearer realm=\"y\"", Some(bearer("y", None, None))),
             ("Basic realm=\"Registry Realm\"", Some(Challenge::Basic)),
             ("Basic", Some(Challenge::Basic)),
             ("Bearer", None),
@@ -110,7 +109,7 @@ mod tests {
             ("Negotiate abc=", None),
             ("", None),
             ("\"", None),
-            ("Bearer realm=\"unclosed", bearer("unclosed", None, None)),
+            ("Bearer realm=\"unclosed", Some(bearer("unclosed", None, None))),
         ];
         for (text, expected) in rows {
             assert_eq!(parse(text), expected, "{text}");
