@@ -8,7 +8,9 @@ mod inspect;
 mod jsonpath;
 mod logs;
 mod print;
+mod pull;
 mod push;
+mod registry;
 mod target;
 
 use anyhow::{Context as _, Result};
@@ -29,9 +31,11 @@ pub(crate) enum Verb {
     Logs(logs::Logs),
     /// Delete objects
     Delete(delete::Delete),
-    /// Push a wasm file to a registry as a workload image
+    /// Push wasm files to a registry as one workload image
     Push(push::Push),
-    /// Say what a wasm file is, what it needs and what it offers
+    /// Fetch the wasm files of a workload image
+    Pull(pull::Pull),
+    /// Say what a wasm file or an image is, what it needs and what it offers
     Inspect(inspect::Inspect),
 }
 
@@ -44,7 +48,8 @@ pub(crate) async fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Logs(command) => command.run().await,
         Verb::Delete(command) => command.run().await,
         Verb::Push(command) => command.run().await,
-        Verb::Inspect(command) => command.run(),
+        Verb::Pull(command) => command.run().await,
+        Verb::Inspect(command) => command.run().await,
     }
 }
 

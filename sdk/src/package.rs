@@ -1,6 +1,9 @@
-//! Packaging: looking into workload files, and pushing them to a registry as OCI artifacts.
+//! Packaging: looking into workload files, and pushing them to and pulling them from registries as OCI artifacts.
 
+pub mod docker;
 pub mod inspect;
+pub mod place;
+pub mod pull;
 pub mod push;
 pub mod registry;
 

@@ -1,6 +1,6 @@
 //! `coracle push`.
 
-use super::ClusterArgs;
+use super::{ClusterArgs, registry::RegistryArgs};
 use anyhow::Result;
 use clap::Args;
 use coracle_sdk::package::{inspect::Form, push::push};
@@ -10,26 +10,40 @@ use std::{
     process::ExitCode,
 };
 
-/// Push a wasm file to the cluster's registry as a workload image.
+/// Push wasm files to a registry as one workload image.
 #[derive(Debug, Args)]
 pub(crate) struct Push {
     #[command(flatten)]
     cluster: ClusterArgs,
-    /// The wasm file: a component (WASI 0.2) or a module (WASI preview 1)
-    file: PathBuf,
-    /// NAME[:TAG] in the cluster's own registry
+    #[command(flatten)]
+    registry: RegistryArgs,
+    /// The wasm files: components (WASI 0.2) or modules (WASI preview 1)
+    #[arg(required = true, num_args = 1.., value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// NAME[:TAG] in the cluster's own registry, or HOST/NAME[:TAG] in another one
+    #[arg(required = true)]
     name: String,
 }
 
 impl Push {
     pub(super) async fn run(self) -> Result<ExitCode> {
-        let credentials = self.cluster.credentials()?;
-        let pushed = push(&credentials, &self.file, &self.name).await?;
-        let form = match pushed.inspection.form {
+        let (credentials, options) = self.registry.open(&self.cluster, &self.name)?;
+        let pushed = push(credentials.as_ref(), &options, &self.files, &self.name).await?;
+        let form = |form| match form {
             Form::Module => "module",
             Form::Component => "component",
         };
-        writeln!(io::stdout(), "{} pushed: {form}, {} bytes\n{}", pushed.reference, pushed.size_bytes, pushed.digest)?;
+        let mut out = io::stdout().lock();
+        if let [file] = pushed.files.as_slice() {
+            let form = form(file.inspection.form);
+            writeln!(out, "{} pushed: {form}, {} bytes\n{}", pushed.reference, file.size_bytes, pushed.digest)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        writeln!(out, "{} pushed: {} files", pushed.reference, pushed.files.len())?;
+        for file in &pushed.files {
+            writeln!(out, "  {}: {}, {} bytes", file.title, form(file.inspection.form), file.size_bytes)?;
+        }
+        writeln!(out, "{}", pushed.digest)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,14 +1,15 @@
-//! Pushes a workload file to a registry: a config, one wasm layer, one manifest.
+//! Pushes workload files to a registry as one image: a config, a wasm layer for each, one manifest.
 
 use super::{
     WASM_CONFIG, WASM_LAYER,
     inspect::{Form, InspectError, Inspection, inspect},
-    registry::{Registry, RegistryError, digest},
+    place::{Place, PlaceError, place},
+    registry::{RegistryError, RegistryOptions, digest},
 };
 use crate::kubeconfig::Credentials;
-use oci_spec::distribution::Reference;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
 };
@@ -16,10 +17,23 @@ use thiserror::Error;
 
 /// Largest workload file that is pushed.
 const MAX_WORKLOAD_BYTES: u64 = 512 * 1024 * 1024;
+/// Most files in one image.
+const MAX_FILES: usize = 64;
 /// Media type of the manifest.
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Annotation that names a layer's file.
 const TITLE: &str = "org.opencontainers.image.title";
+
+/// One file of a pushed image.
+#[derive(Debug, Clone)]
+pub struct PushedFile {
+    /// Its title in the image; `command[0]` picks it by this, with or without `.wasm`.
+    pub title: String,
+    /// Its length.
+    pub size_bytes: usize,
+    /// What it is.
+    pub inspection: Inspection,
+}
 
 /// A pushed image.
 #[derive(Debug, Clone)]
@@ -28,10 +42,8 @@ pub struct Pushed {
     pub reference: String,
     /// `sha256:…` of the manifest.
     pub digest: String,
-    /// Bytes of the workload file.
-    pub size_bytes: usize,
     /// What was pushed.
-    pub inspection: Inspection,
+    pub files: Vec<PushedFile>,
 }
 
 /// Why nothing was pushed.
@@ -43,6 +55,9 @@ pub enum PushError {
     /// The file is too large.
     #[error("{0} is larger than {MAX_WORKLOAD_BYTES} bytes")]
     TooLarge(PathBuf),
+    /// Too many files, or two that could not be told apart.
+    #[error("{0}")]
+    Files(String),
     /// The file is no workload.
     #[error("{path}: {source}")]
     Inspect {
@@ -59,22 +74,9 @@ pub enum PushError {
         /// What would be right.
         rule: &'static str,
     },
-    /// The name is none.
-    #[error("\"{name}\" is no image name: {detail}")]
-    Name {
-        /// As given.
-        name: String,
-        /// Why.
-        detail: String,
-    },
-    /// The name means a registry that is not the cluster's.
-    #[error("{name}: pushing to other registries than the cluster's own is not supported: leave out the host {host}")]
-    Foreign {
-        /// As given.
-        name: String,
-        /// The host in it.
-        host: String,
-    },
+    /// The name leads nowhere.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// The registry refused or could not be reached.
     #[error("cannot push {reference}: {source}")]
     Registry {
@@ -85,26 +87,54 @@ pub enum PushError {
     },
 }
 
-/// Pushes `file` as `name` (`NAME[:TAG]`) to the cluster's own registry.
-pub async fn push(credentials: &Credentials, file: &Path, name: &str) -> Result<Pushed, PushError> {
-    let bytes = read(file).await?;
-    let inspection = inspect(&bytes).map_err(|source| PushError::Inspect { path: file.to_owned(), source })?;
+/// A file that was read and found good.
+struct Workload {
+    file: PushedFile,
+    bytes: Vec<u8>,
+}
+
+/// Pushes `files` as one image `name`: `[HOST/]NAME[:TAG]`, without a host in the cluster's own registry.
+pub async fn push(
+    cluster: Option<&Credentials>,
+    options: &RegistryOptions,
+    files: &[PathBuf],
+    name: &str,
+) -> Result<Pushed, PushError> {
+    if files.is_empty() || files.len() > MAX_FILES {
+        return Err(PushError::Files(format!("{} files; an image has from 1 to {MAX_FILES}", files.len())));
+    }
+    let mut workloads = Vec::with_capacity(files.len());
+    let mut titles = BTreeSet::new();
+    for path in files {
+        let workload = workload(path).await?;
+        if !titles.insert(workload.file.title.clone()) {
+            return Err(PushError::Files(format!("two files are called {}", workload.file.title)));
+        }
+        workloads.push(workload);
+    }
+    let place = place(cluster, options, name)?;
+    if place.reference.digest().is_some() {
+        let detail = "a push names a tag; the digest follows from the content".to_owned();
+        return Err(PlaceError::Name { name: name.to_owned(), detail }.into());
+    }
+    let pushed = workloads.iter().map(|workload| workload.file.clone()).collect();
+    let digest = send(&place, workloads).await;
+    let digest = digest.map_err(|source| PushError::Registry { reference: place.shown.clone(), source })?;
+    Ok(Pushed { reference: place.shown, digest, files: pushed })
+}
+
+async fn workload(path: &Path) -> Result<Workload, PushError> {
+    let bytes = read(path).await?;
+    let inspection = inspect(&bytes).map_err(|source| PushError::Inspect { path: path.to_owned(), source })?;
     if !inspection.runnable {
         let rule = match inspection.form {
             Form::Module => "a module must export the function _start",
             Form::Component => "a component must export wasi:cli/run or wasi:http/incoming-handler",
         };
-        return Err(PushError::NotRunnable { path: file.to_owned(), rule });
+        return Err(PushError::NotRunnable { path: path.to_owned(), rule });
     }
-    let reference = reference(credentials.authority(), name)?;
-    let shown =
-        format!("{}:{}", name.split_once(':').map_or(name, |(name, _)| name), reference.tag().unwrap_or("latest"));
-    let title = file.file_name().map_or_else(|| "workload.wasm".into(), |name| name.to_string_lossy().into_owned());
-    let size_bytes = bytes.len();
-    let digest = send(credentials, &reference, &inspection, bytes, title)
-        .await
-        .map_err(|source| PushError::Registry { reference: shown.clone(), source })?;
-    Ok(Pushed { reference: shown, digest, size_bytes, inspection })
+    let title = path.file_name().map_or_else(|| "workload.wasm".into(), |name| name.to_string_lossy().into_owned());
+    Ok(Workload { file: PushedFile { title, size_bytes: bytes.len(), inspection }, bytes })
 }
 
 async fn read(file: &Path) -> Result<Vec<u8>, PushError> {
@@ -116,80 +146,43 @@ async fn read(file: &Path) -> Result<Vec<u8>, PushError> {
     tokio::fs::read(file).await.map_err(fail)
 }
 
-/// A first part with a dot, a colon or `localhost` is a host, as in Docker's names.
-fn reference(cluster: &str, name: &str) -> Result<Reference, PushError> {
-    let has_host = name.split_once('/').is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost");
-    let full = if has_host { name.to_owned() } else { format!("{cluster}/{name}") };
-    let reference = Reference::try_from(full.as_str())
-        .map_err(|error| PushError::Name { name: name.to_owned(), detail: error.to_string() })?;
-    if reference.registry() != cluster {
-        return Err(PushError::Foreign { name: name.to_owned(), host: reference.registry().to_owned() });
-    }
-    if reference.digest().is_some() {
-        let detail = "a push names a tag; the digest follows from the content".to_owned();
-        return Err(PushError::Name { name: name.to_owned(), detail });
-    }
-    Ok(reference)
-}
-
-async fn send(
-    credentials: &Credentials,
-    reference: &Reference,
-    inspection: &Inspection,
-    bytes: Vec<u8>,
-    title: String,
-) -> Result<String, RegistryError> {
-    let registry = Registry::new(credentials)?;
-    let repository = reference.repository();
-    let layer_size = bytes.len();
-    let config = config_json(inspection, &digest(&bytes));
+async fn send(place: &Place, workloads: Vec<Workload>) -> Result<String, RegistryError> {
+    let (registry, repository) = (&place.registry, place.reference.repository());
+    let config = config_json(&workloads);
     let config_size = config.len();
-    let layer = registry.blob(repository, bytes.into()).await?;
+    let mut layers: Vec<Value> = Vec::with_capacity(workloads.len());
+    for Workload { file, bytes } in workloads {
+        let digest = registry.blob(repository, bytes.into()).await?;
+        layers.push(json!({
+            "mediaType": WASM_LAYER, "digest": digest, "size": file.size_bytes, "annotations": { TITLE: file.title },
+        }));
+    }
     let config = registry.blob(repository, config.into()).await?;
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "artifactType": WASM_CONFIG,
         "config": { "mediaType": WASM_CONFIG, "digest": config, "size": config_size },
-        "layers": [{
-            "mediaType": WASM_LAYER, "digest": layer, "size": layer_size, "annotations": { TITLE: title },
-        }],
+        "layers": layers,
     });
-    let tag = reference.tag().unwrap_or("latest");
+    let tag = place.reference.tag().unwrap_or("latest");
     registry.manifest(repository, tag, MANIFEST, manifest.to_string().into()).await
 }
 
-/// The config of the CNCF working group's layout: what a scheduler wants to know without fetching the layer.
-fn config_json(inspection: &Inspection, layer_digest: &str) -> Vec<u8> {
-    let mut config = json!({ "architecture": "wasm", "os": "wasip1", "layerDigests": [layer_digest] });
-    if inspection.form == Form::Component {
+/// The config of the CNCF working group's layout: what a scheduler wants to know without fetching the layers. What a
+/// component needs and offers is said where there is only one.
+fn config_json(workloads: &[Workload]) -> Vec<u8> {
+    let digests: Vec<String> = workloads.iter().map(|workload| digest(&workload.bytes)).collect();
+    let mut config = json!({ "architecture": "wasm", "os": "wasip1", "layerDigests": digests });
+    let is_component = |workload: &Workload| workload.file.inspection.form == Form::Component;
+    if workloads.iter().any(is_component) {
         config["os"] = "wasip2".into();
-        config["component"] = json!({ "exports": inspection.exports, "imports": inspection.imports, "target": null });
+    }
+    if let [only] = workloads
+        && is_component(only)
+    {
+        let found = &only.file.inspection;
+        config["component"] = json!({ "exports": found.exports, "imports": found.imports, "target": null });
     }
     config.to_string().into_bytes()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_without_a_host_mean_the_cluster() {
-        for (name, registry, repository, tag) in [
-            ("wait-for:1", "127.0.0.1:6443", "wait-for", "1"),
-            ("team/wait-for", "127.0.0.1:6443", "team/wait-for", "latest"),
-            ("127.0.0.1:6443/a/b:2", "127.0.0.1:6443", "a/b", "2"),
-        ] {
-            let parsed = reference("127.0.0.1:6443", name).unwrap();
-            assert_eq!(
-                (parsed.registry(), parsed.repository(), parsed.tag()),
-                (registry, repository, Some(tag)),
-                "{name}"
-            );
-        }
-        let error = reference("127.0.0.1:6443", "registry.test:5000/a").unwrap_err().to_string();
-        assert!(error.contains("leave out the host registry.test:5000"), "{error}");
-        let error = reference("127.0.0.1:6443", "UPPER case").unwrap_err().to_string();
-        assert!(error.starts_with("\"UPPER case\" is no image name"), "{error}");
-    }
 }
