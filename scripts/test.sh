@@ -16,5 +16,7 @@ if [ -n "$wanted" ]; then
     CORACLE_TEST_TOOLCHAINS=$(tests/guests/toolchains/build.sh)
     export CORACLE_TEST_TOOLCHAINS
 fi
+CORACLE_TEST_REGISTRY=$(scripts/registry.sh)
+export CORACLE_TEST_REGISTRY
 echo "test: kubectl from ${kubectls//:/ and }"
 cargo test --locked --workspace --no-fail-fast "$@"

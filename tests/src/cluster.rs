@@ -25,6 +25,7 @@ pub struct Cluster {
     directory: TempDir,
     child: Option<Child>,
     host: Ipv4Addr,
+    arguments: Vec<String>,
 }
 
 /// How many clusters this process has made.
@@ -65,7 +66,14 @@ impl Cluster {
     #[must_use]
     pub fn unstarted() -> Self {
         let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
-        Self { directory, child: None, host: own_loopback_address() }
+        Self { directory, child: None, host: own_loopback_address(), arguments: Vec::new() }
+    }
+
+    /// With more arguments for `coracle dev`.
+    #[must_use]
+    pub fn with_arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        self
     }
 
     /// Starts the stopped cluster, which must end by itself with a failure; answers what it printed.
@@ -114,6 +122,7 @@ impl Cluster {
         let child = Command::new(binary()?)
             .args(["dev", "--listen", &format!("{}:0", self.host), "--data-dir"])
             .arg(self.data_dir())
+            .args(&self.arguments)
             .env_remove("KUBECONFIG")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -11,6 +11,7 @@ pub mod network;
 pub mod pods;
 pub mod processes;
 pub mod random;
+pub mod registry;
 pub mod wait;
 
 pub use cluster::Cluster;
