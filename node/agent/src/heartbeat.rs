@@ -89,7 +89,11 @@ impl Heartbeat {
     }
 
     fn status(&self, is_ready: bool, previous: &Value) -> Value {
-        let ready = if is_ready { Ok(()) } else { Err("the node agent does not know its pods yet") };
+        let ready = match (is_ready, self.addresses.is_ready()) {
+            (false, _) => Err("the node agent does not know its pods yet"),
+            (true, false) => Err("the node has no range of addresses (spec.podCIDR) for pods"),
+            (true, true) => Ok(()),
+        };
         node::status(&self.identity, ready, machine::pressure(&self.data_dir), previous, clock::now())
     }
 
@@ -219,12 +223,13 @@ mod tests {
         let addresses = Arc::new(Addresses::open(directory.path(), Duration::ZERO));
         heartbeat.addresses = addresses.clone();
         heartbeat.write_status(true).await.unwrap();
-        assert!(!addresses.is_ready());
+        assert_eq!(ready_status(&link).as_deref(), Some("False"), "no pod could run");
         let key = ObjectKey::cluster("n");
         let mut given = link.stored(NODES, &key).unwrap();
         given["spec"]["podCIDR"] = "10.244.4.0/22".into();
         link.put(NODES, given);
         heartbeat.write_status(true).await.unwrap();
+        assert_eq!(ready_status(&link).as_deref(), Some("True"));
         assert!(addresses.take("pod").await.unwrap().to_string().starts_with("10.244.4."));
         assert_eq!(link.stored(NODES, &key).unwrap()["spec"]["podCIDR"], "10.244.4.0/22");
     }

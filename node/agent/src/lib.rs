@@ -87,6 +87,8 @@ use tracing::warn;
 const LEDGER_START_DELAY: Duration = Duration::from_secs(10);
 /// How long all pods get to end when the agent does: the longest grace, and what killing takes.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(20);
+/// How long node ports and connections under way get to end with the agent.
+const NETWORK_STOP_MAX: Duration = Duration::from_secs(5);
 /// How the node looks names up.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// What runs guests, as `status.nodeInfo` names it.
@@ -276,7 +278,9 @@ impl Agent {
         if tokio::time::timeout(SHUTDOWN_MAX, owners.wait()).await.is_err() {
             warn!("some pods did not end in time");
         }
-        self.exchange.shutdown().await;
+        if tokio::time::timeout(NETWORK_STOP_MAX, self.exchange.shutdown()).await.is_err() {
+            warn!("the pod network did not end in time");
+        }
         stop_link.cancel();
         tasks.close();
         tasks.wait().await;
@@ -329,7 +333,8 @@ fn open_exchange(config: &AgentConfig, addresses: Arc<Addresses>) -> (Arc<Exchan
         node_ranges: addresses.range().into_iter().collect(),
         dns_address: IpAddr::V4(CLUSTER_DNS),
         node_port_address: config.node_port_address,
-        // A name that cannot be resolved now is none that a guest could reach by address either.
+        // Guests have no credentials, but they shall not even try them. A name that cannot be resolved now is not kept
+        // from them later.
         refused: authority.to_socket_addrs().into_iter().flatten().collect::<Vec<SocketAddr>>(),
         limits: Limits::default(),
     };

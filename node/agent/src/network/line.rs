@@ -29,7 +29,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 /// Dials of one runner that are under way; more are refused for now.
-const DIALS_MAX: usize = 1024;
+pub(super) const DIALS_MAX: usize = 1024;
 /// Offers to one runner that wait for their answer; more are refused for now.
 const OFFERS_MAX: usize = 4096;
 /// How long a runner may take to answer an offer.

@@ -1,6 +1,13 @@
 //! Two runners, which the test plays, on one fabric.
 
-use super::{Switch, addresses::Addresses, exchange::Exchange, line::Line, notices::Notices, routes::Routes};
+use super::{
+    Switch,
+    addresses::Addresses,
+    exchange::Exchange,
+    line::{DIALS_MAX, Line},
+    notices::Notices,
+    routes::Routes,
+};
 use crate::reflector::{Cache, Sink as _};
 use coracle_net::{
     class::Ranges,
@@ -197,6 +204,41 @@ async fn a_slow_dial_holds_no_other() {
     held.set_nonblocking(true).unwrap();
     let mut held = tokio::net::UnixStream::from_std(held).unwrap();
     assert_eq!(tokio::time::timeout(WAIT_MAX, held.read(&mut [0])).await.unwrap().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn dials_under_way_are_bounded() {
+    const PODS: u64 = 5;
+    let mut world = World::new();
+    let (a, b) = (world.runner(), world.runner());
+    let to = world.pod("silent", &b).await;
+    for number in 0..PODS {
+        world.pod(&number.to_string(), &a).await;
+    }
+    // Nobody answers the offers.
+    let over = 10;
+    let all = u64::try_from(DIALS_MAX).unwrap() + over;
+    for id in 0..all {
+        a.dial(id, &(id % PODS).to_string(), to).await;
+    }
+    for id in all - over..all {
+        assert_eq!(a.connected(id).await.unwrap_err(), DialFailure::TooMany);
+    }
+    let notice = tokio::time::timeout(WAIT_MAX, world.notices.recv()).await.unwrap().unwrap();
+    assert_eq!(notice.message, Bound::RunnerConnections.to_string());
+    a.send(FromRunnerNet::Withdraw { id: 0 }).await;
+    let c = world.runner();
+    let to = world.pod("answers", &c).await;
+    // There is room again as soon as the withdrawn one is gone.
+    let mut id = all;
+    loop {
+        a.dial(id, "1", to).await;
+        tokio::select! {
+            _ = c.take() => break,
+            refused = a.connected(id) => assert_eq!(refused.unwrap_err(), DialFailure::TooMany),
+        }
+        id += 1;
+    }
 }
 
 #[tokio::test]
