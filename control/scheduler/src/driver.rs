@@ -21,6 +21,7 @@ use coracle_objects::{ApiError, ObjectKey, Reason, catalogue, meta};
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use serde_json::Value;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 /// Pods decided and bound together.
@@ -33,7 +34,8 @@ type Stored = Result<Arc<Value>, ApiError>;
 
 /// What was asked of the API, with its answer.
 enum Answer {
-    Bound(Vec<(Arc<PendingPod>, Stored)>),
+    /// Since when the bindings were asked for, and what came of them.
+    Bound(OffsetDateTime, Vec<(Arc<PendingPod>, Stored)>),
     Explained(Vec<(ObjectKey, Stored)>),
 }
 
@@ -223,8 +225,8 @@ impl Driver {
         }
         if !writes.is_empty() {
             self.binding += 1;
-            let answers = self.send(writes);
-            let batch = async move { Answer::Bound(bound.into_iter().zip(answers.await).collect()) };
+            let (asked_at, answers) = (self.clock.now(), self.send(writes));
+            let batch = async move { Answer::Bound(asked_at, bound.into_iter().zip(answers.await).collect()) };
             self.in_flight.push(batch.boxed());
         }
     }
@@ -266,10 +268,10 @@ impl Driver {
 
     fn hear(&mut self, answer: Answer) {
         match answer {
-            Answer::Bound(batch) => {
+            Answer::Bound(asked_at, batch) => {
                 self.binding -= 1;
                 for (pod, result) in batch {
-                    self.hear_bound(&pod, result);
+                    self.hear_bound(&pod, result, asked_at);
                 }
             }
             Answer::Explained(batch) => {
@@ -284,7 +286,7 @@ impl Driver {
         }
     }
 
-    fn hear_bound(&mut self, pod: &PendingPod, result: Stored) {
+    fn hear_bound(&mut self, pod: &PendingPod, result: Stored, asked_at: OffsetDateTime) {
         let error = match result {
             Ok(bound) => {
                 self.queue.remove(&pod.key);
@@ -294,7 +296,9 @@ impl Driver {
                 }
                 let node = bound["spec"]["nodeName"].as_str().unwrap_or_default();
                 let message = format!("Successfully assigned {} to {node}", pod.key);
-                self.recorder.record(catalogue::pods(), &bound, EventType::Normal, "Scheduled", &message);
+                // The node may have begun, and said so, before the answer was here.
+                let normal = EventType::Normal;
+                self.recorder.record_at(asked_at, catalogue::pods(), &bound, normal, "Scheduled", &message);
                 return;
             }
             Err(error) => error,

@@ -23,6 +23,7 @@ pub(super) struct Occurrence {
     pub(super) event_type: EventType,
     pub(super) reason: &'static str,
     pub(super) message: String,
+    pub(super) at: OffsetDateTime,
 }
 
 /// The object that it happened to.
@@ -88,12 +89,7 @@ impl Aggregator {
     }
 
     /// Writes for what happened: one for each different event.
-    pub(super) fn plan(
-        &mut self,
-        occurrences: impl Iterator<Item = Occurrence>,
-        now: OffsetDateTime,
-        monotonic: Duration,
-    ) -> Vec<Planned> {
+    pub(super) fn plan(&mut self, occurrences: impl Iterator<Item = Occurrence>, monotonic: Duration) -> Vec<Planned> {
         let mut order: Vec<(Identity, Occurrence, u64)> = Vec::new();
         let mut places: HashMap<Identity, usize> = HashMap::new();
         for occurrence in occurrences {
@@ -101,6 +97,7 @@ impl Aggregator {
             if !self.allowed(&identity.subject, monotonic) {
                 self.dropped += 1;
             } else if let Some(place) = places.get(&identity) {
+                order[*place].1.at = occurrence.at;
                 order[*place].2 += 1;
             } else {
                 places.insert(identity.clone(), order.len());
@@ -108,7 +105,7 @@ impl Aggregator {
             }
         }
         let planned = order.into_iter().map(|(identity, occurrence, times)| {
-            let write = self.write(&identity, &occurrence, times, now);
+            let write = self.write(&identity, &occurrence, times);
             Planned { identity, write }
         });
         planned.collect()
@@ -152,20 +149,20 @@ impl Aggregator {
         of_object && overall.take(limits::PER_COMPONENT, now)
     }
 
-    fn write(&mut self, identity: &Identity, occurrence: &Occurrence, times: u64, now: OffsetDateTime) -> Write {
+    fn write(&mut self, identity: &Identity, occurrence: &Occurrence, times: u64) -> Write {
         let kind = catalogue::events();
         if let Some(known) = self.known.get_mut(identity) {
             let mut event = known.clone();
             event["count"] = (event["count"].as_u64().unwrap_or(0) + times).into();
-            event["lastTimestamp"] = clock::seconds_text(now).into();
+            event["lastTimestamp"] = clock::seconds_text(occurrence.at).into();
             return Write::Update(kind, Part::Object, event);
         }
-        Write::Create(kind, self.new_event(occurrence, times, now))
+        Write::Create(kind, self.new_event(occurrence, times))
     }
 
-    fn new_event(&mut self, occurrence: &Occurrence, times: u64, now: OffsetDateTime) -> Value {
+    fn new_event(&mut self, occurrence: &Occurrence, times: u64) -> Value {
         self.sequence += 1;
-        let stamp = now.unix_timestamp_nanos().unsigned_abs() + u128::from(self.sequence);
+        let stamp = occurrence.at.unix_timestamp_nanos().unsigned_abs() + u128::from(self.sequence);
         let stem = truncated(&occurrence.name, 253 - 17).trim_end_matches(['.', '-']);
         let namespace = if occurrence.namespace.is_empty() { "default" } else { &occurrence.namespace };
         let mut involved = json!({
@@ -175,7 +172,7 @@ impl Aggregator {
         if !occurrence.namespace.is_empty() {
             involved["namespace"] = occurrence.namespace.as_str().into();
         }
-        let at = clock::seconds_text(now);
+        let at = clock::seconds_text(occurrence.at);
         json!({
             "apiVersion": "v1", "kind": "Event",
             "metadata": {"name": format!("{stem}.{stamp:016x}"), "namespace": namespace},

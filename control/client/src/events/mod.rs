@@ -16,6 +16,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
+use time::OffsetDateTime;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +45,7 @@ impl EventType {
 pub struct Recorder {
     queue: mpsc::Sender<Occurrence>,
     dropped: Arc<AtomicU64>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Recorder {
@@ -68,11 +70,25 @@ impl Recorder {
             let writer = Arc::clone(&writer);
             async move { writer.lock().await.run().await }
         });
-        Self { queue, dropped }
+        Self { queue, dropped, clock: Arc::clone(clock) }
     }
 
-    /// Notes that something happened to `object`.
+    /// Notes that something has just happened to `object`.
     pub fn record(&self, kind: &Kind, object: &Value, event_type: EventType, reason: &'static str, message: &str) {
+        self.record_at(self.clock.now(), kind, object, event_type, reason, message);
+    }
+
+    /// Notes that something happened to `object` at a moment: events are listed in the order of their moments, and what
+    /// follows from this one may have been told already.
+    pub fn record_at(
+        &self,
+        at: OffsetDateTime,
+        kind: &Kind,
+        object: &Value,
+        event_type: EventType,
+        reason: &'static str,
+        message: &str,
+    ) {
         let occurrence = Occurrence {
             api_version: kind.api_version(),
             kind: kind.kind,
@@ -83,6 +99,7 @@ impl Recorder {
             event_type,
             reason,
             message: message.to_owned(),
+            at,
         };
         if self.queue.try_send(occurrence).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -102,7 +119,7 @@ impl Writer {
     async fn run(&mut self) {
         let mut batch = Vec::with_capacity(limits::BATCH);
         while self.waiting.recv_many(&mut batch, limits::BATCH).await > 0 {
-            let mut planned = self.aggregator.plan(batch.drain(..), self.clock.now(), self.clock.monotonic());
+            let mut planned = self.aggregator.plan(batch.drain(..), self.clock.monotonic());
             // An event that has expired meanwhile is counted from one again: at most one more round.
             for _ in 0..2 {
                 if planned.is_empty() {

@@ -36,6 +36,21 @@ impl Bench {
 }
 
 #[tokio::test]
+async fn events_are_listed_in_the_order_of_what_happened() {
+    let bench = bench();
+    let before = bench.clock.now();
+    bench.clock.advance(Duration::from_millis(1)).await;
+    bench.record("second");
+    bench.clock.settle().await;
+    bench.recorder.record_at(before, catalogue::pods(), &pod("web"), EventType::Normal, "Scheduled", "first");
+    bench.clock.settle().await;
+    let mut events = bench.events();
+    events.sort_by_key(|event| meta::name(event).to_owned());
+    let told: Vec<_> = events.iter().map(|event| event["message"].as_str().unwrap()).collect();
+    assert_eq!(told, ["first", "second"]);
+}
+
+#[tokio::test]
 async fn an_event_has_all_that_describe_prints() {
     let bench = bench();
     bench.record("nothing fits");
