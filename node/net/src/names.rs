@@ -33,6 +33,8 @@ const VERSION_TTL_SECONDS: u32 = 28_800;
 const ALIASES_MAX: usize = 8;
 /// Most records in one answer.
 pub const RECORDS_MAX: usize = 1024;
+/// Hosts of SRV records whose addresses are sent along: more are asked for when they are needed.
+const HOSTS_SENT_ALONG_MAX: usize = 64;
 /// Priority of every SRV record: all are equal.
 const SRV_PRIORITY: u16 = 0;
 /// Weight of every SRV record.
@@ -269,11 +271,12 @@ impl Names {
         Outcome { records: Vec::new(), end: End::NoName }
     }
 
-    /// The addresses of the hosts that SRV records name.
+    /// The addresses of the hosts that SRV records name, of so many of them as are sent along.
     #[must_use]
     pub fn additional(&self, records: &[Record]) -> Vec<Record> {
         let targets: BTreeSet<&str> = records
             .iter()
+            .take(HOSTS_SENT_ALONG_MAX)
             .filter_map(|record| match &record.data {
                 Data::Srv { target, .. } => Some(target.as_str()),
                 _ => None,

@@ -14,6 +14,8 @@ use std::net::IpAddr;
 /// Where a message says that it was cut: which byte, and which bit of it.
 const FLAGS_AT: usize = 2;
 const TRUNCATED: u8 = 0x02;
+/// Shortest record of any use, in bytes: a pointer to its name, ten of fixed fields, an IPv4 address.
+const RECORD_LENGTH_MIN: usize = 16;
 /// Fields of the zones' SOA records that only secondaries use, in seconds.
 const SOA_SERIAL: u32 = 1;
 const SOA_REFRESH_SECONDS: i32 = 7200;
@@ -69,14 +71,23 @@ impl Asked {
     /// then it says that it was cut.
     pub(super) fn reply(&self, content: Content) -> Vec<u8> {
         let mut message = self.message(content);
+        let most = usize::from(self.limit) / RECORD_LENGTH_MIN;
+        if message.answers.len() > most {
+            // They cannot all fit: nothing is encoded only to find that out.
+            message.answers.truncate(most);
+            return self.cut(message);
+        }
         if let Some(bytes) = self.fitting(&message) {
             return bytes;
         }
         message.additionals.clear();
-        if let Some(bytes) = self.fitting(&message) {
-            return bytes;
-        }
+        self.fitting(&message).unwrap_or_else(|| self.cut(message))
+    }
+
+    /// The bytes of as many of the answers as fit, saying that there are more.
+    fn cut(&self, mut message: Message) -> Vec<u8> {
         message.metadata.truncation = true;
+        message.additionals.clear();
         message.authorities.clear();
         let all = std::mem::take(&mut message.answers);
         let with = |count: usize| {
