@@ -61,7 +61,7 @@ pub(crate) async fn serve(stream: StdUnixStream, guests: Guests, switch: &Switch
     // Only the stream's end is the runner's end.
     let network = async {
         switch.serve().await;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         () = network => {}

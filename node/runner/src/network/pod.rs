@@ -195,13 +195,12 @@ impl Pod {
     /// Connects to a listener of this pod; gives the connecting end.
     async fn connect_inside(&self, from: SocketAddr, to: SocketAddr) -> Result<OwnedFd, SocketError> {
         let backlog = self.backlog(to).ok_or(SocketError::Refused)?;
-        let room = match backlog.room() {
-            Some(room) => room,
-            None => {
-                self.hit(Bound::Backlog);
-                let room = time::timeout(self.switch.patience, backlog.wait_for_room()).await;
-                room.map_err(|_| SocketError::TimedOut)?.filter(|_| backlog.is_open()).ok_or(SocketError::Refused)?
-            }
+        let room = if let Some(room) = backlog.room() {
+            room
+        } else {
+            self.hit(Bound::Backlog);
+            let room = time::timeout(self.switch.patience, backlog.wait_for_room()).await;
+            room.map_err(|_| SocketError::TimedOut)?.filter(|_| backlog.is_open()).ok_or(SocketError::Refused)?
         };
         let permits = self.permits()?;
         let (ours, theirs) = self.pair().map_err(|_| {
@@ -270,13 +269,11 @@ impl PodNetwork {
 
     /// The right to have one socket more.
     pub(crate) fn socket(&self) -> Result<SocketPermit, SocketError> {
-        match Arc::clone(&self.pod.sockets).try_acquire_owned() {
-            Ok(permit) => Ok(SocketPermit { _permit: permit }),
-            Err(_) => {
-                self.pod.hit(Bound::PodSockets);
-                Err(SocketError::TooMany)
-            }
-        }
+        let permit = Arc::clone(&self.pod.sockets).try_acquire_owned().map_err(|_| {
+            self.pod.hit(Bound::PodSockets);
+            SocketError::TooMany
+        })?;
+        Ok(SocketPermit { _permit: permit })
     }
 
     /// Takes a TCP port; port 0 means an ephemeral one.
@@ -312,13 +309,12 @@ impl PodNetwork {
             return Err(SocketError::InvalidArgument);
         }
         let permits = pod.permits()?;
-        let binding = match from {
-            Some(binding) => binding,
-            None => {
-                let any = SocketAddr::new(pod.source(to.ip())?, 0);
-                // Linux's word for it differs from that of `bind`.
-                self.bind(any).map_err(|_| SocketError::AddressNotAvailable)?
-            }
+        let binding = if let Some(binding) = from {
+            binding
+        } else {
+            let any = SocketAddr::new(pod.source(to.ip())?, 0);
+            // Linux's word for it differs from that of `bind`.
+            self.bind(any).map_err(|_| SocketError::AddressNotAvailable)?
         };
         let local = pod.source_of(binding.address, to)?;
         let socket = if pod.owns(to.ip()) {
@@ -359,3 +355,6 @@ impl Binding {
 fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
+
+#[cfg(test)]
+mod tests;

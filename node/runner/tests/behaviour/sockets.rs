@@ -51,7 +51,7 @@ pub(crate) async fn containers_of_a_pod_share_localhost(context: Arc<Context>) {
     }
     // Another pod of the namespace has another localhost.
     let mut start = runner.networked(&["connect", "127.0.0.1:8080", "x"]).await;
-    start.pod_uid = "pod-2".to_owned();
+    "pod-2".clone_into(&mut start.pod_uid);
     assert_eq!(runner.run(start).await.stdout, "failed: ConnectionRefused\n");
     assert_eq!(runner.end(&server).await.exit, exited(0));
     // The port is free again, for whoever comes next.

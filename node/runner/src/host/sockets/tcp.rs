@@ -220,13 +220,13 @@ impl HostTcpSocket for Sockets<'_> {
         let socket = self.table.get_mut(&resource)?;
         let result = match socket.state.take() {
             State::Dialled(result) => result,
-            State::Connecting(mut dial) => match (&mut dial).now_or_never() {
-                Some(result) => result,
-                None => {
+            State::Connecting(mut dial) => {
+                let Some(result) = (&mut dial).now_or_never() else {
                     socket.state = State::Connecting(dial);
                     return Err(ErrorCode::WouldBlock.into());
-                }
-            },
+                };
+                result
+            }
             state => {
                 socket.state = state;
                 return Err(ErrorCode::NotInProgress.into());
