@@ -11,21 +11,49 @@ use std::{
 };
 use wasmtime::{Engine, InstancePre, Module, Store, component::Component};
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 /// Files that stay loaded while nothing runs them: a restart then costs nothing.
 const MAX_LOADED: usize = 64;
 /// Entry point of a preview 1 command.
 pub(crate) const START: &str = "_start";
+/// What a component exports that is run, and one that answers requests, less the patch of the version.
+const RUN: &str = "wasi:cli/run@0.2";
+const INCOMING_HANDLER: &str = "wasi:http/incoming-handler@0.2";
+
+/// How a component is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Called once, and over when that call is.
+    Command,
+    /// Called for each request.
+    Http,
+}
+
+/// A component that could be either is a command.
+pub(crate) fn role(engine: &Engine, component: &Component) -> Option<Role> {
+    let component_type = component.component_type();
+    let exports = |interface: &str| {
+        let patched = format!("{interface}.");
+        component_type.exports(engine).any(|(name, _)| name == interface || name.starts_with(&patched))
+    };
+    if exports(RUN) { Some(Role::Command) } else { exports(INCOMING_HANDLER).then_some(Role::Http) }
+}
 
 /// A guest that is ready to be instantiated any number of times.
 pub(crate) enum Code {
     Component(CommandPre<GuestState>),
+    Http(ProxyPre<GuestState>),
     Module(InstancePre<GuestState>),
 }
 
 impl Code {
     pub(crate) fn component(linkers: &Linkers, component: &Component) -> wasmtime::Result<Self> {
-        Ok(Self::Component(CommandPre::new(linkers.component.instantiate_pre(component)?)?))
+        let instance = linkers.component.instantiate_pre(component)?;
+        Ok(match role(component.engine(), component) {
+            Some(Role::Http) => Self::Http(ProxyPre::new(instance)?),
+            Some(Role::Command) | None => Self::Component(CommandPre::new(instance)?),
+        })
     }
 
     pub(crate) fn module(linkers: &Linkers, module: &Module) -> wasmtime::Result<Self> {

@@ -297,7 +297,7 @@ fn compiled(engine: &Engine, wasm: &[u8]) -> Result<(GuestKind, Vec<u8>), Fault>
     let serialized = match kind {
         GuestKind::Component => {
             let component = Component::new(engine, wasm).map_err(invalid)?;
-            inspect::component_exports_run(engine, &component).map_err(Fault::Guest)?;
+            inspect::component_can_start(engine, &component).map_err(Fault::Guest)?;
             Code::component(&linkers, &component)
                 .map_err(|error| Fault::Guest(inspect::component_link_error(engine, &component, &error)))?;
             component.serialize()

@@ -2,7 +2,11 @@
 
 use crate::{
     code::CodeCache,
-    host::names::{ANSWER_TIMEOUT, Questions},
+    host::{
+        names::{ANSWER_TIMEOUT, Questions},
+        trust::Trust,
+    },
+    http_server::Room,
     link::Outbox,
     network::switch::Switch,
     protocol::{FromRunner, RunId, StartGuest, ToRunner},
@@ -15,7 +19,7 @@ use std::{
     path::PathBuf,
     sync::Arc,
 };
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use wasmtime::Engine;
 
@@ -27,8 +31,8 @@ pub(crate) struct Shared {
     pub(crate) questions: Questions,
     pub(crate) outbox: Outbox,
     pub(crate) switch: Arc<Switch>,
-    /// One permit per instance that the pool can hold.
-    pub(crate) slots: Semaphore,
+    pub(crate) trust: Arc<Trust>,
+    pub(crate) room: Room,
     runs: Mutex<HashMap<RunId, Signals>>,
 }
 
@@ -66,11 +70,12 @@ impl Guests {
         let shared = Shared {
             ticker: Ticker::start(&engine)?,
             code: CodeCache::new(engine, root.clone())?,
+            trust: Arc::new(Trust::new(&root)),
             root,
             questions: Questions::new(outbox.prompt.clone(), ANSWER_TIMEOUT),
             outbox,
             switch,
-            slots: Semaphore::new(usize::try_from(max_instances)?.min(Semaphore::MAX_PERMITS)),
+            room: Room::new(usize::try_from(max_instances)?),
             runs: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared), runtime })
@@ -98,7 +103,7 @@ impl Guests {
                 let _ = shared.outbox.prompt.send(FromRunner::StartFailed { run: start.run, message }).await;
                 return;
             };
-            run::run(&shared, &start, &signals).await;
+            run::run(&shared, &Arc::new(start), &signals).await;
         });
     }
 

@@ -13,12 +13,15 @@ pub mod network;
 pub mod process;
 pub mod protocol;
 
+mod blueprint;
 mod code;
 mod confine;
+mod endings;
 mod engine;
 mod frame;
 mod guests;
 mod host;
+mod http_server;
 mod link;
 mod run;
 mod spawner;

@@ -13,22 +13,18 @@
 //! The store and everything in it is gone before `Exited` is sent.
 
 use crate::{
+    blueprint::Blueprint,
     code::{Code, START},
+    endings,
     guests::{Shared, Signals},
-    host::{memory::OutOfMemory, state::GuestState, stdio::Output},
-    protocol::{Exit, ExitCause, FromRunner, LogStream, StartGuest},
+    host::state::GuestState,
+    http_server::Server,
+    network::listener::Listener,
+    protocol::{Exit, FromRunner, StartGuest},
 };
 use futures::FutureExt;
 use std::{panic::AssertUnwindSafe, sync::Arc};
-use wasmtime::{Store, WasmBacktrace};
-use wasmtime_wasi::I32Exit;
-
-/// What a host call may copy out of a guest at once.
-const HOST_CALL_BYTES: usize = 16 << 20;
-/// Kubernetes keeps at most this much of a termination message.
-const MAX_MESSAGE_BYTES: usize = 4096;
-const TRAPPED: i32 = 134;
-const KILLED: i32 = 137;
+use wasmtime::Store;
 
 /// How an attempt to run ended.
 enum Ending {
@@ -37,56 +33,67 @@ enum Ending {
 }
 
 /// Runs a container from `Start` to its last frame.
-pub(crate) async fn run(shared: &Arc<Shared>, start: &StartGuest, signals: &Signals) {
-    let lane = &shared.outbox.ordered;
-    let outputs =
-        [LogStream::Stdout, LogStream::Stderr].map(|stream| Output::new(start.run.clone(), stream, lane.clone()));
-
-    let attempt = AssertUnwindSafe(attempt(shared, start, signals, outputs.clone())).catch_unwind();
-    let ending = attempt.await.unwrap_or_else(|_| Ending::Ended(trapped("the runner has a defect: it panicked")));
+pub(crate) async fn run(shared: &Arc<Shared>, start: &Arc<StartGuest>, signals: &Signals) {
+    let attempt = AssertUnwindSafe(attempt(shared, start, signals)).catch_unwind();
+    let ending = attempt
+        .await
+        .unwrap_or_else(|_| Ending::Ended(endings::trapped("the runner has a defect: it panicked".to_owned())));
     shared.forget(&start.run);
     match ending {
         Ending::NotStarted(message) => {
-            let frame = FromRunner::StartFailed { run: start.run.clone(), message: bounded(message) };
+            let frame = FromRunner::StartFailed { run: start.run.clone(), message: endings::bounded(message) };
             let _ = shared.outbox.prompt.send(frame).await;
         }
         Ending::Ended(exit) => {
-            for output in &outputs {
-                output.drained().await;
-            }
-            let _ = lane.send(FromRunner::Exited { run: start.run.clone(), exit }).await;
+            let _ = shared.outbox.ordered.send(FromRunner::Exited { run: start.run.clone(), exit }).await;
         }
     }
 }
 
-async fn attempt(shared: &Arc<Shared>, start: &StartGuest, signals: &Signals, outputs: [Output; 2]) -> Ending {
-    let Ok(_slot) = shared.slots.try_acquire() else {
+async fn attempt(shared: &Arc<Shared>, start: &Arc<StartGuest>, signals: &Signals) -> Ending {
+    let Ok(_slot) = shared.room.slots.try_acquire() else {
         return Ending::NotStarted("the runner has no room for another instance".to_owned());
     };
-    let code = match load(shared, start).await {
-        Ok(code) => code,
-        Err(message) => return Ending::NotStarted(message),
-    };
-    let network = shared.switch.open(&start.pod_uid, &start.network, signals.stop.clone());
-    let state = match GuestState::new(start, &shared.root, &shared.questions, signals.stop.clone(), outputs, network) {
-        Ok(state) => state,
-        Err(error) => return Ending::NotStarted(error.to_string()),
-    };
-    let mut store = shared.code.store(state);
-    store.limiter(|state| &mut state.memory);
-    store.set_hostcall_fuel(HOST_CALL_BYTES);
-    store.set_epoch_deadline(1);
-    store.epoch_deadline_async_yield_and_update(1);
+    match begin(shared, start, signals).await {
+        Ok(exit) => Ending::Ended(exit),
+        Err(message) => Ending::NotStarted(message),
+    }
+}
 
-    let _ = shared.outbox.prompt.send(FromRunner::Started(start.run.clone())).await;
-    let guest = shared.ticker.drive(execute(&code, &mut store));
-    Ending::Ended(tokio::select! {
-        biased;
-        () = signals.kill.cancelled() => {
-            Exit { code: KILLED, cause: ExitCause::Killed, message: String::new() }
+/// Runs to the end, or says why it did not begin.
+async fn begin(shared: &Arc<Shared>, start: &Arc<StartGuest>, signals: &Signals) -> Result<Exit, String> {
+    let code = load(shared, start).await?;
+    let blueprint = Blueprint::new(shared, start, signals);
+    match &*code {
+        Code::Component(_) => command(&blueprint, &code, Vec::new()).await,
+        Code::Module(_) => command(&blueprint, &code, blueprint.listeners()?).await,
+        Code::Http(code) => {
+            let listener = blueprint.http_listener()?;
+            // What cannot be set up for the first request cannot be for any.
+            blueprint.store(blueprint.outputs(), Vec::new()).map_err(|error| error.to_string())?;
+            let _ = shared.outbox.prompt.send(FromRunner::Started(start.run.clone())).await;
+            Ok(Server::new(blueprint, code.clone()).serve(listener).await)
         }
-        result = guest => exit(result),
-    })
+    }
+}
+
+/// A guest that is called once.
+async fn command(blueprint: &Blueprint, code: &Code, listeners: Vec<Listener>) -> Result<Exit, String> {
+    let outputs = blueprint.outputs();
+    let mut store = blueprint.store(outputs.clone(), listeners).map_err(|error| error.to_string())?;
+    let shared = &blueprint.shared;
+    let _ = shared.outbox.prompt.send(FromRunner::Started(blueprint.start.run.clone())).await;
+    let guest = shared.ticker.drive(execute(code, &mut store));
+    let exit = tokio::select! {
+        biased;
+        () = blueprint.signals.kill.cancelled() => endings::killed(),
+        result = guest => endings::of_command(result),
+    };
+    drop(store);
+    for output in &outputs {
+        output.drained().await;
+    }
+    Ok(exit)
 }
 
 async fn load(shared: &Arc<Shared>, start: &StartGuest) -> Result<Arc<Code>, String> {
@@ -107,49 +114,11 @@ async fn execute(code: &Code, store: &mut Store<GuestState>) -> wasmtime::Result
             let command = component.instantiate_async(&mut *store).await?;
             command.wasi_cli_run().call_run(store).await
         }
+        Code::Http(_) => Err(wasmtime::Error::msg("it answers requests and is not called by itself")),
         Code::Module(module) => {
             let instance = module.instantiate_async(&mut *store).await?;
             let start = instance.get_typed_func::<(), ()>(&mut *store, START)?;
             start.call_async(store, ()).await.map(Ok)
         }
     }
-}
-
-/// Exit codes as the design has them.
-fn exit(result: wasmtime::Result<Result<(), ()>>) -> Exit {
-    let exited = |code| Exit { code, cause: ExitCause::Exited, message: String::new() };
-    match result {
-        Ok(Ok(())) => exited(0),
-        Ok(Err(())) => exited(1),
-        Err(error) => {
-            if let Some(&I32Exit(code)) = error.downcast_ref() {
-                exited(code)
-            } else if let Some(out) = error.downcast_ref::<OutOfMemory>() {
-                Exit { code: KILLED, cause: ExitCause::OutOfMemory, message: out.to_string() }
-            } else {
-                trapped(&explanation(&error))
-            }
-        }
-    }
-}
-
-fn trapped(message: &str) -> Exit {
-    Exit { code: TRAPPED, cause: ExitCause::Trapped, message: bounded(message.to_owned()) }
-}
-
-/// What happened, then where: the frames of the guest, innermost first.
-fn explanation(error: &wasmtime::Error) -> String {
-    let cause = error.root_cause();
-    match error.downcast_ref::<WasmBacktrace>() {
-        Some(backtrace) => format!("{cause}\n{backtrace}"),
-        None => format!("{error:#}"),
-    }
-}
-
-fn bounded(mut text: String) -> String {
-    if text.len() > MAX_MESSAGE_BYTES {
-        let end = (0..=MAX_MESSAGE_BYTES).rev().find(|&index| text.is_char_boundary(index)).unwrap_or(0);
-        text.truncate(end);
-    }
-    text
 }

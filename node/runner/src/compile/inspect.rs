@@ -1,11 +1,10 @@
 //! Saying what is wrong with a file that should be a guest.
 
-use crate::{host::linker::COMPONENT_INTERFACES, protocol::GuestKind};
+use crate::{code, host::linker::COMPONENT_INTERFACES, protocol::GuestKind};
 use wasmparser::{Encoding, Parser, Payload};
 use wasmtime::{Engine, UnknownImportError, component::Component};
 
 const MAGIC: &[u8] = b"\0asm";
-const RUN: &str = "wasi:cli/run@0.2";
 /// What people push by mistake, by how it begins.
 const LOOKALIKES: &[(&[u8], &str)] = &[
     (b"\x7fELF", "an ELF program for this machine, not compiled for WebAssembly"),
@@ -59,16 +58,19 @@ fn not_wasm(bytes: &[u8]) -> String {
     format!("not WebAssembly: it begins with {first}{guess}, a module or component with 00 61 73 6d")
 }
 
-/// A command component exports `wasi:cli/run`.
-pub(super) fn component_exports_run(engine: &Engine, component: &Component) -> Result<(), String> {
-    let component_type = component.component_type();
-    let mut names = component_type.exports(engine).map(|(name, _)| name).collect::<Vec<_>>();
-    if names.iter().any(|name| *name == RUN || name.starts_with(&format!("{RUN}."))) {
+/// A component must export what this node knows how to start.
+pub(super) fn component_can_start(engine: &Engine, component: &Component) -> Result<(), String> {
+    if code::role(engine, component).is_some() {
         return Ok(());
     }
+    let component_type = component.component_type();
+    let mut names = component_type.exports(engine).map(|(name, _)| name).collect::<Vec<_>>();
     names.truncate(8);
     let names = if names.is_empty() { "nothing".to_owned() } else { format!("\"{}\"", names.join("\", \"")) };
-    Err(format!("the component exports {names}, but not \"wasi:cli/run@0.2.x\", by which this node starts it"))
+    Err(format!(
+        "the component exports {names}, but neither \"wasi:cli/run@0.2.x\" nor \"wasi:http/incoming-handler@0.2.x\", by \
+         which this node starts it"
+    ))
 }
 
 /// Names the imports that nobody provides; `error` is what the linker said.

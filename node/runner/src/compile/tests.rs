@@ -38,7 +38,7 @@ fn what_is_not_a_guest_is_refused_with_the_reason() {
             b"(module (import \"wasi_snapshot_preview1\" \"fd_read\" (func)) (func (export \"_start\")))",
             "the module does not fit what this node provides:",
         ),
-        (b"(component)", "the component exports nothing, but not \"wasi:cli/run@0.2.x\""),
+        (b"(component)", "the component exports nothing, but neither \"wasi:cli/run@0.2.x\" nor"),
     ] {
         let text = complaint(source);
         assert!(text.starts_with(expected), "{:?}: {text}", String::from_utf8_lossy(source));
@@ -66,7 +66,7 @@ fn imports_that_nobody_provides_are_named() {
             "acme:rocket/launch@1.2.3",
             "the component imports \"acme:rocket/launch@1.2.3\", which this node does not provide",
         ),
-        ("wasi:http/types@0.2.0", "the component imports \"wasi:http/types@0.2.0\", which"),
+        ("wasi:http/types@0.3.0", "the component imports \"wasi:http/types@0.3.0\", which"),
         ("wasi:cli/environment@0.3.0", "the component imports \"wasi:cli/environment@0.3.0\", which"),
         ("wasi:cli/environment@0.2.0", "the component does not fit what this node provides:"),
     ] {
@@ -91,6 +91,8 @@ const MEMBERS: &[(&str, &str)] = &[
     ("wasi:clocks/wall-clock", "now"),
     ("wasi:filesystem/preopens", "get-directories"),
     ("wasi:filesystem/types", "descriptor"),
+    ("wasi:http/outgoing-handler", "handle"),
+    ("wasi:http/types", "fields"),
     ("wasi:io/error", "error"),
     ("wasi:io/poll", "poll"),
     ("wasi:io/streams", "output-stream"),
@@ -135,6 +137,45 @@ fn a_truncated_module_is_refused_wherever_it_is_cut() {
 fn commands_compile_and_say_their_kind() {
     let component = wat::parse_str(command("")).unwrap();
     assert_eq!(compiled(&engine(), &component).unwrap().0, GuestKind::Component);
+}
+
+/// Handles requests by ignoring them. A command as well, if there is a `run`.
+fn handler(run: &str) -> String {
+    format!(
+        r#"(component
+            (import "wasi:http/types@0.2.0" (instance $types
+                (export "incoming-request" (type (sub resource)))
+                (export "response-outparam" (type (sub resource)))))
+            (alias export $types "incoming-request" (type $request))
+            (alias export $types "response-outparam" (type $out))
+            (core module $m
+                (func (export "handle") (param i32 i32))
+                (func (export "run") (result i32) i32.const 0))
+            (core instance $i (instantiate $m))
+            (func $handle (param "request" (own $request)) (param "response-out" (own $out))
+                (canon lift (core func $i "handle")))
+            (instance $http (export "handle" (func $handle)))
+            (export "wasi:http/incoming-handler@0.2.0" (instance $http))
+            {run})"#
+    )
+}
+
+#[test]
+fn an_http_component_is_known_by_its_exports() {
+    let engine = engine();
+    let linkers = Linkers::new(&engine).unwrap();
+    let run = r#"(func $run (result (result)) (canon lift (core func $i "run")))
+        (instance $cli (export "run" (func $run)))
+        (export "wasi:cli/run@0.2.3" (instance $cli))"#;
+    for (source, is_http) in [(handler(""), true), (handler(run), false), (command(""), false)] {
+        let wasm = wat::parse_str(source).unwrap();
+        let (kind, serialized) = compiled(&engine, &wasm).unwrap();
+        assert_eq!(kind, GuestKind::Component);
+        // SAFETY: the bytes were compiled one line above.
+        let component = unsafe { Component::deserialize(&engine, serialized) }.unwrap();
+        let code = Code::component(&linkers, &component).unwrap();
+        assert_eq!(matches!(code, Code::Http(_)), is_http);
+    }
 }
 
 #[test]

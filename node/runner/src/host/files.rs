@@ -35,12 +35,13 @@ pub(crate) enum PathError {
 }
 
 /// Opens all mounts. Where two have the same target the later one wins; a target below another one is opened beside
-/// it, and guests take the longer match.
-pub(crate) fn mount(builder: &mut WasiCtxBuilder, root: &Path, mounts: &[Mount]) -> Result<(), PathError> {
+/// it, and guests take the longer match. Says how many there are.
+pub(crate) fn mount(builder: &mut WasiCtxBuilder, root: &Path, mounts: &[Mount]) -> Result<usize, PathError> {
     if mounts.len() > MAX_MOUNTS {
         return Err(PathError::TooMany(mounts.len()));
     }
     let targets = mounts.iter().map(|mount| clean_target(&mount.target)).collect::<Result<Vec<_>, _>>()?;
+    let mut opened = 0;
     for (index, (mount, target)) in mounts.iter().zip(&targets).enumerate() {
         if targets[index + 1..].contains(target) {
             continue;
@@ -55,8 +56,9 @@ pub(crate) fn mount(builder: &mut WasiCtxBuilder, root: &Path, mounts: &[Mount])
             target: target.clone(),
             error,
         })?;
+        opened += 1;
     }
-    Ok(())
+    Ok(opened)
 }
 
 /// The path of compiled code. Only the agent writes there, so a check of the words is enough.

@@ -1,12 +1,10 @@
 //! Everything that a guest can import, in one place.
 
-use super::{names, sockets, state::GuestState};
+use super::{names, preview1, sockets, state::GuestState};
 use wasmtime::{Engine, Linker as ModuleLinker, Result, component::Linker as ComponentLinker};
-use wasmtime_wasi::{I32Exit, p1, p2};
+use wasmtime_wasi::{I32Exit, p2};
 
-const PREVIEW1: &str = "wasi_snapshot_preview1";
-
-/// The interfaces that components find, all of WASI 0.2 but `wasi:clocks/timezone`; used to say which import is
+/// The interfaces that components find, all of WASI 0.2 but `wasi:clocks/timezone`, and HTTP both ways; used to say which import is
 /// missing. Version 0.2 with any patch.
 pub(crate) const COMPONENT_INTERFACES: &[&str] = &[
     "wasi:cli/environment",
@@ -23,6 +21,8 @@ pub(crate) const COMPONENT_INTERFACES: &[&str] = &[
     "wasi:clocks/wall-clock",
     "wasi:filesystem/preopens",
     "wasi:filesystem/types",
+    "wasi:http/outgoing-handler",
+    "wasi:http/types",
     "wasi:io/error",
     "wasi:io/poll",
     "wasi:io/streams",
@@ -52,11 +52,12 @@ impl Linkers {
         names::add_to_linker(&mut component)?;
         sockets::add_to_linker(&mut component)?;
         component.allow_shadowing(false);
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component)?;
 
         let mut module = ModuleLinker::new(engine);
-        p1::add_to_linker_async(&mut module, GuestState::preview1)?;
+        preview1::add_to_linker(&mut module)?;
         module.allow_shadowing(true);
-        module.func_wrap(PREVIEW1, "proc_exit", exit_with)?;
+        module.func_wrap(preview1::MODULE, "proc_exit", exit_with)?;
         module.allow_shadowing(false);
         Ok(Self { component, module })
     }

@@ -1,12 +1,18 @@
 //! What a guest finds around it: one file per capability, all of them linked in [`linker`].
 //!
-//! Nothing here opens a socket of this machine: they are the pod network's ([`sockets`]). Names are answered by the
-//! agent ([`names`]), files are below the guest's mounts ([`files`]), standard streams are frames and a stop signal ([`stdio`]), and memory has a limit ([`memory`]).
+//! Nothing here opens a socket of this machine: they are the pod network's, for components ([`sockets`]), modules
+//! ([`preview1`]) and HTTP requests ([`outgoing`]). Names are answered by the agent ([`names`]), files are below the
+//! guest's mounts ([`files`]), standard streams are frames and a stop signal ([`stdio`]), and memory has a limit
+//! ([`memory`]).
 
 pub(crate) mod files;
 pub(crate) mod linker;
 pub(crate) mod memory;
 pub(crate) mod names;
+pub(crate) mod outgoing;
+pub(crate) mod paced_body;
+pub(crate) mod preview1;
 pub(crate) mod sockets;
 pub(crate) mod state;
 pub(crate) mod stdio;
+pub(crate) mod trust;

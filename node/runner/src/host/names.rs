@@ -111,6 +111,16 @@ impl Resolver {
         Self { questions, pod_uid, permits: Arc::new(Semaphore::new(MAX_QUESTIONS_PER_GUEST)) }
     }
 
+    /// All addresses of a name, at least one.
+    pub(crate) async fn addresses(&self, name: String) -> LookupResult {
+        let addresses = match self.resolve(name)? {
+            Addresses::Known(addresses) => addresses.collect(),
+            Addresses::Asked(answer) => answer.await?,
+            Addresses::Failed(failure) => return Err(failure),
+        };
+        if addresses.is_empty() { Err(LookupFailure::NotFound) } else { Ok(addresses) }
+    }
+
     fn resolve(&self, name: String) -> Result<Addresses, LookupFailure> {
         if let Some(address) = literal(&name) {
             return Ok(Addresses::Known(vec![address].into_iter()));

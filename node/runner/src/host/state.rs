@@ -2,44 +2,70 @@
 
 use super::{
     files::{self, PathError},
-    memory::MemoryMeter,
+    memory::{MemoryAccount, MemoryMeter},
     names::{Questions, Resolver},
+    outgoing::Outgoing,
+    preview1::{LISTEN_FDS, Preview1},
     sockets::Sockets,
     stdio::{Input, Output},
+    trust::Trust,
 };
-use crate::{network::pod::PodNetwork, protocol::StartGuest};
-use std::path::Path;
+use crate::{
+    network::{listener::Listener, pod::PodNetwork},
+    protocol::StartGuest,
+};
+use std::{path::Path, sync::Arc};
+use thiserror::Error;
 use tokio_util::sync::CancellationToken;
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, p1::WasiP1Ctx};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Resources that a guest may hold: files, sockets, streams, pollables, lookups. A connection has up to six.
 const MAX_RESOURCES: usize = 64 << 10;
 /// Most random bytes in one call.
 const MAX_RANDOM_BYTES: u64 = 1 << 20;
 
-/// One state for both kinds of guests: the preview 1 context contains a preview 2 context.
+/// Why a guest's state could not be made.
+#[derive(Debug, Error)]
+pub(crate) enum StateError {
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error("too many directories and ports: {0}")]
+    Descriptors(wasmtime::Error),
+}
+
+/// One state for all kinds of guests: the preview 1 context contains a preview 2 context.
 pub(crate) struct GuestState {
-    wasi: WasiP1Ctx,
+    wasi: Preview1,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
     pub(crate) memory: MemoryMeter,
     pub(crate) resolver: Resolver,
     pub(crate) network: PodNetwork,
 }
 
+/// What a guest is put into: the same for all instances of a run, but for the last two.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) start: &'a StartGuest,
+    pub(crate) root: &'a Path,
+    pub(crate) questions: &'a Questions,
+    pub(crate) stop: CancellationToken,
+    pub(crate) network: PodNetwork,
+    pub(crate) trust: Arc<Trust>,
+    pub(crate) memory: Arc<MemoryAccount>,
+    pub(crate) outputs: [Output; 2],
+    /// A module's open listeners.
+    pub(crate) listeners: Vec<Listener>,
+}
+
 impl GuestState {
-    pub(crate) fn new(
-        start: &StartGuest,
-        root: &Path,
-        questions: &Questions,
-        stop: CancellationToken,
-        outputs: [Output; 2],
-        network: PodNetwork,
-    ) -> Result<Self, PathError> {
-        let [stdout, stderr] = outputs;
+    pub(crate) fn new(around: Surroundings<'_>) -> Result<Self, StateError> {
+        let Surroundings { start, network, .. } = around;
+        let [stdout, stderr] = around.outputs;
         let mut builder = WasiCtx::builder();
         builder
             .args(&start.argv)
-            .envs(&start.env)
-            .stdin(Input(stop))
+            .stdin(Input(around.stop))
             .stdout(stdout)
             .stderr(stderr)
             .max_random_size(MAX_RANDOM_BYTES)
@@ -47,30 +73,48 @@ impl GuestState {
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false);
-        files::mount(&mut builder, root, &start.mounts)?;
-        let mut wasi = builder.build_p1();
-        wasi.ctx().table.set_max_capacity(MAX_RESOURCES);
+        if around.listeners.is_empty() {
+            builder.envs(&start.env);
+        } else {
+            for (name, value) in start.env.iter().filter(|(name, _)| name != LISTEN_FDS) {
+                builder.env(name, value);
+            }
+            builder.env(LISTEN_FDS, around.listeners.len().to_string());
+        }
+        let directories = files::mount(&mut builder, around.root, &start.mounts)?;
+        let mut wasi =
+            Preview1::new(builder.build_p1(), directories, around.listeners).map_err(StateError::Descriptors)?;
+        wasi.inner().ctx().table.set_max_capacity(MAX_RESOURCES);
+        let resolver = Resolver::new(around.questions.clone(), start.pod_uid.clone());
         Ok(Self {
             wasi,
-            memory: MemoryMeter::new(start.memory_limit_bytes),
-            resolver: Resolver::new(questions.clone(), start.pod_uid.clone()),
+            http: WasiHttpCtx::new(),
+            outgoing: Outgoing::new(resolver.clone(), network.clone(), around.trust),
+            memory: MemoryMeter::new(around.memory),
+            resolver,
             network,
         })
     }
 
     /// The view for TCP and UDP.
     pub(crate) fn sockets(&mut self) -> Sockets<'_> {
-        Sockets { table: self.wasi.ctx().table, network: &self.network }
+        Sockets { table: self.wasi.inner().ctx().table, network: &self.network }
     }
 
     /// The preview 1 view.
-    pub(crate) fn preview1(&mut self) -> &mut WasiP1Ctx {
+    pub(crate) fn preview1(&mut self) -> &mut Preview1 {
         &mut self.wasi
     }
 }
 
 impl WasiView for GuestState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        self.wasi.ctx()
+        self.wasi.inner().ctx()
+    }
+}
+
+impl WasiHttpView for GuestState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.outgoing, table: self.wasi.inner().ctx().table, ctx: &mut self.http }
     }
 }

@@ -43,6 +43,10 @@ pub(crate) enum Guest {
     Network,
     /// examples/init-pod/wait-for.wasm
     WaitFor,
+    /// tests/guests/http.wasm
+    Http,
+    /// tests/guests/listener-p1.wasm
+    Listener,
     /// WebAssembly text.
     Text(&'static str),
 }
@@ -55,6 +59,8 @@ impl Guest {
             Self::ToolboxP1 => file("tests/guests/toolbox-p1.wasm"),
             Self::Network => file("tests/guests/network.wasm"),
             Self::WaitFor => file("examples/init-pod/wait-for.wasm"),
+            Self::Http => file("tests/guests/http.wasm"),
+            Self::Listener => file("tests/guests/listener-p1.wasm"),
             Self::Text(text) => wat::parse_str(text).unwrap(),
         }
     }
@@ -137,7 +143,12 @@ pub(crate) struct Run {
 impl Runner {
     /// What to start; `words` are the command line behind the name.
     pub(crate) async fn guest(&mut self, guest: Guest, words: &[&str]) -> StartGuest {
-        let (compiled, kind) = self.context.compile(&guest.wasm()).await.unwrap();
+        self.wasm(&guest.wasm(), words).await
+    }
+
+    /// The same for a file of somebody else's.
+    pub(crate) async fn wasm(&mut self, wasm: &[u8], words: &[&str]) -> StartGuest {
+        let (compiled, kind) = self.context.compile(wasm).await.unwrap();
         let code = Path::new("code").join(compiled.file_name().unwrap());
         if !self.root.path().join(&code).exists() {
             fs::hard_link(&compiled, self.root.path().join(&code)).unwrap();

@@ -15,9 +15,12 @@ mod dials;
 mod exits;
 mod files;
 mod fixture;
+mod http;
 mod limits;
 mod names;
+mod neighbours;
 mod output;
+mod preview1_sockets;
 mod processes;
 mod sockets;
 
@@ -51,6 +54,18 @@ const CASES: &[Case] = cases![
     files::read_only_mounts_stay_as_they_are,
     files::guests_stay_inside_their_mounts,
     files::mounts_outside_the_volumes_are_refused,
+    http::requests_are_answered_by_an_instance_each,
+    http::bodies_pass_as_they_come,
+    http::a_failing_guest_is_one_failed_request,
+    http::bad_requests_are_refused,
+    http::many_requests_share_few_instances,
+    http::busy_requests_starve_nobody,
+    http::memory_counts_over_all_instances,
+    http::stop_lets_requests_finish,
+    http::kill_ends_everything,
+    http::without_a_port_of_its_own_it_does_not_start,
+    http::requests_go_out_through_the_pod_network,
+    http::https_needs_authorities_and_trusts_only_them,
     limits::memory_beyond_the_limit_kills,
     limits::a_spinning_guest_starves_nobody_and_dies_at_once,
     limits::a_full_runner_refuses,
@@ -84,6 +99,13 @@ const CASES: &[Case] = cases![
     output::end_of_input_asks_to_stop,
     output::large_writes_are_cut_in_pieces,
     output::a_flood_waits_for_the_agent,
+    preview1_sockets::listeners_come_behind_the_directories,
+    preview1_sockets::a_module_can_wait_in_each_call,
+    preview1_sockets::a_module_can_wait_for_many_connections_at_once,
+    preview1_sockets::calls_mean_what_they_mean_elsewhere,
+    preview1_sockets::descriptors_have_a_bound,
+    preview1_sockets::ports_are_taken_once_in_a_pod,
+    preview1_sockets::go_serves_with_its_own_http,
     processes::a_runner_has_nothing_to_steal,
     processes::a_runner_that_dies_ends_its_frames,
     processes::a_small_address_space_is_enough,

@@ -142,8 +142,10 @@ fn files(command: &str, paths: &[&str]) -> Outcome {
             say(file.and_then(|mut file| file.write_all(text.as_bytes())).map(done));
         }
         ("list", [path]) => say(fs::read_dir(path).map(|entries| {
-            let mut names =
-                entries.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned()).collect::<Vec<_>>();
+            let mut names = entries
+                .filter_map(Result::ok)
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect::<Vec<_>>();
             names.sort();
             names.join(" ")
         })),

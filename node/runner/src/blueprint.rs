@@ -1,0 +1,117 @@
+//! What every instance of a run is made from: a command's only one, or one for each request.
+
+use crate::{
+    guests::{Shared, Signals},
+    host::{
+        memory::MemoryAccount,
+        state::{GuestState, StateError, Surroundings},
+        stdio::Output,
+    },
+    network::{
+        error::SocketError,
+        listener::{Listener, MAX_BACKLOG},
+        pod::PodNetwork,
+    },
+    protocol::{FromRunner, LogStream, StartGuest},
+};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+use wasmtime::Store;
+
+/// What a host call may copy out of a guest at once.
+const HOST_CALL_BYTES: usize = 16 << 20;
+
+/// See the module.
+pub(crate) struct Blueprint {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) start: Arc<StartGuest>,
+    pub(crate) signals: Signals,
+    network: PodNetwork,
+    memory: Arc<MemoryAccount>,
+}
+
+impl Blueprint {
+    pub(crate) fn new(shared: &Arc<Shared>, start: &Arc<StartGuest>, signals: &Signals) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            start: Arc::clone(start),
+            signals: signals.clone(),
+            network: shared.switch.open(&start.pod_uid, &start.network, signals.stop.clone()),
+            memory: MemoryAccount::new(start.memory_limit_bytes),
+        }
+    }
+
+    /// Listeners on all TCP ports of the container, in their order.
+    ///
+    /// # Errors
+    /// For people, when another container of the pod has one of them.
+    pub(crate) fn listeners(&self) -> Result<Vec<Listener>, String> {
+        let ports = &self.start.network.listen;
+        let once = ports.iter().enumerate().filter(|(index, port)| !ports[..*index].contains(port));
+        once.map(|(_, port)| self.listen(*port)).collect()
+    }
+
+    /// The listener of an HTTP component.
+    ///
+    /// # Errors
+    /// For people, when the container declares no port.
+    pub(crate) fn http_listener(&self) -> Result<Listener, String> {
+        match self.start.network.listen.first() {
+            Some(port) => self.listen(*port),
+            None => {
+                Err("the component answers HTTP requests, but its container declares no TCP port to serve them on: \
+                 add a containerPort to its ports"
+                    .to_owned())
+            }
+        }
+    }
+
+    fn listen(&self, port: u16) -> Result<Listener, String> {
+        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        self.network.listen(address, MAX_BACKLOG).map_err(|error| match error {
+            SocketError::AddressInUse => format!("TCP port {port} is in use in this pod"),
+            error => format!("cannot listen on TCP port {port}: {error}"),
+        })
+    }
+
+    /// Standard output and standard error for one instance. Each needs its own: a stream promises its writer room that
+    /// another one must not take.
+    pub(crate) fn outputs(&self) -> [Output; 2] {
+        [LogStream::Stdout, LogStream::Stderr]
+            .map(|stream| Output::new(self.start.run.clone(), stream, self.shared.outbox.ordered.clone()))
+    }
+
+    /// A store with nothing in it yet.
+    pub(crate) fn store(
+        &self,
+        outputs: [Output; 2],
+        listeners: Vec<Listener>,
+    ) -> Result<Store<GuestState>, StateError> {
+        let state = GuestState::new(Surroundings {
+            start: &self.start,
+            root: &self.shared.root,
+            questions: &self.shared.questions,
+            stop: self.signals.stop.clone(),
+            network: self.network.clone(),
+            trust: Arc::clone(&self.shared.trust),
+            memory: Arc::clone(&self.memory),
+            outputs,
+            listeners,
+        })?;
+        let mut store = self.shared.code.store(state);
+        store.limiter(|state| &mut state.memory);
+        store.set_hostcall_fuel(HOST_CALL_BYTES);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        Ok(store)
+    }
+
+    /// Writes to the container's standard error on the runner's own behalf.
+    pub(crate) async fn complain(&self, text: String) {
+        let frame =
+            FromRunner::Log { run: self.start.run.clone(), stream: LogStream::Stderr, bytes: text.into_bytes() };
+        let _ = self.shared.outbox.ordered.send(frame).await;
+    }
+}

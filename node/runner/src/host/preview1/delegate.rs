@@ -1,0 +1,243 @@
+//! The preview 1 trait: what concerns files and the rest goes to `wasmtime-wasi` with its own number, what a socket
+//! cannot do is refused in POSIX's words.
+
+use super::{Preview1, table::Descriptor};
+use wasmtime_wasi::p1::{
+    types::{self, Errno, Error, Fd},
+    wasi_snapshot_preview1::WasiSnapshotPreview1,
+};
+use wiggle::{GuestMemory, GuestPtr};
+
+/// Calls that have nothing to do with descriptors.
+macro_rules! pass {
+    ($(fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)*) => {$(
+        fn $name(&mut self, memory: &mut GuestMemory<'_>, $($argument: $type),*) -> $result {
+            self.inner.$name(memory, $($argument),*)
+        }
+    )*};
+}
+
+/// Calls on a descriptor that must not be a socket.
+macro_rules! pass_inner {
+    ($(fn $name:ident($fd:ident $(, $argument:ident: $type:ty)*) -> $result:ty, or $otherwise:ident;)*) => {$(
+        fn $name(&mut self, memory: &mut GuestMemory<'_>, $fd: Fd, $($argument: $type),*) -> Result<$result, Error> {
+            let fd = self.table.inner($fd, Errno::$otherwise)?;
+            self.inner.$name(memory, fd, $($argument),*)
+        }
+    )*};
+}
+
+/// The same for calls that may wait.
+macro_rules! pass_inner_async {
+    ($(fn $name:ident($fd:ident $(, $argument:ident: $type:ty)*) -> $result:ty, or $otherwise:ident;)*) => {$(
+        async fn $name(&mut self, memory: &mut GuestMemory<'_>, $fd: Fd, $($argument: $type),*) -> Result<$result, Error> {
+            let fd = self.table.inner($fd, Errno::$otherwise)?;
+            self.inner.$name(memory, fd, $($argument),*).await
+        }
+    )*};
+}
+
+impl WasiSnapshotPreview1 for Preview1 {
+    fn set_hostcall_fuel(&mut self, fuel: usize) {
+        self.inner.set_hostcall_fuel(fuel);
+    }
+
+    pass! {
+        fn args_get(argv: GuestPtr<GuestPtr<u8>>, buffer: GuestPtr<u8>) -> Result<(), Error>;
+        fn args_sizes_get() -> Result<(types::Size, types::Size), Error>;
+        fn environ_get(environ: GuestPtr<GuestPtr<u8>>, buffer: GuestPtr<u8>) -> Result<(), Error>;
+        fn environ_sizes_get() -> Result<(types::Size, types::Size), Error>;
+        fn clock_res_get(id: types::Clockid) -> Result<types::Timestamp, Error>;
+        fn clock_time_get(id: types::Clockid, precision: types::Timestamp) -> Result<types::Timestamp, Error>;
+        fn proc_exit(code: types::Exitcode) -> wasmtime::Error;
+        fn proc_raise(signal: types::Signal) -> Result<(), Error>;
+        fn sched_yield() -> Result<(), Error>;
+        fn random_get(buffer: GuestPtr<u8>, length: types::Size) -> Result<(), Error>;
+    }
+
+    pass_inner! {
+        fn fd_allocate(fd, offset: types::Filesize, length: types::Filesize) -> (), or Spipe;
+        fn fd_fdstat_set_rights(fd, base: types::Rights, inheriting: types::Rights) -> (), or Notsup;
+        fn fd_prestat_get(fd) -> types::Prestat, or Badf;
+        fn fd_prestat_dir_name(fd, path: GuestPtr<u8>, length: types::Size) -> (), or Notdir;
+        fn fd_tell(fd) -> types::Filesize, or Spipe;
+        fn sock_accept(fd, flags: types::Fdflags) -> Fd, or Notsup;
+        fn sock_recv(fd, data: types::IovecArray, flags: types::Riflags) -> (types::Size, types::Roflags), or Notsup;
+        fn sock_send(fd, data: types::CiovecArray, flags: types::Siflags) -> types::Size, or Notsup;
+    }
+
+    pass_inner_async! {
+        fn fd_advise(fd, offset: types::Filesize, length: types::Filesize, advice: types::Advice) -> (), or Spipe;
+        fn fd_datasync(fd) -> (), or Inval;
+        fn fd_filestat_set_size(fd, size: types::Filesize) -> (), or Inval;
+        fn fd_filestat_set_times(
+            fd, accessed: types::Timestamp, modified: types::Timestamp, flags: types::Fstflags
+        ) -> (), or Inval;
+        fn fd_pread(fd, data: types::IovecArray, offset: types::Filesize) -> types::Size, or Spipe;
+        fn fd_pwrite(fd, data: types::CiovecArray, offset: types::Filesize) -> types::Size, or Spipe;
+        fn fd_readdir(
+            fd, buffer: GuestPtr<u8>, length: types::Size, cookie: types::Dircookie
+        ) -> types::Size, or Notdir;
+        fn fd_seek(fd, offset: types::Filedelta, whence: types::Whence) -> types::Filesize, or Spipe;
+        fn fd_sync(fd) -> (), or Inval;
+        fn path_create_directory(fd, path: GuestPtr<str>) -> (), or Notdir;
+        fn path_filestat_get(fd, flags: types::Lookupflags, path: GuestPtr<str>) -> types::Filestat, or Notdir;
+        fn path_filestat_set_times(
+            fd, lookup: types::Lookupflags, path: GuestPtr<str>, accessed: types::Timestamp,
+            modified: types::Timestamp, flags: types::Fstflags
+        ) -> (), or Notdir;
+        fn path_readlink(
+            fd, path: GuestPtr<str>, buffer: GuestPtr<u8>, length: types::Size
+        ) -> types::Size, or Notdir;
+        fn path_remove_directory(fd, path: GuestPtr<str>) -> (), or Notdir;
+        fn path_unlink_file(fd, path: GuestPtr<str>) -> (), or Notdir;
+    }
+
+    async fn path_link(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        old: Fd,
+        flags: types::Lookupflags,
+        old_path: GuestPtr<str>,
+        new: Fd,
+        new_path: GuestPtr<str>,
+    ) -> Result<(), Error> {
+        let (old, new) = (self.table.inner(old, Errno::Notdir)?, self.table.inner(new, Errno::Notdir)?);
+        self.inner.path_link(memory, old, flags, old_path, new, new_path).await
+    }
+
+    async fn path_rename(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        old: Fd,
+        old_path: GuestPtr<str>,
+        new: Fd,
+        new_path: GuestPtr<str>,
+    ) -> Result<(), Error> {
+        let (old, new) = (self.table.inner(old, Errno::Notdir)?, self.table.inner(new, Errno::Notdir)?);
+        self.inner.path_rename(memory, old, old_path, new, new_path).await
+    }
+
+    async fn path_symlink(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        old_path: GuestPtr<str>,
+        fd: Fd,
+        new_path: GuestPtr<str>,
+    ) -> Result<(), Error> {
+        let fd = self.table.inner(fd, Errno::Notdir)?;
+        self.inner.path_symlink(memory, old_path, fd, new_path).await
+    }
+
+    async fn path_open(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        directory: Fd,
+        lookup: types::Lookupflags,
+        path: GuestPtr<str>,
+        open: types::Oflags,
+        base: types::Rights,
+        inheriting: types::Rights,
+        flags: types::Fdflags,
+    ) -> Result<Fd, Error> {
+        let directory = self.table.inner(directory, Errno::Notdir)?;
+        self.table.room()?;
+        let inner = self.inner.path_open(memory, directory, lookup, path, open, base, inheriting, flags).await?;
+        Ok(self.table.add(Descriptor::Inner(inner.into()))?)
+    }
+
+    async fn fd_close(&mut self, memory: &mut GuestMemory<'_>, fd: Fd) -> Result<(), Error> {
+        match self.table.remove(fd)? {
+            Descriptor::Inner(inner) => self.inner.fd_close(memory, Fd::from(inner)).await,
+            Descriptor::Listener { .. } | Descriptor::Stream { .. } => Ok(()),
+        }
+    }
+
+    /// As `dup2`, but that the old number is gone: both must be there, and what the new one stood for is closed.
+    async fn fd_renumber(&mut self, memory: &mut GuestMemory<'_>, from: Fd, to: Fd) -> Result<(), Error> {
+        self.table.get(from)?;
+        self.table.get(to)?;
+        if u32::from(from) == u32::from(to) {
+            return Ok(());
+        }
+        self.fd_close(memory, to).await?;
+        let descriptor = self.table.remove(from)?;
+        Ok(self.table.put(to, descriptor)?)
+    }
+
+    async fn fd_fdstat_get(&mut self, memory: &mut GuestMemory<'_>, fd: Fd) -> Result<types::Fdstat, Error> {
+        match self.table.get(fd)? {
+            Descriptor::Inner(inner) => self.inner.fd_fdstat_get(memory, Fd::from(*inner)).await,
+            socket => Ok(socket.status()),
+        }
+    }
+
+    fn fd_fdstat_set_flags(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        flags: types::Fdflags,
+    ) -> Result<(), Error> {
+        match self.table.get_mut(fd)? {
+            Descriptor::Inner(inner) => self.inner.fd_fdstat_set_flags(memory, Fd::from(*inner), flags),
+            socket => Ok(socket.set_flags(flags)?),
+        }
+    }
+
+    async fn fd_filestat_get(&mut self, memory: &mut GuestMemory<'_>, fd: Fd) -> Result<types::Filestat, Error> {
+        match self.table.get(fd)? {
+            Descriptor::Inner(inner) => self.inner.fd_filestat_get(memory, Fd::from(*inner)).await,
+            _ => Ok(types::Filestat {
+                dev: 0,
+                ino: 0,
+                filetype: types::Filetype::SocketStream,
+                nlink: 0,
+                size: 0,
+                atim: 0,
+                mtim: 0,
+                ctim: 0,
+            }),
+        }
+    }
+
+    async fn fd_read(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        data: types::IovecArray,
+    ) -> Result<types::Size, Error> {
+        match self.table.get(fd)? {
+            Descriptor::Inner(inner) => self.inner.fd_read(memory, Fd::from(*inner), data).await,
+            _ => Ok(self.receive(memory, fd, data, types::Riflags::empty()).await?),
+        }
+    }
+
+    async fn fd_write(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        data: types::CiovecArray,
+    ) -> Result<types::Size, Error> {
+        match self.table.get(fd)? {
+            Descriptor::Inner(inner) => self.inner.fd_write(memory, Fd::from(*inner), data).await,
+            _ => self.send(memory, fd, data).await,
+        }
+    }
+
+    fn sock_shutdown(&mut self, memory: &mut GuestMemory<'_>, fd: Fd, how: types::Sdflags) -> Result<(), Error> {
+        match self.table.get(fd)? {
+            Descriptor::Inner(inner) => self.inner.sock_shutdown(memory, Fd::from(*inner), how),
+            socket => Ok(socket.shut_down(how)?),
+        }
+    }
+
+    async fn poll_oneoff(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        subscriptions: GuestPtr<types::Subscription>,
+        events: GuestPtr<types::Event>,
+        count: types::Size,
+    ) -> Result<types::Size, Error> {
+        self.poll(memory, subscriptions, events, count).await
+    }
+}

@@ -1,0 +1,177 @@
+//! The connections and requests of one container.
+//!
+//! ```text
+//!   accepts ── Stop ──▶ closes its listener, tells idle connections to go ── all answered ──▶ exits with 0
+//!      │                    │
+//!      └── Kill, or too much memory, at any time ──▶ everything is dropped ──▶ the exit that says so
+//! ```
+
+use super::{gate::Gate, instance, patience::Patient};
+use crate::{
+    blueprint::Blueprint,
+    endings,
+    host::state::GuestState,
+    network::{listener::Listener, stream::Stream},
+    protocol::Exit,
+};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use parking_lot::Mutex;
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{task::JoinSet, time::sleep};
+use tokio_util::sync::CancellationToken;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+/// Connections of one container. More wait to be accepted.
+const MAX_CONNECTIONS: usize = 1024;
+/// How long nothing is accepted when the process has no descriptor left.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+/// How long a client may take for the head of a request, from its first byte or from the end of the one before.
+const HEAD_READ: Duration = Duration::from_mins(1);
+/// What is buffered of a connection in each direction; the head of a request must fit.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
+/// Headers of a request.
+const MAX_HEADERS: usize = 100;
+/// Requests that an HTTP/2 connection has under way.
+const MAX_STREAMS: u32 = 64;
+/// How long an HTTP/2 connection may be silent before it is asked whether it is there, and how long it has to answer.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// See the module.
+pub(crate) struct Server {
+    pub(super) blueprint: Blueprint,
+    pub(super) code: ProxyPre<GuestState>,
+    pub(super) gate: Gate,
+    /// The tasks of guests, which may outlive the connections that asked for them. None are taken when the run is over.
+    guests: Mutex<Option<JoinSet<()>>>,
+    stopping: CancellationToken,
+    /// Why the container ends before it is told to.
+    ending: Mutex<Option<Exit>>,
+    ended: CancellationToken,
+}
+
+impl Server {
+    pub(crate) fn new(blueprint: Blueprint, code: ProxyPre<GuestState>) -> Arc<Self> {
+        let room = blueprint.shared.room.clone();
+        Arc::new(Self {
+            blueprint,
+            code,
+            gate: Gate::new(room),
+            guests: Mutex::new(Some(JoinSet::new())),
+            stopping: CancellationToken::new(),
+            ending: Mutex::new(None),
+            ended: CancellationToken::new(),
+        })
+    }
+
+    /// Serves until the run ends, and says how it did. Nothing of it is left then.
+    pub(crate) async fn serve(self: Arc<Self>, listener: Listener) -> Exit {
+        let mut connections = JoinSet::new();
+        let exit = tokio::select! {
+            biased;
+            () = self.blueprint.signals.kill.cancelled() => endings::killed(),
+            () = self.ended.cancelled() => self.ending.lock().take().unwrap_or_else(endings::killed),
+            () = self.accept(&listener, &mut connections) => endings::exited(0),
+        };
+        listener.close();
+        connections.shutdown().await;
+        let guests = self.guests.lock().take();
+        if let Some(mut guests) = guests {
+            guests.shutdown().await;
+        }
+        exit
+    }
+
+    /// Returns when the run was asked to stop and all requests are answered.
+    async fn accept(self: &Arc<Self>, listener: &Listener, connections: &mut JoinSet<()>) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.blueprint.signals.stop.cancelled() => break,
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                    Ok(accepted) => {
+                        connections.spawn(Arc::clone(self).connection(accepted.stream));
+                    }
+                    // It was there and is lost for want of descriptors: others will be free again.
+                    Err(_) => sleep(OUT_OF_DESCRIPTORS).await,
+                },
+            }
+        }
+        // Those that wait already were let in before the stop.
+        while let Ok(Some(accepted)) = listener.try_accept() {
+            connections.spawn(Arc::clone(self).connection(accepted.stream));
+        }
+        listener.close();
+        self.stopping.cancel();
+        while connections.join_next().await.is_some() {}
+        // Guests may still be busy with what they do after their answer.
+        poll_fn(|context| self.poll_guests(context)).await;
+    }
+
+    /// Ready when no guest runs.
+    fn poll_guests(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut guests = self.guests.lock();
+        let Some(guests) = guests.as_mut() else { return Poll::Ready(()) };
+        while ready!(guests.poll_join_next(context)).is_some() {}
+        Poll::Ready(())
+    }
+
+    /// Serves one connection to its end.
+    async fn connection(self: Arc<Self>, stream: Stream) {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_READ)
+            .max_buf_size(MAX_BUFFER_BYTES)
+            .max_headers(MAX_HEADERS);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(u32::try_from(MAX_BUFFER_BYTES).unwrap_or(u32::MAX))
+            .max_send_buf_size(MAX_BUFFER_BYTES)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT);
+        let service = service_fn(|request: hyper::Request<Incoming>| {
+            let server = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(instance::respond(server, request).await) }
+        });
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(Patient::new(stream)), service));
+        let stopped = tokio::select! {
+            _ = &mut connection => false,
+            () = self.stopping.cancelled() => true,
+        };
+        if stopped {
+            connection.as_mut().graceful_shutdown();
+            // However it ends, the client knows as much as there is to know.
+            let _ = connection.await;
+        }
+    }
+
+    /// Runs a guest beside the connection that asked for it.
+    pub(super) fn spawn(&self, guest: impl Future<Output = ()> + Send + 'static) {
+        if let Some(guests) = self.guests.lock().as_mut() {
+            while guests.try_join_next().is_some() {}
+            guests.spawn(guest);
+        }
+    }
+
+    /// Ends the container; the first reason counts.
+    pub(super) fn end(&self, exit: Exit) {
+        self.ending.lock().get_or_insert(exit);
+        self.ended.cancel();
+    }
+}
