@@ -2,7 +2,7 @@
 
 use coracle_tests::{
     Cluster, Kubectl, eventually,
-    network::{address, client, cluster, endpoints, get, node_port, probe, server, service},
+    network::{address, client, cluster, datagram, endpoints, get, node_port, probe, server, service},
     pods::{self, running},
 };
 use serde_json::json;
@@ -73,6 +73,17 @@ fn every_port_reaches_every_ready_pod() {
     let changed = r#"[{"op": "replace", "path": "/spec/type", "value": "ClusterIP"}]"#;
     kubectl.run_arguments(["patch", "service", "web", "--type=json", "-p", changed]).unwrap();
     eventually("the node port to be closed", || get(http, "/").map_or(Ok(()), |answer| Err(answer.text())));
+}
+
+#[test]
+fn a_datagram_is_answered_at_the_node_port() {
+    let (cluster, kubectl) = three_servers(&[many_ports()]);
+    endpoints(&kubectl, "web", 3);
+    let udp = node_port(&cluster, "web", "udp");
+    eventually("a datagram's echo at the node port", || {
+        let reply = datagram(udp, b"from the host")?;
+        if reply == b"from the host" { Ok(()) } else { Err(format!("{reply:?}")) }
+    });
 }
 
 #[test]

@@ -70,6 +70,8 @@ pub fn serve(roles: &[&str]) -> io::Result<()> {
     }
     println!("serving {}", roles.join(" "));
     let mut clients: Vec<Client> = Vec::new();
+    // Those that nobody reads from are not waited for either: there may be thousands.
+    let mut unread = Vec::new();
     let only_datagrams = listeners.is_empty();
     while only_datagrams || !listeners.is_empty() {
         let mut interests: Vec<_> = listeners
@@ -87,19 +89,20 @@ pub fn serve(roles: &[&str]) -> io::Result<()> {
             send_back(socket);
         }
         let mut is_ready = of_listeners.iter().map(Interest::is_ready);
-        listeners.retain(|(role, listener)| !is_ready.next().unwrap_or(false) || accept(*role, listener, &mut clients));
+        listeners.retain(|(role, listener)| !is_ready.next().unwrap_or(false) || accept(*role, listener, &mut clients, &mut unread));
     }
     println!("listeners are closed, bye");
     Ok(())
 }
 
 /// `false` when the listener is closed.
-fn accept(role: Role, listener: &TcpListener, clients: &mut Vec<Client>) -> bool {
+fn accept(role: Role, listener: &TcpListener, clients: &mut Vec<Client>, unread: &mut Vec<TcpStream>) -> bool {
     if role == Role::Idle {
         return true;
     }
     loop {
         match listener.accept() {
+            Ok((stream, _)) if role == Role::Mute => unread.push(stream),
             Ok((stream, _)) => {
                 if stream.set_nonblocking(true).is_ok() {
                     clients.push(Client::new(stream, role));
@@ -140,7 +143,7 @@ impl Client {
     }
 
     fn interest(&self) -> Interest {
-        let read = !self.read_ended && self.role != Role::Mute && self.pending.len() < PENDING_BYTES_MAX;
+        let read = !self.read_ended && self.pending.len() < PENDING_BYTES_MAX;
         Interest::new(self.stream.as_raw_fd(), read, !self.pending.is_empty())
     }
 
