@@ -5,6 +5,7 @@
 pub mod chaos;
 pub mod churn;
 pub mod cluster;
+pub mod connections;
 pub mod kubectl;
 pub mod mount;
 pub mod network;

@@ -1,17 +1,20 @@
-//! `make soak`: churn and kills for as many rounds as `SOAK_ROUNDS` says. What the fault suite does for a minute, for
+//! `make soak`: churn, kills and connections for as many rounds as `SOAK_ROUNDS` says. What the fault suite does for a minute, for
 //! long; it ends with a panic at the first thing that does not hold.
 
 use coracle_tests::{
     Cluster,
     chaos::Chaos,
     churn::{self, Footprint},
-    eventually, guest,
+    connections, eventually, guest,
     random::Random,
 };
 use std::env;
 
 /// Rounds when nobody says how many: about half an hour.
 const ROUNDS_DEFAULT: usize = 50;
+/// Connections of a round, and how often a container is killed amid them.
+const CONNECTIONS: usize = 10_000;
+const KILLS: usize = 20;
 /// Pods of a round that come and go without kills.
 const PODS: usize = 100;
 
@@ -20,6 +23,7 @@ fn main() {
     let rounds = named.map_or(ROUNDS_DEFAULT, |text| text.parse().expect("SOAK_ROUNDS is a number"));
     let mut cluster = Cluster::start();
     cluster.push(&guest("toolbox.wasm"), "toolbox:1");
+    cluster.push(&guest("probe.wasm"), "probe:1");
     let mut random = Random::seeded();
     for round in 0..rounds {
         let mut chaos = Chaos::new(random.fork());
@@ -32,6 +36,9 @@ fn main() {
         let before = Footprint::of(&cluster);
         churn::round(&kubectl, "default", &format!("soak-{round}"), PODS);
         eventually("the footprint of before", || Footprint::of(&cluster).within(&before));
+        connections::prepare(&kubectl);
+        connections::round(&cluster, &mut random, CONNECTIONS, KILLS);
+        kubectl.run("delete pods --all --timeout=55s").expect("the servers go");
         println!("round {} of {rounds}: {:?}", round + 1, Footprint::of(&cluster));
     }
     assert!(cluster.stop().success(), "{}", cluster.log());
