@@ -120,9 +120,10 @@ impl Heartbeat {
             // A Node from before nodes had ranges, or from when there was none left: with a change it is given one.
             found = self.link.update(NODES, "", &found).await?;
         }
-        match found["spec"]["podCIDR"].as_str() {
-            Some(range) => self.addresses.set_range(range),
-            None => warn!("the node has no range of addresses: its pods wait"),
+        if let Some(range) = found["spec"]["podCIDR"].as_str() {
+            self.addresses.set_range(range);
+        } else {
+            warn!("the node has no range of addresses: its pods wait");
         }
         let status = self.status(is_ready, &found["status"]);
         found["status"] = status.clone();

@@ -220,10 +220,13 @@ impl Line {
         dials: &mut Dials,
     ) -> Result<(), &'static str> {
         match message {
-            FromRunnerNet::Dial { id, pod_uid, from, to } => match self.admit(&pod_uid)? {
-                true => self.dial(exchange, dials, id, (pod_uid, from, to))?,
-                false => self.answer(id, DialFailure::Unreachable),
-            },
+            FromRunnerNet::Dial { id, pod_uid, from, to } => {
+                if self.admit(&pod_uid)? {
+                    self.dial(exchange, dials, id, (pod_uid, from, to))?;
+                } else {
+                    self.answer(id, DialFailure::Unreachable);
+                }
+            }
             FromRunnerNet::Withdraw { id } => dials.withdraw(id),
             FromRunnerNet::Answer { id, result } => {
                 // Nobody waits where it took too long.
@@ -238,7 +241,7 @@ impl Line {
             }
             FromRunnerNet::Refused { pod_uid, what } => {
                 if self.admit(&pod_uid)? {
-                    self.tell_bound(exchange, &pod_uid, what);
+                    exchange.notices.bound(&pod_uid, &what.to_string());
                 }
             }
         }
@@ -269,7 +272,7 @@ impl Line {
             return Err("it uses the number of a dial that is under way");
         }
         if dials.by_id.len() >= DIALS_MAX {
-            self.tell_bound(exchange, &pod_uid, Bound::RunnerConnections);
+            exchange.notices.bound(&pod_uid, &Bound::RunnerConnections.to_string());
             self.answer(id, DialFailure::TooMany);
             return Ok(());
         }
@@ -289,10 +292,6 @@ impl Line {
     /// Refuses a dial at once. A runner that does not read its channel waits for its own answer in vain.
     fn answer(&self, id: u64, failure: DialFailure) {
         let _ = self.channel.try_send(&ToRunnerNet::Connected { id, result: Err(to_wire(failure)) });
-    }
-
-    fn tell_bound(&self, exchange: &Exchange, pod_uid: &str, what: Bound) {
-        exchange.notices.bound(pod_uid, &what.to_string());
     }
 }
 

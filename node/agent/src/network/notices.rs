@@ -75,17 +75,18 @@ impl Teller {
         let severity = if notice.warning { Severity::Warning } else { Severity::Normal };
         let (reason, message) = (notice.reason, notice.message.as_str());
         match &notice.about {
-            About::Pod(uid) => match self.pods.find(uid, "", "") {
-                Some(pod) => self.recorder.record(&pod, "", severity, reason, message),
-                None => debug!(uid, reason, message, "a notice about a pod that is gone"),
-            },
-            About::Service(namespace, name) => match self.services.get(&ObjectKey::namespaced(namespace, name)) {
-                Some(service) => {
+            // Whoever is gone by now has no events.
+            About::Pod(uid) => {
+                if let Some(pod) = self.pods.find(uid, "", "") {
+                    self.recorder.record(&pod, "", severity, reason, message);
+                }
+            }
+            About::Service(namespace, name) => {
+                if let Some(service) = self.services.get(&ObjectKey::namespaced(namespace, name)) {
                     let involved = Involved::object("Service", &service);
                     self.recorder.record_about(involved, severity, reason, message);
                 }
-                None => debug!(name, namespace, reason, message, "a notice about a service that is gone"),
-            },
+            }
             About::Node => {
                 warn!(reason, message, "the pod network");
                 self.recorder.record_about(Involved::node(&self.node), severity, reason, message);

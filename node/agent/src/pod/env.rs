@@ -3,6 +3,7 @@
 
 use crate::pod::spec;
 use coracle_images::ImageModule;
+use coracle_net::names::hostname;
 use coracle_objects::{meta, quantity::Quantity};
 use serde_json::Value;
 use std::{collections::BTreeMap, net::IpAddr};
@@ -49,7 +50,7 @@ pub(crate) struct Surroundings<'a> {
 /// kubelet's message for `CreateContainerConfigError`.
 pub(crate) fn environment(container: &Value, around: &Surroundings<'_>) -> Result<Vec<(String, String)>, String> {
     let mut env = Environment::default();
-    env.set("HOSTNAME", spec::hostname(around.pod).to_owned());
+    env.set("HOSTNAME", hostname(around.pod).to_owned());
     for source in spec::items(container, "envFrom") {
         env_from(&mut env, source, around)?;
     }

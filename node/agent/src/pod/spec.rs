@@ -1,6 +1,7 @@
 //! What the agent reads from a pod's spec, with Kubernetes' defaults for what an old object may lack.
 
 use coracle_images::{PullPolicy, Reference};
+use coracle_net::names::hostname;
 use coracle_objects::meta;
 use coracle_runner::protocol::PodNetwork;
 use serde_json::{Value, json};
@@ -97,14 +98,6 @@ pub(crate) fn with_address(pod: &Arc<Value>, address: Option<Ipv4Addr>) -> Arc<V
     Arc::new(pod)
 }
 
-/// What the pod calls itself: `spec.hostname`, or else its name.
-pub(crate) fn hostname(pod: &Value) -> &str {
-    match text(&pod["spec"], "hostname") {
-        "" => meta::name(pod),
-        hostname => hostname,
-    }
-}
-
 /// What a container's network is to be: the pod's address and name, and the TCP ports that the container names.
 pub(crate) fn network(pod: &Value, container: &Value) -> PodNetwork {
     let tcp = list(container, "ports").iter().filter(|port| matches!(text(port, "protocol"), "" | "TCP"));
@@ -193,7 +186,6 @@ mod tests {
         let network = network(&pod, &container);
         assert_eq!((network.hostname.as_str(), network.listen.as_slice()), ("h", [8080, 80].as_slice()));
         assert_eq!(network.addresses, ["10.244.0.7".parse::<std::net::IpAddr>().unwrap()]);
-        assert_eq!(hostname(&json!({"metadata": {"name": "p"}})), "p");
         assert!(Arc::ptr_eq(&pod, &with_address(&pod, Some(Ipv4Addr::new(10, 244, 0, 7)))));
     }
 

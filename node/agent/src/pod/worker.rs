@@ -74,7 +74,7 @@ pub(crate) enum Outcome {
 /// What a piece of work beside the owner task came to.
 enum Done {
     SetUp(Result<(String, Ipv4Addr), SetUpFailure>),
-    Prepared(usize, RunId, Result<Prepared, Failure>),
+    Prepared(usize, RunId, Result<Box<Prepared>, Failure>),
     Launched(usize, RunId, Result<(), String>),
 }
 
@@ -114,8 +114,6 @@ pub(crate) struct Worker {
     killed: bool,
     saved: Option<Saved>,
     reported_end: bool,
-    /// It has finished and its address may be another pod's by now.
-    detached: bool,
     /// It had finished before this agent knew it: its status stays as it is.
     frozen: bool,
 }
@@ -164,7 +162,6 @@ impl Worker {
             killed: false,
             saved: None,
             reported_end: false,
-            detached: false,
             frozen,
         }
     }
@@ -270,9 +267,8 @@ impl Worker {
     }
 
     /// A pod that will not run again needs no network; its status goes on showing the address that it had.
-    fn detach_finished(&mut self) {
-        if !self.detached && self.state.is_finished() && !self.state.is_busy() {
-            self.detached = true;
+    fn detach_finished(&self) {
+        if self.state.is_finished() && !self.state.is_busy() {
             self.context.network.detach(meta::uid(&self.pod));
         }
     }

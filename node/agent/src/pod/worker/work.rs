@@ -55,7 +55,10 @@ impl Worker {
             run: run.clone(),
         };
         self.state.attempt(index);
-        self.spawn(Work::Prepare(index), async move { Done::Prepared(index, run, attempt.prepare().await) });
+        self.spawn(
+            Work::Prepare(index),
+            async move { Done::Prepared(index, run, attempt.prepare().await.map(Box::new)) },
+        );
     }
 
     pub(super) fn launch(&mut self, index: usize, run: RunId, prepared: Prepared) {
@@ -95,7 +98,7 @@ impl Worker {
             }
             Ok((_, Done::SetUp(Err(failure)))) => self.set_up_failed(&failure),
             Ok((_, Done::Prepared(index, run, Ok(prepared)))) if !self.state.stopping => {
-                self.launch(index, run, prepared);
+                self.launch(index, run, *prepared);
             }
             Ok((_, Done::Prepared(index, _, Ok(_)))) => self.state.attempt_dropped(index),
             Ok((_, Done::Prepared(index, _, Err(failure)))) => {
