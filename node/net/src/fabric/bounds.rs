@@ -16,6 +16,8 @@ pub const DIALS_PER_SECOND: u32 = 20_000;
 pub const OUTSIDE_DIALS_MAX: usize = 128;
 /// Dials of one pod to addresses outside the cluster per second.
 pub const OUTSIDE_DIALS_PER_SECOND: u32 = 500;
+/// Connections of one pod to addresses outside the cluster.
+pub const OUTSIDE_STREAMS_MAX: usize = 2048;
 /// Datagram flows of one pod to services, or from outside to one node port.
 pub const FLOWS_MAX: usize = 1024;
 /// Datagram flows of the node.
@@ -59,6 +61,8 @@ pub struct Limits {
     pub outside_dials: usize,
     /// [`OUTSIDE_DIALS_PER_SECOND`]
     pub outside_dials_per_second: u32,
+    /// [`OUTSIDE_STREAMS_MAX`]
+    pub outside_streams: usize,
     /// [`FLOWS_MAX`]
     pub flows: usize,
     /// [`FLOW_IDLE`]
@@ -94,6 +98,7 @@ impl Default for Limits {
             dials_per_second: DIALS_PER_SECOND,
             outside_dials: OUTSIDE_DIALS_MAX,
             outside_dials_per_second: OUTSIDE_DIALS_PER_SECOND,
+            outside_streams: OUTSIDE_STREAMS_MAX,
             flows: FLOWS_MAX,
             flow_idle: FLOW_IDLE,
             outside_sockets: OUTSIDE_SOCKETS_MAX,
@@ -122,6 +127,8 @@ pub enum Bound {
     OutsideDials,
     /// [`Limits::outside_dials_per_second`]
     OutsideDialRate,
+    /// [`Limits::outside_streams`]
+    OutsideStreams,
     /// [`Limits::flows`] or [`ALL_FLOWS_MAX`]
     Flows,
     /// [`ALL_OUTSIDE_SOCKETS_MAX`], or the process has no descriptor left
@@ -142,11 +149,12 @@ pub enum Bound {
 
 impl Bound {
     /// All bounds; a bound's place here is its place in the counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Dials,
         Self::DialRate,
         Self::OutsideDials,
         Self::OutsideDialRate,
+        Self::OutsideStreams,
         Self::Flows,
         Self::OutsideSockets,
         Self::OutsidePeers,
@@ -165,6 +173,7 @@ impl Bound {
             Self::DialRate => "too many connections per second",
             Self::OutsideDials => "too many connections to outside being made at one time",
             Self::OutsideDialRate => "too many connections to outside per second",
+            Self::OutsideStreams => "too many connections to outside",
             Self::Flows => "too many datagram flows",
             Self::OutsideSockets => "too many datagram sockets to outside",
             Self::OutsidePeers => "too many peers of a datagram socket to outside",

@@ -1,9 +1,11 @@
 //! The machine below the fabric: which addresses are its own, and its resolver. A pod must never reach an address of
 //! its own machine: what listens there (the agent's own ports, a database, a metadata service) trusts the machine.
 
+use super::outside_streams::{Inode, inodes};
 use crate::{dns, names::HostResolver, range::Ipv4Range};
 use nix::errno::Errno;
 use std::{
+    collections::HashSet,
     fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket},
 };
@@ -15,6 +17,8 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const NONLOCAL_BIND: [&str; 2] = ["/proc/sys/net/ipv4/ip_nonlocal_bind", "/proc/sys/net/ipv6/ip_nonlocal_bind"];
 /// All IPv4 routes, those to the machine itself among them.
 const ROUTES: &str = "/proc/thread-self/net/fib_trie";
+/// All TCP sockets, those of machines without IPv6 in the first alone.
+const STREAMS: [&str; 2] = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
 /// All IPv6 addresses of the machine.
 const ADDRESSES_V6: &str = "/proc/thread-self/net/if_inet6";
 
@@ -29,6 +33,13 @@ pub(crate) trait Machine: Send + Sync + 'static {
 
     /// The name servers that the machine uses, read each time.
     fn name_servers(&self) -> Vec<SocketAddr>;
+
+    /// The inodes of all its streams that some process has; blocks. `None` where it does not say.
+    fn streams(&self) -> Option<HashSet<Inode>> {
+        let tables = STREAMS.map(|path| fs::read_to_string(path).ok());
+        let [Some(v4), v6] = tables else { return None };
+        Some(inodes(&v4).chain(inodes(&v6.unwrap_or_default())).collect())
+    }
 
     /// Where packets for an address outside are sent: there. Tests have servers of their own.
     fn way_to(&self, outside: SocketAddr) -> SocketAddr {

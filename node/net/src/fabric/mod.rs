@@ -16,6 +16,7 @@ mod node_ports;
 mod notices;
 mod outside;
 mod outside_datagrams;
+mod outside_streams;
 mod pods;
 mod resolver;
 mod statistics;
@@ -45,6 +46,7 @@ use machine::{Machine, ThisMachine};
 use node_ports::Wanted;
 use notices::Reporter;
 use outside_datagrams::OutsideSockets;
+use outside_streams::OutsideStreams;
 use parking_lot::{Mutex, RwLock};
 use pods::PodTable;
 use resolver::Resolver;
@@ -104,6 +106,7 @@ struct Shared {
     balancer: Mutex<Balancer>,
     flows: Mutex<Flows>,
     outside_sockets: OutsideSockets,
+    outside_streams: OutsideStreams,
     receive_buffer: ReceiveBuffer,
     node_port_sockets: Mutex<HashMap<u16, Arc<UdpSocket>>>,
     wanted_ports: watch::Sender<Wanted>,
@@ -149,6 +152,7 @@ impl Fabric {
             view: RwLock::default(),
             changing: Mutex::default(),
             outside_sockets: OutsideSockets::default(),
+            outside_streams: OutsideStreams::default(),
             receive_buffer: ReceiveBuffer::default(),
             node_port_sockets: Mutex::default(),
             wanted_ports,
@@ -179,6 +183,7 @@ impl Fabric {
         let Some(pod) = self.0.pods.write().remove(uid) else { return };
         self.0.flows.lock().remove_pod(uid, &pod.entry.addresses);
         self.0.outside_sockets.remove_pod(uid);
+        self.0.outside_streams.remove_pod(uid);
         self.0.reporter.forget_pod(uid);
     }
 

@@ -3,11 +3,12 @@
 
 use super::{
     Shared,
+    bounds::Bound,
     pods::{DialFailure, Pod},
 };
 use crate::policy::Denial;
 use nix::errno::Errno;
-use std::{io, net::SocketAddr, os::fd::OwnedFd, time::Instant};
+use std::{io, net::SocketAddr, os::fd::OwnedFd, sync::Arc, time::Instant};
 use tokio::net::{TcpSocket, TcpStream};
 
 impl Shared {
@@ -16,6 +17,9 @@ impl Shared {
         let _permit = pod.budget.outside_dial(Instant::now()).map_err(|bound| self.over(pod, bound))?;
         if self.machine.is_own(to.ip()) {
             return Err(self.denied(pod, to, Denial::Node));
+        }
+        if !self.has_room_outside(pod).await {
+            return Err(self.over(pod, Bound::OutsideStreams));
         }
         let connect = connect(self.machine.way_to(to));
         let limit = self.config.limits.outside_dial_timeout;
@@ -29,7 +33,23 @@ impl Shared {
             return Err(self.denied(pod, to, Denial::Node));
         }
         let ready = stream.set_nodelay(true).and_then(|()| stream.into_std());
-        ready.map(OwnedFd::from).map_err(|error| failure_of(&error))
+        let socket = ready.map(OwnedFd::from).map_err(|error| failure_of(&error))?;
+        self.outside_streams.add(pod.uid(), &socket);
+        Ok(socket)
+    }
+
+    /// Whether the pod may have one more connection to outside.
+    async fn has_room_outside(&self, pod: &Pod) -> bool {
+        let max = self.config.limits.outside_streams;
+        if !self.outside_streams.is_full(pod.uid(), max) {
+            return true;
+        }
+        if self.outside_streams.may_ask(Instant::now()) {
+            let machine = Arc::clone(&self.machine);
+            let there = tokio::task::spawn_blocking(move || machine.streams()).await;
+            self.outside_streams.keep(there.ok().flatten().as_ref());
+        }
+        !self.outside_streams.is_full(pod.uid(), max)
     }
 }
 

@@ -76,6 +76,30 @@ async fn dials_to_outside_have_bounds_of_their_own() {
 }
 
 #[tokio::test]
+async fn connections_to_outside_are_bounded_as_long_as_they_are_open() {
+    let mut world = World::with(Limits { outside_streams: 3, ..Limits::default() });
+    let server = TcpListener::bind((own_loopback(), 0)).await.unwrap();
+    world.outside("203.0.113.7:80", server.local_addr().unwrap());
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(world.dial("203.0.113.7:80").await.unwrap());
+    }
+    assert_eq!(world.dial("203.0.113.7:80").await.unwrap_err(), DialFailure::TooMany);
+    assert_eq!(world.notice().await.message, "refused: too many connections to outside");
+    let other = soon(world.fabric.dial("b", at("10.244.0.2:1"), at("203.0.113.7:80"))).await;
+    assert!(other.is_ok(), "another pod does not notice");
+    // Whoever has the socket closes it, and says nothing.
+    held.pop();
+    soon(async {
+        while world.dial("203.0.113.7:80").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    world.fabric.remove_pod("a");
+}
+
+#[tokio::test]
 async fn datagrams_go_out_and_answers_come_back_from_those_who_were_asked() {
     let mut world = World::new();
     let server = UdpSocket::bind((own_loopback(), 0)).await.unwrap();
