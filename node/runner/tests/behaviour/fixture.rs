@@ -300,8 +300,31 @@ pub(crate) fn proc_figure(pid: u32, file: &str, name: &str) -> u64 {
     line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
 }
 
+/// Round trips inside a pod, and what connections cost.
+async fn measure_sockets(context: &Arc<Context>) {
+    let mut runner = context.runner().await;
+    let start = runner.networked(&["answer", "127.0.0.1:8080"]).await;
+    let server = runner.start(start).await;
+    runner.until_written(&server, "listening").await;
+    let start = runner.networked(&["round-trips", "127.0.0.1:8080", "20000"]).await;
+    print!("localhost of a pod: {}", runner.run(start).await.stdout);
+    for count in [500, 3000] {
+        let mut runner = context.runner().await;
+        let start = runner.networked(&["echo", "127.0.0.1:8080", "100000"]).await;
+        let server = runner.start(start).await;
+        runner.until_written(&server, "listening").await;
+        let before = proc_figure(runner.process.pid(), "smaps_rollup", "Pss");
+        let start = runner.networked(&["hold", "127.0.0.1:8080", &count.to_string()]).await;
+        let client = runner.start(start).await;
+        runner.until_written(&client, "holding").await;
+        let after = proc_figure(runner.process.pid(), "smaps_rollup", "Pss");
+        println!("PSS with {count} connections, both ends in guests: {before} kB, then {after} kB");
+    }
+}
+
 /// Prints what the note wants to know; not a test.
 pub(crate) async fn measure(context: Arc<Context>) -> ExitCode {
+    measure_sockets(&context).await;
     for slots in [1_000, 10_000] {
         let before = Instant::now();
         let mut runner = context.runner_for(slots).await;

@@ -19,6 +19,7 @@ const USAGE: &str = "usage: network COMMAND
   checks                   what must hold inside one pod
   listen ADDR COUNT        sends each of COUNT connections what it sent, after its end, one after the other
   echo ADDR COUNT          echoes COUNT connections at once, as it comes
+  answer ADDR              echoes one connection, waiting for each piece
   connect ADDR TEXT        sends a text, ends its direction, prints what comes back
   fetch ADDR BYTES         asks an echo for that many bytes, in pieces, and compares
   round-trips ADDR COUNT   the same with one byte each time, and says how long that took
@@ -52,6 +53,7 @@ fn main() -> Result<(), String> {
         ["checks"] => return checks::run(),
         ["listen", address, connections] => tcp::listen(address, count(connections)?),
         ["echo", address, connections] => tcp::echo(address, count(connections)?),
+        ["answer", address] => tcp::answer(address),
         ["connect", address, text] => tcp::connect(address, text),
         ["fetch", address, bytes] => tcp::fetch(address, count(bytes)?),
         ["round-trips", address, times] => tcp::round_trips(address, count(times)?),

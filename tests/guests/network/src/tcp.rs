@@ -34,6 +34,17 @@ pub fn listen(address: &str, count: usize) -> io::Result<()> {
     Ok(())
 }
 
+pub fn answer(address: &str) -> io::Result<()> {
+    let mut stream = bind(address)?.accept()?.0;
+    let mut piece = [0; PIECE];
+    loop {
+        match stream.read(&mut piece)? {
+            0 => return Ok(()),
+            count => stream.write_all(&piece[..count])?,
+        }
+    }
+}
+
 /// One connection of an echo: what it still has to send, and whether its input has ended.
 struct Echo {
     stream: TcpStream,

@@ -283,3 +283,6 @@ impl OutputStream for GuestOutput {
         self.0.check_write()
     }
 }
+
+#[cfg(test)]
+mod tests;
