@@ -3,7 +3,7 @@
 use coracle_tests::{
     Cluster, Kubectl, eventually, guest,
     mount::SmallDisk,
-    pods::{apply, phase, pod},
+    pods::{apply, phase, pod, until},
     registry::{Guard, PASSWORD, Registry, TokenServer, USER, docker_config},
     wait::contains,
 };
@@ -123,6 +123,19 @@ fn a_private_image_needs_its_secret() {
         assert!(message.contains("denies access"), "{message}");
         let message = waits(&kubectl, &format!("never -n {other}"), &["ErrImageNeverPull"]);
         assert!(message.contains("credentials that this pod does not have"), "{message}");
+        // One that runs already goes on although its secret is gone.
+        let mut worker =
+            pod("worker", "Always", &json!({"image": image, "args": ["exit", "1"], "imagePullPolicy": "IfNotPresent"}));
+        worker["spec"]["imagePullSecrets"] = json!([{"name": "passing"}]);
+        create_secret(&kubectl, &namespace, "passing", host, PASSWORD);
+        apply(&kubectl, &namespace, &[worker]);
+        let restarts = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].as_u64().unwrap_or(0);
+        let name = format!("worker -n {namespace}");
+        let seen = restarts(&until(&kubectl, &name, "restarting", |pod| restarts(pod) > 0));
+        kubectl.run(&format!("delete secret passing -n {namespace}")).unwrap();
+        until(&kubectl, &name, "restarting again", |pod| restarts(pod) > seen);
+        kubectl.run(&format!("delete pod {name} --wait=false")).unwrap();
+
         apply(&kubectl, &namespace, &[greeter("again", &image, "Never", &["right"])]);
         phase(&kubectl, &format!("again -n {namespace}"), "Succeeded");
         let events = kubectl.run(&format!("get events -A -n {namespace}")).unwrap();

@@ -13,7 +13,7 @@ use coracle_objects::registry_auth::Keyring;
 use futures::StreamExt;
 use reqwest::{Response, StatusCode, header};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// Tries in a row that may bring nothing, and tries in all.
 const FRUITLESS_MAX: u32 = 4;
@@ -58,12 +58,12 @@ async fn fill(
     mut writer: BlobWriter,
 ) -> Result<BlobWriter, Failure> {
     let path = format!("blobs/{}", layer.digest);
-    let time_max = TIME_MIN + Duration::from_secs(layer.size_bytes / BYTES_PER_SECOND_MIN);
+    let deadline = Instant::now() + TIME_MIN + Duration::from_secs(layer.size_bytes / BYTES_PER_SECOND_MIN);
     let (mut fruitless, mut tries) = (0, 0);
     loop {
         let before = writer.done_bytes();
         let wanted = Wanted { reference, keyring, path: &path, accept: "*/*", from: before };
-        let outcome = timeout(time_max, once(&puller.registries, wanted, &mut writer)).await;
+        let outcome = timeout_at(deadline, once(&puller.registries, wanted, &mut writer)).await;
         let too_slow = |_| {
             let text = format!("blob {} comes at less than {BYTES_PER_SECOND_MIN} bytes a second", layer.digest);
             Err(Failure::new(Class::Passing, text))
@@ -75,7 +75,7 @@ async fn fill(
         };
         tries += 1;
         fruitless = if writer.done_bytes() > before { 0 } else { fruitless + 1 };
-        if fruitless >= FRUITLESS_MAX || tries >= TRIES_MAX {
+        if fruitless >= FRUITLESS_MAX || tries >= TRIES_MAX || Instant::now() >= deadline {
             let (done, all) = (writer.done_bytes(), writer.size_bytes());
             writer.leave();
             let text = format!("{}; {done} of {all} bytes are here, given up after {tries} tries", failure.text);

@@ -13,12 +13,14 @@ mod registry;
 mod settings;
 mod store;
 mod tar;
+mod turns;
 
 use crate::{
     failure::{Class, Failure},
     pull::{Flight, Puller},
     registry::Registries,
     store::Store,
+    turns::Turns,
 };
 use coracle_objects::registry_auth::{Credential, Keyring};
 use futures::FutureExt;
@@ -30,13 +32,10 @@ use std::{
     time::Duration,
 };
 use thiserror::Error;
-use tokio::sync::Semaphore;
 
 pub use reference::Reference;
 pub use settings::{RegistrySettings, SettingsError};
 
-/// Most pulls at one time; others wait for their turn.
-const PARALLEL_PULLS_MAX: usize = 8;
 /// Pause before the first retry.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 
@@ -114,8 +113,9 @@ pub struct Image {
 pub enum Local {
     /// The image, whole.
     Here(Image),
-    /// The image, but it was pulled with credentials that the asker does not have: only the registry can tell.
-    Withheld,
+    /// The image, but it was pulled with credentials that the asker does not have: only the registry can tell
+    /// whether they may use it.
+    Withheld(Image),
     /// Nothing, or not all of it.
     Absent,
 }
@@ -186,7 +186,7 @@ impl Images {
 
     fn with_registries(directory: &Path, registries: Registries, retry_delay: Duration) -> io::Result<Self> {
         let store = Store::open(directory)?;
-        let turns = Semaphore::new(PARALLEL_PULLS_MAX);
+        let turns = Turns::new();
         let puller = Puller { store, registries, turns, retry_delay, busy: Mutex::default() };
         Ok(Self { puller: Arc::new(puller), flights: Arc::default() })
     }
@@ -208,9 +208,9 @@ impl Images {
         let named = || reference.to_owned();
         match (self.puller.local(&parsed, keyring), policy) {
             (Local::Here(image), PullPolicy::IfNotPresent | PullPolicy::Never) => return Ok(image),
-            (Local::Withheld, PullPolicy::Never) => return Err(PullError::Withheld { reference: named() }),
+            (Local::Withheld(_), PullPolicy::Never) => return Err(PullError::Withheld { reference: named() }),
             (Local::Absent, PullPolicy::Never) => return Err(PullError::NeverPull { reference: named() }),
-            (_, PullPolicy::Always) | (Local::Withheld | Local::Absent, PullPolicy::IfNotPresent) => {}
+            (_, PullPolicy::Always) | (Local::Withheld(_) | Local::Absent, PullPolicy::IfNotPresent) => {}
         }
         self.join(&parsed, keyring).await.map_err(|Failure { class, text: detail }| match class {
             Class::Passing => PullError::Unavailable { reference: named(), detail },

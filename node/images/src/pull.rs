@@ -8,6 +8,7 @@ use crate::{
     registry::{Access, Registries},
     store::{Contents, Extracted, Store},
     tar,
+    turns::Turns,
 };
 use bytes::Bytes;
 use coracle_objects::registry_auth::Keyring;
@@ -20,7 +21,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::sync::Semaphore;
 
 /// A pull that many may wait for.
 pub(crate) type Flight = Shared<BoxFuture<'static, Result<Image, Failure>>>;
@@ -32,7 +32,7 @@ const MANIFEST_RETRIES: u32 = 3;
 pub(crate) struct Puller {
     pub(crate) store: Store,
     pub(crate) registries: Registries,
-    pub(crate) turns: Semaphore,
+    pub(crate) turns: Turns,
     /// Before the first retry; it doubles.
     pub(crate) retry_delay: Duration,
     /// Layers being fetched.
@@ -58,14 +58,14 @@ impl Puller {
         let Some(layers) = layers else { return Local::Absent };
         match self.image(reference, &entry.manifest, &layers, false) {
             Ok(image) if self.store.may_use(&entry, &self.registries.usable(reference, keyring)) => Local::Here(image),
-            Ok(_) => Local::Withheld,
+            Ok(image) => Local::Withheld(image),
             Err(_) => Local::Absent,
         }
     }
 
     /// Pulls, verifies and remembers.
     pub(crate) async fn pull(&self, reference: &Reference, keyring: &Keyring) -> Result<Image, Failure> {
-        let _turn = self.turns.acquire().await.map_err(|_| Failure::last("pulling has ended"))?;
+        let _turn = self.turns.take(reference.host.as_deref().unwrap_or_default()).await;
         let (digest, bytes, layers, access) = self.manifest(reference, keyring).await?;
         let mut pulled = false;
         for layer in &layers {

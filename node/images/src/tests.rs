@@ -103,7 +103,7 @@ fn local(images: &Images, name: &str) -> Option<Image> {
     match images.local(name, &Keyring::default()).unwrap() {
         Local::Here(image) => Some(image),
         Local::Absent => None,
-        Local::Withheld => panic!("withheld"),
+        Local::Withheld(_) => panic!("withheld"),
     }
 }
 

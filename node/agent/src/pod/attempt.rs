@@ -99,6 +99,12 @@ impl Attempt {
         let policy = spec::pull_policy(&self.container);
         let mut keyring = Keyring::default();
         let mut local = self.local(name, &keyring)?;
+        // A pod keeps what it was given before, whatever became of its secrets since.
+        if let Local::Withheld(image) = &local
+            && has_run(&self.pod, spec::text(&self.container, "name"), &image.id)
+        {
+            local = Local::Here(image.clone());
+        }
         // Most pods need no secret at all, and a node without its server can still start them.
         if policy == PullPolicy::Always || !matches!(local, Local::Here(_)) {
             keyring = pull_secrets::keyring(&self.context, &self.pod).await;
@@ -112,7 +118,7 @@ impl Attempt {
             }
             (missing, PullPolicy::Never) => {
                 let message = match missing {
-                    Local::Withheld => PullError::Withheld { reference: name.to_owned() }.to_string(),
+                    Local::Withheld(_) => PullError::Withheld { reference: name.to_owned() }.to_string(),
                     _ => format!("Container image \"{name}\" is not present with pull policy of Never"),
                 };
                 self.tell(Severity::Warning, "ErrImageNeverPull", &message);
@@ -170,5 +176,35 @@ impl Attempt {
             &self.container,
             &Surroundings { pod: &self.pod, host_ip: &self.context.host_ip, sources: &sources, services: &services },
         )
+    }
+}
+
+/// Whether this container of the pod ran this very image already, by the status that this node gave it.
+fn has_run(pod: &Value, container: &str, image_id: &str) -> bool {
+    let statuses = ["initContainerStatuses", "containerStatuses"];
+    let mut all = statuses.iter().flat_map(|field| spec::items(&pod["status"], field));
+    all.any(|status| status["name"] == container && status["imageID"] == image_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_what_ran_in_the_container_has_run() {
+        let pod = json!({"status": {
+            "initContainerStatuses": [{"name": "first", "imageID": "r/a@sha256:1"}],
+            "containerStatuses": [{"name": "main", "imageID": "r/b@sha256:2"}, {"name": "side", "imageID": ""}],
+        }});
+        for (container, image, expected) in [
+            ("first", "r/a@sha256:1", true),
+            ("main", "r/b@sha256:2", true),
+            ("main", "r/a@sha256:1", false),
+            ("side", "r/b@sha256:2", false),
+        ] {
+            assert_eq!(has_run(&pod, container, image), expected, "{container} {image}");
+        }
+        assert!(!has_run(&json!({}), "main", "r/b@sha256:2"));
     }
 }
