@@ -338,7 +338,7 @@ fn a_compile_bomb_is_one_pods_trouble() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("bomb.wasm");
     fs::write(&file, bomb()).unwrap();
-    let mut cluster = cluster(&json!({}), &["--compile-time", "10"]);
+    let mut cluster = cluster(&json!({}), &["--compile-time", "5"]);
     let kubectl = cluster.kubectl();
     cluster.push(&file, "bomb:1");
     cluster.push(&guest("toolbox.wasm"), "toolbox:1");
@@ -352,11 +352,10 @@ fn a_compile_bomb_is_one_pods_trouble() {
     apply(&kubectl, "default", &[greeter("behind", "toolbox-p1:1", "IfNotPresent", &[])]);
     phase(&kubectl, "behind", "Succeeded");
     let message = waits(&kubectl, "bomb", &["CreateContainerError"]);
-    assert!(
-        message.contains("module bomb cannot be compiled") && message.contains("10 s of processor time"),
-        "{message}"
-    );
-    told(&kubectl, "default", &["more than 10 s of processor time"]);
+    // Of processor time, or on the clock where the machine is busy.
+    let limit = "module bomb cannot be compiled: compiling it takes more than";
+    assert!(message.contains(limit), "{message}");
+    told(&kubectl, "default", &[limit]);
     assert_eq!(kubectl.json("get pod bomb").unwrap()["status"]["phase"], "Pending");
 
     // What was compiled is there after a restart, as it was.
