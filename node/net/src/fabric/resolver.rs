@@ -8,9 +8,10 @@ use std::{
     io,
     net::IpAddr,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
-use tokio::sync::{Semaphore, TryAcquireError};
+use tokio::sync::{Semaphore, oneshot};
 
 /// Look-ups of all pods under way: each holds a thread.
 const RUNNING_MAX: usize = 32;
@@ -59,21 +60,18 @@ impl Resolver {
         }
         let of_pod = pod.budget.look_up().map_err(LookUpFailure::Over)?;
         tokio::time::timeout(LOOK_UP_TIMEOUT, async {
-            let of_all = match Arc::clone(&self.running).try_acquire_owned() {
-                Ok(permit) => permit,
-                Err(TryAcquireError::Closed) => return Err(LookUpFailure::Failed),
-                Err(TryAcquireError::NoPermits) => {
-                    Arc::clone(&self.running).acquire_owned().await.map_err(|_| LookUpFailure::Failed)?
-                }
-            };
+            let of_all = Arc::clone(&self.running).acquire_owned().await.map_err(|_| LookUpFailure::Failed)?;
             let (machine, cache, name) = (Arc::clone(&self.machine), Arc::clone(&self.cache), name.to_owned());
-            let thread = tokio::task::spawn_blocking(move || {
+            let (answer, answered) = oneshot::channel();
+            // A thread of its own: the runtime's would hold up the end of the process until the machine has answered.
+            let thread = thread::Builder::new().name("look-up".to_owned()).spawn(move || {
                 let result = result_of(machine.look_up(&name));
                 remember(&mut cache.lock(), name, &result, Instant::now());
                 drop((of_pod, of_all));
-                result
+                drop(answer.send(result));
             });
-            thread.await.unwrap_or(Err(LookUpFailure::Failed))
+            thread.map_err(|_| LookUpFailure::Failed)?;
+            answered.await.unwrap_or(Err(LookUpFailure::Failed))
         })
         .await
         .unwrap_or(Err(LookUpFailure::Failed))

@@ -173,6 +173,28 @@ async fn a_resolver_that_hangs_holds_a_bounded_number_of_look_ups() {
     assert!(world.fabric.statistics().bounds.contains(&(Bound::LookUps, 8)));
 }
 
+#[test]
+fn a_resolver_that_hangs_does_not_hold_up_the_end() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let first = runtime();
+    let world = first.block_on(async {
+        let world = World::new();
+        world.machine.hangs.store(true, Ordering::Relaxed);
+        let waiting = tokio::spawn({
+            let fabric = world.fabric.clone();
+            async move { fabric.look_up("a", "slow.example.com.").await }
+        });
+        until(|| !world.machine.asked.lock().is_empty()).await;
+        waiting.abort();
+        soon(world.fabric.shutdown()).await;
+        world
+    });
+    // Waits for the runtime's own threads.
+    let ended = std::thread::spawn(move || drop(first));
+    runtime().block_on(until(|| ended.is_finished()));
+    world.machine.hangs.store(false, Ordering::Relaxed);
+}
+
 #[tokio::test]
 async fn wasi_look_ups_walk_the_search_list() {
     let world = World::with_web();
