@@ -139,3 +139,69 @@ impl Body for ResponseBody {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::StreamExt;
+    use http_body_util::{BodyExt, StreamBody};
+    use tokio::sync::mpsc;
+    use wasmtime_wasi_http::Error;
+
+    /// A response whose body is what is sent, and what its end does.
+    fn response(
+        length: Option<&str>,
+    ) -> (mpsc::UnboundedSender<&'static str>, Response<ResponseBody>, Fate, CancellationToken) {
+        let (chunks, receiver) = mpsc::unbounded_channel();
+        let frames = futures::stream::unfold(receiver, |mut receiver: mpsc::UnboundedReceiver<&str>| async move {
+            let chunk = receiver.recv().await?;
+            Some((Ok::<_, Error>(Frame::data(Bytes::from_static(chunk.as_bytes()))), receiver))
+        });
+        let mut response = Response::new(BodyExt::boxed_unsync(StreamBody::new(frames.boxed())));
+        if let Some(length) = length {
+            response.headers_mut().insert(CONTENT_LENGTH, length.parse().unwrap());
+        }
+        let (fate, gone) = (Fate::default(), CancellationToken::new());
+        let response = ResponseBody::of_guest(response, fate.clone(), Client::new(gone.clone()));
+        (chunks, response, fate, gone)
+    }
+
+    #[tokio::test]
+    async fn a_whole_answer_leaves_the_guest_alone() {
+        let (chunks, response, _, gone) = response(None);
+        chunks.send("all").unwrap();
+        drop(chunks);
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "all");
+        assert!(!gone.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn so_does_one_of_the_length_that_was_announced() {
+        let (chunks, mut response, _, gone) = response(Some("6"));
+        for chunk in ["one", "two"] {
+            chunks.send(chunk).unwrap();
+            assert_eq!(response.body_mut().frame().await.unwrap().unwrap().data_ref().unwrap(), chunk);
+        }
+        drop(response);
+        assert!(!gone.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_early_is_gone() {
+        let (chunks, mut response, _, gone) = response(Some("6"));
+        chunks.send("one").unwrap();
+        response.body_mut().frame().await.unwrap().unwrap();
+        assert!(!gone.is_cancelled());
+        drop(response);
+        assert!(gone.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn what_a_failed_guest_said_is_cut_off() {
+        let (chunks, response, fate, _) = response(None);
+        chunks.send("half").unwrap();
+        fate.fail();
+        drop(chunks);
+        assert!(response.into_body().collect().await.is_err());
+    }
+}

@@ -39,7 +39,7 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// How long a client may take for the head of a request, from its first byte or from the end of the one before.
 const HEAD_READ: Duration = Duration::from_mins(1);
 /// What is buffered of a connection in each direction; the head of a request must fit.
-const MAX_BUFFER_BYTES: usize = 64 << 10;
+const MAX_BUFFER_BYTES: usize = 32 << 10;
 /// Headers of a request.
 const MAX_HEADERS: usize = 100;
 /// Requests that an HTTP/2 connection has under way.

@@ -10,7 +10,9 @@ use coracle_runner::{
 };
 use futures::future::join_all;
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
@@ -142,13 +144,27 @@ pub(crate) async fn ports_are_taken_once_in_a_pod(context: Arc<Context>) {
     assert_eq!(exchange(neighbours.connect(PORT).await.unwrap(), b"again").await, b"againbye");
 }
 
-/// The Go guest, if this machine has a Go: on the path, or where `CORACLE_GO` says.
+/// A Go: where `CORACLE_GO` says, or what the other toolchains' guests are built with, or one on the path.
+fn go() -> OsString {
+    if let Some(go) = env::var_os("CORACLE_GO") {
+        return go;
+    }
+    let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cache"));
+    let cache = env::var_os("CORACLE_TOOLCHAINS_CACHE").map(PathBuf::from).or_else(|| {
+        let caches = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
+        Some(caches.join("coracle/toolchains"))
+    });
+    let directories = cache.and_then(|cache| fs::read_dir(cache).ok()).into_iter().flatten().flatten();
+    let fetched = directories.map(|directory| directory.path().join("bin/go")).find(|go| go.exists());
+    fetched.map_or_else(|| "go".into(), PathBuf::into_os_string)
+}
+
+/// The Go guest, if this machine has a Go.
 fn go_guest() -> Option<PathBuf> {
-    let go = env::var_os("CORACLE_GO").unwrap_or_else(|| "go".into());
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/guests/go-http");
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let output = target.join("go-http.wasm");
-    let mut command = Command::new(go);
+    let mut command = Command::new(go());
     command.args(["build", "-o"]).arg(&output).current_dir(sources);
     command.env("GOOS", "wasip1").env("GOARCH", "wasm").env("GOCACHE", target.join("go-cache"));
     match command.status() {
