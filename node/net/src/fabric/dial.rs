@@ -32,7 +32,7 @@ use std::{
 };
 
 /// Reason of the event when a pod is over a bound.
-pub(crate) const OVER_BOUND: &str = "NetworkBoundReached";
+pub(crate) const OVER_BOUND: &str = "NetworkLimit";
 /// Reason of the event when a pod wants to go where it may not.
 pub(crate) const DENIED: &str = "NetworkDenied";
 

@@ -130,7 +130,7 @@ async fn dials_under_way_are_bounded_for_each_pod() {
     let other = world.fabric.dial("d", at("10.244.0.4:1"), at("10.244.0.3:80")).await;
     assert!(other.is_ok(), "another pod does not notice");
     let notice = world.notice().await;
-    assert_eq!(notice.reason, "NetworkBoundReached");
+    assert_eq!(notice.reason, "NetworkLimit");
     assert_eq!(notice.message, "refused: too many connections being made at one time");
     // A dial that is withdrawn makes room.
     waiting.pop().unwrap().abort();
