@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::{env, path::PathBuf, process::Command, thread, time::Duration};
 
 /// Rust is the probe; the others are built by the script.
-const TOOLCHAINS: &[&str] = &["rust", "python"];
+const TOOLCHAINS: &[&str] = &["rust", "c", "go", "python", "javascript"];
 /// Compiling the largest of them takes seconds, all at once on two cores longer.
 const START_LIMIT: Duration = Duration::from_mins(4);
 const LARGE_BODY: usize = 3 << 20;
