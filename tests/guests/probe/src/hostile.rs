@@ -26,8 +26,8 @@ pub fn scan(host: &str, from: u16, to: u16) {
     println!("scan {host}: open {open:?}, otherwise {ends:?}");
 }
 
-/// Opens connections and keeps them; prints how many there are and why there are not more, then lets them go.
-pub fn flood(to: (&str, u16), count: usize) {
+/// Opens connections and keeps them; prints how many there are and why there are not more, then answers them.
+pub fn flood(to: (&str, u16), count: usize) -> Vec<TcpStream> {
     let mut kept = Vec::new();
     let mut refused = None;
     for _ in 0..count {
@@ -41,6 +41,7 @@ pub fn flood(to: (&str, u16), count: usize) {
     }
     let end = refused.map_or_else(|| "enough".to_owned(), |kind| kind.to_string());
     println!("flood: {} open, then {end}", kept.len());
+    kept
 }
 
 /// Connects to somebody who never accepts, again and again, without waiting for what comes of it.

@@ -22,7 +22,7 @@ use std::{
 const USAGE: &str = "commands: serve ROLE=PORT… (http echo sink mute idle udp) | get HOST PORT PATH [COUNT] | \
     post HOST PORT BYTES SEED | keep HOST PORT MILLISECONDS | echo HOST PORT BYTES SEED [COUNT] | udp HOST PORT TEXT | \
     resolve NAME… | dns udp|tcp SERVER TYPE NAME… | connect HOST PORT… | until HOST PORT | scan HOST FROM TO | \
-    flood HOST PORT COUNT | stuff HOST PORT | oversized HOST PORT BYTES | storm HOST PORT COUNT | \
+    flood HOST PORT COUNT | occupy HOST PORT COUNT | stuff HOST PORT | oversized HOST PORT BYTES | storm HOST PORT COUNT | \
     soak HOST ECHO-PORT SINK-PORT COUNT SEED | round-trips HOST PORT COUNT | throughput HOST PORT MIB | \
     connects HOST PORT COUNT | hold | sleep SECONDS | wait-eof | exit CODE";
 /// How long a reply to a datagram may take.
@@ -60,7 +60,11 @@ fn run(words: &[String]) -> Outcome {
         ["connect", host, ports @ ..] => ports.iter().try_for_each(|port| Ok(connect((host, number(port)?)))),
         ["until", host, port] => until((host, number(port)?)),
         ["scan", host, from, to] => Ok(hostile::scan(host, number(from)?, number(to)?)),
-        ["flood", host, port, count] => Ok(hostile::flood((host, number(port)?), number(count)?)),
+        ["flood", host, port, count] => Ok(drop(hostile::flood((host, number(port)?), number(count)?))),
+        ["occupy", host, port, count] => {
+            let _kept = hostile::flood((host, number(port)?), number(count)?);
+            hold()
+        }
         ["stuff", host, port] => Ok(say("stuff", hostile::stuff((host, number(port)?)))),
         ["storm", host, port, count] => Ok(hostile::storm((host, number(port)?), number(count)?)),
         ["oversized", host, port, bytes] => Ok(say("oversized", hostile::oversized((host, number(port)?), number(bytes)?))),
