@@ -68,7 +68,8 @@ impl World {
             dns_address: IpAddr::V4(CLUSTER_DNS),
             node_port_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             refused: Vec::new(),
-            limits: Limits::default(),
+            // Only this crate's own patience counts, also on a busy machine.
+            limits: Limits { offer_timeout: 2 * WAIT_MAX, ..Limits::default() },
         };
         let (fabric, _) = Fabric::new(config, routes.clone());
         let (notices, receiver) = Notices::new();
