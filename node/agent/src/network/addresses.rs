@@ -1,8 +1,11 @@
 //! Which pod of this node has which address. The range they are from belongs to the Node object and is remembered on
 //! disk, so that pods keep their addresses when the agent starts without the control plane.
 //!
-//! It must never give an address to two pods, nor one that is not from the node's range.
+//! It must never give an address to two pods, nor one that is not from the node's range, nor one that was freed a moment
+//! ago, also by an earlier agent.
 
+use super::rests::Rests;
+use crate::clock;
 use coracle_net::{
     addresses::{AddressPool, PoolError},
     range::Ipv4Range,
@@ -23,6 +26,8 @@ use tracing::{info, warn};
 
 /// Name of the file that remembers the node's range.
 const FILE: &str = "pod-range";
+/// Name of the file that remembers which addresses were freed lately.
+const RESTS_FILE: &str = "pod-addresses-freed";
 /// How long a pod waits for a range that is not known yet before it says so.
 pub(crate) const RANGE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -35,9 +40,9 @@ pub(crate) enum NoAddress {
     Pool(#[from] PoolError),
 }
 
-#[derive(Default)]
 struct State {
     pool: Option<AddressPool>,
+    rests: Rests,
     /// By pod uid; those remembered from an earlier agent may come before the pool is there.
     held: HashMap<String, Ipv4Addr>,
 }
@@ -55,7 +60,9 @@ impl Addresses {
     /// for the range where it is not known yet.
     pub(crate) fn open(data_dir: &Path, patience: Duration) -> Self {
         let known = watch::Sender::new(false);
-        let addresses = Self { file: data_dir.join(FILE), state: Mutex::default(), known, patience };
+        let rests = Rests::open(data_dir.join(RESTS_FILE), clock::now());
+        let state = Mutex::new(State { pool: None, rests, held: HashMap::new() });
+        let addresses = Self { file: data_dir.join(FILE), state, known, patience };
         match fs::read_to_string(&addresses.file).map(|text| text.trim().parse()) {
             Ok(Ok(range)) => addresses.start(range),
             Ok(Err(error)) => warn!(%error, "the remembered range of pod addresses cannot be read"),
@@ -98,6 +105,12 @@ impl Addresses {
         info!(%range, "pods get their addresses from this range");
         let mut pool = AddressPool::new(range);
         let mut state = self.state();
+        for address in state.rests.addresses() {
+            // One that is not from this range, or freed twice, is nobody's concern.
+            if pool.reserve(address).is_ok() {
+                pool.release(address, Instant::now());
+            }
+        }
         for (uid, address) in &state.held {
             if let Err(error) = pool.reserve(*address) {
                 warn!(uid, %error, "a pod has an address that is not from the node's range");
@@ -150,9 +163,9 @@ impl Addresses {
     /// Gives a pod's address back, if it has one.
     pub(crate) fn release(&self, uid: &str) {
         let mut state = self.state();
-        if let Some(address) = state.held.remove(uid)
-            && let Some(pool) = &mut state.pool
-        {
+        let Some(address) = state.held.remove(uid) else { return };
+        state.rests.note(address, clock::now());
+        if let Some(pool) = &mut state.pool {
             pool.release(address, Instant::now());
         }
     }
@@ -222,6 +235,23 @@ mod tests {
         assert_eq!((addresses.get("thief"), addresses.get("stranger")), (None, None));
         assert_eq!(addresses.take("a").await.unwrap(), had);
         assert_ne!(addresses.take("b").await.unwrap(), had);
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_agent_freed_rests_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Addresses::open(directory.path(), Duration::ZERO);
+        let earlier = open();
+        // Five addresses.
+        earlier.set_range("10.244.4.0/29");
+        let (kept, freed) = (earlier.take("a").await.unwrap(), earlier.take("b").await.unwrap());
+        earlier.release("b");
+        let addresses = open();
+        addresses.reserve("a", kept);
+        while let Ok(address) = addresses.take(&format!("{}", rand::random::<u64>())).await {
+            assert_ne!(address, freed);
+        }
+        assert_eq!(addresses.state().held.len(), 4, "all but the one that rests");
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ pub(crate) mod exchange;
 mod limits;
 pub(crate) mod line;
 pub(crate) mod notices;
+mod rests;
 pub(crate) mod routes;
 #[cfg(test)]
 mod tests;
