@@ -210,6 +210,22 @@ fn what_is_wrong_with_a_connection_is_said() {
 }
 
 #[test]
+fn a_mirror_stands_in_for_its_registry() {
+    let mirror = Registry::start(&Guard::Nobody, false);
+    let (_, digest) = mirror.push(&[&guest("toolbox.wasm")], "team/toolbox:1");
+    let mut settings = registries(&[&mirror]);
+    // A name that nobody can reach, by its definition.
+    settings["registries"]["registry.invalid"] = json!({"mirrors": [mirror.address()]});
+    let cluster = cluster(&settings, &[]);
+    let kubectl = cluster.kubectl();
+    let image = "registry.invalid/team/toolbox:1";
+    apply(&kubectl, "default", &[greeter("mirrored", image, "Always", &[])]);
+    let done = phase(&kubectl, "mirrored", "Succeeded");
+    let shown = &done["status"]["containerStatuses"][0]["imageID"];
+    assert_eq!(*shown, format!("registry.invalid/team/toolbox@{digest}"), "it keeps its own name");
+}
+
+#[test]
 fn many_pods_fetch_a_module_once() {
     let registry = Registry::start(&Guard::Nobody, false);
     let mut images = Vec::new();
