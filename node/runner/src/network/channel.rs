@@ -341,7 +341,7 @@ mod tests {
         let agent = NetworkChannel::new(receiver, Some(violated.clone())).unwrap();
         let good = encode(&FromRunnerNet::Withdraw { id: 1 }).unwrap();
         let longer = [good.as_slice(), b"x"].concat();
-        for packet in [&b"\xff\xff\xff"[..], &longer, &[0; MAX_PACKET_BYTES + 1]] {
+        for packet in [&b"\xff\xff\xff"[..], &longer, &vec![0; MAX_PACKET_BYTES + 1]] {
             transmit(&sender, packet, None).unwrap();
             assert!(matches!(agent.recv().await, Err(ChannelError::Malformed(_))));
         }

@@ -37,8 +37,9 @@ pub(crate) const MAX_CONNECTIONS: usize = 8 << 10;
 pub(crate) const MAX_QUEUED_BYTES: usize = 4 << 20;
 /// How often the agent hears that one pod hits one bound.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-/// What the kernel buffers in each direction of a connection inside a pod, as it counts: for the first connections, and
-/// for each of the others. It is kernel memory, and a peer that never reads holds it.
+/// What the kernel buffers of what a guest sends, as it counts: for the first connections of a pod, and for each of the
+/// others. It is kernel memory, and a peer that never reads holds it. What the agent has connected or offered keeps the
+/// buffers that the agent gave it while there are few.
 const ROOMY_BUFFER_BYTES: usize = 128 << 10;
 const TIGHT_BUFFER_BYTES: usize = 16 << 10;
 /// Connections of a pod that have roomy buffers.
@@ -188,6 +189,7 @@ impl Pod {
             return Err(DialFailure::Refused);
         };
         let permits = self.permits().map_err(|_| DialFailure::Refused)?;
+        self.bound_buffer(&socket);
         backlog.push(socket, to, from, Held { _permits: permits, _binding: None }, room);
         Ok(())
     }
@@ -213,14 +215,20 @@ impl Pod {
 
     fn pair(&self) -> io::Result<(OwnedFd, OwnedFd)> {
         let (one, other) = UnixStream::pair()?;
-        let used = MAX_CONNECTIONS - self.connections.available_permits();
-        let bytes = if used <= ROOMY_CONNECTIONS { ROOMY_BUFFER_BYTES } else { TIGHT_BUFFER_BYTES };
         let (one, other) = (OwnedFd::from(one), OwnedFd::from(other));
         for end in [&one, &other] {
-            // The kernel doubles what it is told.
-            setsockopt(end, SndBuf, &(bytes / 2))?;
+            set_buffer(end, ROOMY_BUFFER_BYTES)?;
+            self.bound_buffer(end);
         }
         Ok((one, other))
+    }
+
+    /// Makes a connection of a pod that has many of them hold little.
+    fn bound_buffer(&self, socket: &OwnedFd) {
+        if MAX_CONNECTIONS - self.connections.available_permits() > ROOMY_CONNECTIONS {
+            // It is a socket that is open; if it were not, writing to it would say so.
+            let _ = set_buffer(socket, TIGHT_BUFFER_BYTES);
+        }
     }
 
     pub(crate) fn switch(&self) -> &Switch {
@@ -320,7 +328,7 @@ impl PodNetwork {
         let socket = if pod.owns(to.ip()) {
             pod.connect_inside(local, to).await?
         } else {
-            pod.switch.dial(pod, local, to).await?
+            pod.switch.dial(pod, local, to).await.inspect(|socket| pod.bound_buffer(socket))?
         };
         let stream = Stream::new(socket, Held { _permits: permits, _binding: Some(binding) });
         let stream = stream.map_err(|_| SocketError::TooMany)?;
@@ -338,11 +346,6 @@ impl PodNetwork {
         })?;
         Ok(Datagrams::new(Arc::clone(&self.pod), inbox, address))
     }
-
-    /// The pod's own addresses.
-    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
-        self.pod.addresses.read().clone()
-    }
 }
 
 impl Binding {
@@ -350,6 +353,11 @@ impl Binding {
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.address
     }
+}
+
+fn set_buffer(socket: &OwnedFd, bytes: usize) -> io::Result<()> {
+    // The kernel doubles what it is told.
+    Ok(setsockopt(socket, SndBuf, &(bytes / 2))?)
 }
 
 fn is_loopback(address: IpAddr) -> bool {
