@@ -1,3 +1,5 @@
+//! A pod without guests: its ports, waits and bounds, with the agent's end of the channel in the tests' hands.
+
 use super::*;
 use crate::{
     network::{MAX_DATAGRAM_BYTES, NetworkChannel, ToRunnerNet, datagrams, listener::MAX_BACKLOG},

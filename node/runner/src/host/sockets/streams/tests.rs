@@ -1,3 +1,5 @@
+//! Streams against a peer that reads, does not read, or goes away.
+
 use super::*;
 use crate::{
     network::{NetworkChannel, switch::Switch},
