@@ -59,6 +59,7 @@ impl Linkers {
         module.allow_shadowing(true);
         module.func_wrap(preview1::MODULE, "proc_exit", exit_with)?;
         module.allow_shadowing(false);
+        preview1::add_preview0_to_linker(&mut module)?;
         Ok(Self { component, module })
     }
 }

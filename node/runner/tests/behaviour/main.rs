@@ -20,6 +20,7 @@ mod limits;
 mod names;
 mod neighbours;
 mod output;
+mod preview0;
 mod preview1_sockets;
 mod processes;
 mod sockets;
@@ -99,6 +100,7 @@ const CASES: &[Case] = cases![
     output::end_of_input_asks_to_stop,
     output::large_writes_are_cut_in_pieces,
     output::a_flood_waits_for_the_agent,
+    preview0::what_preview1_changed_is_as_it_was,
     preview1_sockets::listeners_come_behind_the_directories,
     preview1_sockets::a_module_can_wait_in_each_call,
     preview1_sockets::a_module_can_wait_for_many_connections_at_once,

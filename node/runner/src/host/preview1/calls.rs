@@ -54,7 +54,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> Result<()> {
 }
 
 /// The guest's memory and what it may do, apart from each other.
-fn parts<'a>(caller: &'a mut Caller<'_, GuestState>) -> Result<(GuestMemory<'a>, &'a mut Preview1)> {
+pub(super) fn parts<'a>(caller: &'a mut Caller<'_, GuestState>) -> Result<(GuestMemory<'a>, &'a mut Preview1)> {
     let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
         wasmtime::bail!("missing required memory export");
     };
@@ -66,7 +66,7 @@ fn parts<'a>(caller: &'a mut Caller<'_, GuestState>) -> Result<(GuestMemory<'a>,
 }
 
 /// The error number that the guest gets, or the trap that ends it.
-async fn outcome(call: impl Future<Output = Result<(), Error>>) -> Result<i32> {
+pub(super) async fn outcome(call: impl Future<Output = Result<(), Error>>) -> Result<i32> {
     let errno = match call.await {
         Ok(()) => Errno::Success,
         Err(error) => error.downcast()?,
@@ -114,7 +114,7 @@ async fn sock_send(
     Ok(memory.write(pointer(length), sent)?)
 }
 
-fn pointer<T>(address: i32) -> GuestPtr<T>
+pub(super) fn pointer<T>(address: i32) -> GuestPtr<T>
 where
     T: wiggle::GuestType,
 {

@@ -3,12 +3,14 @@
 //! Preview 1 has no way to make a socket. A module is given its listeners as open descriptors, right behind its
 //! directories, and their number in the environment variable `LISTEN_FDS`; what it accepts from them it reads, writes
 //! and polls as any descriptor. Listeners are non-blocking until the module says otherwise, as with `wasmtime run
-//! --tcplisten`: Go, whose goroutines share one thread, relies on it. `wasmtime-wasi` knows nothing of that, so this wraps its context: [`table`] says what a
-//! number stands for, [`delegate`] passes on what concerns no socket, [`sockets`] does what does, [`poll`] waits for both.
+//! --tcplisten`: Go, whose goroutines share one thread, relies on it. `wasmtime-wasi` knows nothing of that, so this wraps
+//! its context: [`table`] says what a number stands for, [`delegate`] passes on what concerns no socket, [`sockets`] does
+//! what does, [`poll`] waits for both. [`preview0`] is the same for older modules.
 
 mod calls;
 mod delegate;
 mod poll;
+mod preview0;
 mod sockets;
 mod table;
 
@@ -18,6 +20,7 @@ use wasmtime::Result;
 use wasmtime_wasi::p1::WasiP1Ctx;
 
 pub(crate) use calls::{MODULE, add_to_linker};
+pub(crate) use preview0::add_to_linker as add_preview0_to_linker;
 
 /// How many listeners a module is given.
 pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";

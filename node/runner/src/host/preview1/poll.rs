@@ -64,6 +64,14 @@ struct Sorted {
     refused: Vec<Event>,
 }
 
+/// How much a guest waits for.
+///
+/// # Errors
+/// When it is nothing, or more than it may be.
+pub(super) fn bounded(count: types::Size) -> Result<types::Size, Errno> {
+    if count == 0 || count > MAX_SUBSCRIPTIONS { Err(Errno::Inval) } else { Ok(count) }
+}
+
 impl Preview1 {
     pub(super) async fn poll(
         &mut self,
@@ -72,10 +80,20 @@ impl Preview1 {
         events: GuestPtr<Event>,
         count: types::Size,
     ) -> Result<types::Size, Error> {
-        if count == 0 || count > MAX_SUBSCRIPTIONS {
-            return Err(Errno::Inval.into());
-        }
-        let sorted = self.sort(memory, subscriptions, count)?;
+        let places = subscriptions.as_array(bounded(count)?);
+        let asked = places.iter().map(|place| Ok(memory.read(place?)?)).collect::<Result<_, Error>>()?;
+        self.poll_for(memory, asked, events).await
+    }
+
+    /// The same for subscriptions that are read already.
+    pub(super) async fn poll_for(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        asked: Vec<Subscription>,
+        events: GuestPtr<Event>,
+    ) -> Result<types::Size, Error> {
+        let count = u32::try_from(asked.len())?;
+        let sorted = self.sort(asked);
         let mut happened = sorted.refused;
         if happened.is_empty() {
             let (others, sockets) = self.wait(&sorted.others, &sorted.sockets).await?;
@@ -89,15 +107,9 @@ impl Preview1 {
         Ok(u32::try_from(happened.len())?)
     }
 
-    fn sort(
-        &self,
-        memory: &GuestMemory<'_>,
-        subscriptions: GuestPtr<Subscription>,
-        count: u32,
-    ) -> Result<Sorted, Error> {
+    fn sort(&self, asked: Vec<Subscription>) -> Sorted {
         let mut sorted = Sorted::default();
-        for subscription in subscriptions.as_array(count).iter() {
-            let mut subscription = memory.read(subscription?)?;
+        for mut subscription in asked {
             let (fd, reads) = match &subscription.u {
                 SubscriptionU::Clock(_) => {
                     sorted.others.push(subscription);
@@ -129,7 +141,7 @@ impl Preview1 {
                 }),
             }
         }
-        Ok(sorted)
+        sorted
     }
 
     /// Waits until something has happened, and says all that has: at most one event per subscription.
