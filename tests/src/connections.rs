@@ -79,7 +79,7 @@ pub fn round(cluster: &Cluster, random: &mut Random, connections: usize, kills: 
 fn run(kubectl: &Kubectl, random: &mut Random, connections: usize, kills: usize) {
     let share = (connections / CLIENTS).to_string();
     let name = |number: usize| format!("soak-{number}");
-    let namespace = |number: usize| if number % 2 == 0 { "default" } else { "beyond" };
+    let namespace = |number: usize| if number.is_multiple_of(2) { "default" } else { "beyond" };
     for number in 0..CLIENTS {
         let seed = random.below(1 << 30).to_string();
         let commands: [&[&str]; 1] = [&["soak", "target.default", "9000", "9001", &share, &seed]];

@@ -80,10 +80,10 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
     let mut answer = Answer { status: head.split(' ').nth(1)?.parse().ok()?, head, body: bytes[end + 4..].to_vec() };
     if answer.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
         answer.body = dechunk(&answer.body)?;
-    } else if let Some(length) = answer.header("content-length").and_then(|text| text.parse::<usize>().ok()) {
-        if answer.body.len() != length {
-            return None;
-        }
+    } else if let Some(length) = answer.header("content-length").and_then(|text| text.parse::<usize>().ok())
+        && answer.body.len() != length
+    {
+        return None;
     }
     Some(answer)
 }

@@ -1,8 +1,8 @@
-//! Programs that nobody here wrote do their job: SQLite keeps rows on a volume across restarts of its container, PHP
+//! Programs that nobody here wrote do their job: `SQLite` keeps rows on a volume across restarts of its container, PHP
 //! answers a page through a service.
 //!
 //! That build of PHP (a CGI program for preview 1) has no sockets: it reads each request from a volume and writes its
-//! answer there, and a container beside it speaks HTTP. SQLite is the one inside it: the stand-alone build at hand wants
+//! answer there, and a container beside it speaks HTTP. `SQLite` is the one inside it: the stand-alone build at hand wants
 //! `wasi_unstable`, which preview 1 replaced and no node offers. `tests/guests/toolchains/build.sh` fetches the programs.
 
 use coracle_tests::{
