@@ -18,6 +18,7 @@ guests=(
     "examples rewriter wasm32-wasip2 web/rewriter.wasm web/rewriter"
     "tests/guests http wasm32-wasip2 http.wasm http"
     "tests/guests listener wasm32-wasip1 listener-p1.wasm listener"
+    "tests/guests load wasm32-wasip2 load.wasm load"
     "tests/guests network wasm32-wasip2 network.wasm network"
     "tests/guests probe wasm32-wasip2 probe.wasm probe"
     "tests/guests toolbox wasm32-wasip2 toolbox.wasm toolbox"

@@ -1,13 +1,30 @@
 #!/usr/bin/env bash
-# Figures for people: pod start latency, memory at rest and the pod network, with the release binary on this machine.
+# Figures for people, on this machine: pod start latency, memory at rest, what the pod network and HTTP cost.
+#
+#   CORACLE_BENCH_BINARY=PATH       a binary other than the release build
+#   CORACLE_BENCH_SHORT=1           only see that the network bench works
+#   CORACLE_BENCH_WASMTIME=PATH     the wasmtime to compare with; built into a cache when it is not given
+#
+# Arguments are names of benches; without one, all run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 target="${CARGO_TARGET_DIR:-target}"
-binary="$(realpath "$target/release/coracle")"
+binary="$(realpath "${CORACLE_BENCH_BINARY:-$target/release/coracle}")"
 CORACLE_TEST_KUBECTLS="$(scripts/kubectl.sh --any)"
 export CORACLE_TEST_KUBECTLS CORACLE_TEST_BINARY="$binary"
 
 printf 'machine: %s, %s cores, %s\n' "$(uname -sr)" "$(nproc)" "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)"
-printf 'release binary: %s bytes\n' "$(stat -c %s "$binary")"
-cargo bench --locked --profile dev -p coracle-tests --bench pod_start --bench idle_memory --bench network
+printf 'rustc %s, binary %s: %s bytes\n' "$(rustc --version | cut -d' ' -f2)" "$binary" "$(stat -c %s "$binary")"
+
+[ $# -gt 0 ] || set -- pod_start idle_memory network
+benches=()
+for name; do
+    benches+=(--bench "$name")
+    if [ "$name" = network ]; then
+        # Without one the figures of HTTP stand alone, and say so.
+        if CORACLE_BENCH_WASMTIME="$(scripts/wasmtime.sh)"; then export CORACLE_BENCH_WASMTIME; else unset CORACLE_BENCH_WASMTIME; fi
+    fi
+done
+# What the benches do natively must not be slower for want of optimisation.
+CARGO_PROFILE_DEV_OPT_LEVEL=2 cargo bench --locked --profile dev -p coracle-tests "${benches[@]}"
