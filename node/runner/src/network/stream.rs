@@ -73,7 +73,25 @@ impl Stream {
         self.receive(buffer, MsgFlags::empty())
     }
 
-    /// The same, and leaves it there.
+    /// The same into memory of its own, at most `max` bytes; empty at the end.
+    pub(crate) fn try_read_some(&self, max: usize) -> io::Result<Vec<u8>> {
+        if self.0.input_closed.load(Relaxed) {
+            return Ok(Vec::new());
+        }
+        // Guests ask for much and get little: clearing it all first would cost more than the rest of a short read.
+        let mut bytes = Vec::<u8>::with_capacity(max);
+        let room = bytes.spare_capacity_mut();
+        // SAFETY: the kernel writes at most `max` bytes, which the vector has room for.
+        let count = unsafe {
+            libc::recv(self.0.socket.get_ref().as_raw_fd(), room.as_mut_ptr().cast(), max, libc::MSG_DONTWAIT)
+        };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        // SAFETY: the kernel has written that many.
+        unsafe { bytes.set_len(count) };
+        Ok(bytes)
+    }
+
+    /// As [`Self::try_read`], and leaves it there.
     pub(crate) fn try_peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.receive(buffer, MsgFlags::MSG_PEEK)
     }

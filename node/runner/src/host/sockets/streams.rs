@@ -46,16 +46,12 @@ impl InputStream for Input {
         if size == 0 {
             return Ok(Bytes::new());
         }
-        let mut buffer = vec![0; size.min(MAX_CHUNK_BYTES)];
-        match self.stream.try_read(&mut buffer) {
-            Ok(0) => {
+        match self.stream.try_read_some(size.min(MAX_CHUNK_BYTES)) {
+            Ok(bytes) if bytes.is_empty() => {
                 self.ended = true;
                 Err(StreamError::Closed)
             }
-            Ok(count) => {
-                buffer.truncate(count);
-                Ok(buffer.into())
-            }
+            Ok(bytes) => Ok(bytes.into()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Bytes::new()),
             Err(error) => {
                 self.ended = true;
