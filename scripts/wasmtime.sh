@@ -19,7 +19,7 @@ else
         (
             flock 9
             [ -x "$program" ] || CARGO_TARGET_DIR="$cache/target" cargo install --quiet --locked --root "$cache" \
-                --version "=$version" --no-default-features --features serve,cranelift,pooling-allocator,parallel-compilation \
+                --version "=$version" --no-default-features --features run,serve,component-model-async,cranelift,pooling-allocator,parallel-compilation \
                 wasmtime-cli >&2
         ) 9>"$cache/lock"
         rm -rf "$cache/target"
