@@ -144,10 +144,10 @@ fn head(stream: &mut BufReader<TcpStream>) -> usize {
             first = false;
         } else if line == "\r\n" {
             return length.expect("a length");
-        } else if let Some((name, value)) = line.split_once(':') {
-            if name.eq_ignore_ascii_case("content-length") {
-                length = value.trim().parse().ok();
-            }
+        } else if let Some((name, value)) = line.split_once(':')
+            && name.eq_ignore_ascii_case("content-length")
+        {
+            length = value.trim().parse().ok();
         }
     }
 }
