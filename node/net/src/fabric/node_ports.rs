@@ -14,6 +14,7 @@ use super::{
     dial::{OVER_BOUND, canonical},
     node_port_datagrams,
     notices::{About, Notice},
+    pods::DialFailure,
     statistics::Count,
     udp_socket::UdpSocket,
 };
@@ -27,7 +28,7 @@ use nix::sys::socket::{setsockopt, sockopt::Linger};
 use std::{
     collections::BTreeMap,
     io,
-    net::{Ipv4Addr, SocketAddr, TcpStream as StdTcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream as StdTcpStream},
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
@@ -206,7 +207,14 @@ impl Shared {
                     attempts.connected();
                     return true;
                 }
-                Err(failure) => attempts.failed(failure),
+                Err(failure) => {
+                    attempts.failed(failure);
+                    // It may have a copy and take it yet, but two pods must not read from one connection: it ends for all.
+                    if failure == DialFailure::TimedOut {
+                        let _ = stream.shutdown(Shutdown::Both);
+                        return false;
+                    }
+                }
             }
         }
         false
@@ -217,15 +225,15 @@ impl Shared {
         endpoint: SocketAddr,
         stream: &StdTcpStream,
         from: SocketAddr,
-    ) -> Result<(), super::DialFailure> {
+    ) -> Result<(), DialFailure> {
         let services = self.services();
         match policy::decide_endpoint(Peer::Outside(from.ip()), endpoint, self.surroundings(&services)) {
             Ok(Way::Pod) => {}
-            Ok(_) | Err(_) => return Err(super::DialFailure::Denied),
+            Ok(_) | Err(_) => return Err(DialFailure::Denied),
         }
         let pod = self.pod_at(endpoint)?;
         // A copy, so that the next pod can have it when this one refuses.
-        let copy: OwnedFd = stream.as_fd().try_clone_to_owned().map_err(|_| super::DialFailure::TooMany)?;
+        let copy: OwnedFd = stream.as_fd().try_clone_to_owned().map_err(|_| DialFailure::TooMany)?;
         self.offer(&pod, endpoint, self.as_pods_see(from), copy).await
     }
 

@@ -78,6 +78,18 @@ async fn a_failed_offer_is_tried_elsewhere_and_nobody_means_a_reset() {
 }
 
 #[tokio::test]
+async fn a_connection_that_a_pod_may_still_take_is_offered_to_nobody_else() {
+    let world = World::with(Limits { offer_timeout: Duration::from_millis(20), ..Limits::default() });
+    let web = [node_port_service("web", "10.96.0.20", 30_080)];
+    world.set_services(&web, &[slice("web", &["10.244.0.2", "10.244.0.3"])]);
+    world.manner("b", Manner::Sleeps);
+    world.manner("c", Manner::Sleeps);
+    let mut near = world.come_in(30_080).await;
+    assert!(!matches!(soon(near.read(&mut [0])).await, Ok(1..)), "it ends");
+    assert_eq!(world.pods.offers.lock().len(), 1);
+}
+
+#[tokio::test]
 async fn the_local_policy_keeps_to_this_node() {
     let world = World::new();
     let mut web = node_port_service("web", "10.96.0.20", 30_080);
