@@ -34,6 +34,8 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 /// Connections of one container. More wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
+/// How long a connection is new: its first request may still be on its way when the container is asked to stop.
+const NEW_CONNECTION: Duration = Duration::from_secs(2);
 /// How long nothing is accepted when the process has no descriptor left.
 const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// How long a client may take for the head of a request, from its first byte or from the end of the one before.
@@ -145,19 +147,31 @@ impl Server {
             .max_send_buf_size(MAX_BUFFER_BYTES)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
+        let asked = CancellationToken::new();
         let service = service_fn(|request: hyper::Request<Incoming>| {
+            asked.cancel();
             let server = Arc::clone(&self);
             async move { Ok::<_, Infallible>(instance::respond(server, request).await) }
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(Patient::new(stream)), service));
         let stopped = tokio::select! {
             _ = &mut connection => false,
-            () = self.stopping.cancelled() => true,
+            () = self.may_close(&asked) => true,
         };
         if stopped {
             connection.as_mut().graceful_shutdown();
             // However it ends, the client knows as much as there is to know.
             let _ = connection.await;
+        }
+    }
+
+    /// Resolves when the container is asked to stop, for a new connection not before its first request.
+    async fn may_close(&self, asked: &CancellationToken) {
+        let is_old = sleep(NEW_CONNECTION);
+        self.stopping.cancelled().await;
+        tokio::select! {
+            () = asked.cancelled() => {}
+            () = is_old => {}
         }
     }
 

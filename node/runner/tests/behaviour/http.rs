@@ -278,12 +278,15 @@ pub(crate) async fn stop_lets_requests_finish(context: Arc<Context>) {
     let mut response = client.ask("/slow/3/300", Empty::<Bytes>::new()).await;
     let first = response.body_mut().frame().await.unwrap().unwrap();
     assert_eq!(first.data_ref().unwrap(), "line 0\n");
+    let mut new = Client::new(&neighbours).await;
 
     runner.process.send(ToRunner::Stop(run.clone())).await.unwrap();
     while idle.0.ready().await.is_ok() {
         tokio::task::yield_now().await;
     }
     assert_eq!(neighbours.connect(PORT).await.err(), Some(DialFailure::Refused));
+    // Who was let in before the stop is served.
+    assert_eq!(whole(new.ask("/hello", Empty::<Bytes>::new()).await).await.1, "hello\n");
     assert_eq!(whole(response).await.1, "line 1\nline 2\n");
     assert_eq!(runner.end(&run).await.exit, exited(0));
 }
