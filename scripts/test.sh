@@ -5,16 +5,22 @@ cd "$(dirname "$0")/.."
 
 kubectls=$(scripts/kubectl.sh | paste -sd:)
 export CORACLE_TEST_KUBECTLS="$kubectls"
-# The guests of other toolchains take minutes and some hundred MB once; one suite alone is spared them.
+# The guests of other toolchains take minutes and some hundred MB once, third-party programs some MB; one suite alone is
+# spared what it does not use.
 case " $* " in
-    *" --test toolchains "* | *" --test programs "*) wanted=yes ;;
-    *" --test "* | *" --lib "*) wanted= ;;
-    *) wanted=yes ;;
+    *" --test toolchains "*) wanted="toolchains" ;;
+    *" --test programs "*) wanted="programs" ;;
+    *" --test "* | *" --lib "*) wanted="" ;;
+    *) wanted="toolchains programs" ;;
 esac
-if [ -n "$wanted" ]; then
-    scripts/setup.sh --tests
+[ -z "$wanted" ] || scripts/setup.sh --tests
+if [[ $wanted == *toolchains* ]]; then
     CORACLE_TEST_TOOLCHAINS=$(tests/guests/toolchains/build.sh)
     export CORACLE_TEST_TOOLCHAINS
+fi
+if [[ $wanted == *programs* ]]; then
+    CORACLE_TEST_PROGRAMS=$(scripts/programs.sh)
+    export CORACLE_TEST_PROGRAMS
 fi
 CORACLE_TEST_REGISTRY=$(scripts/registry.sh)
 export CORACLE_TEST_REGISTRY

