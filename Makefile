@@ -15,7 +15,7 @@ setup:
 
 # The whole workspace, as the tests build it: one crate alone would resolve other features of shared dependencies.
 build: setup
-	@echo "building (the first time compiles RocksDB and wasmtime: about ten minutes on two cores)"
+	@echo "building (the first time compiles RocksDB and wasmtime: about twenty minutes on two cores)"
 	@cargo build --locked --workspace
 
 demo: build
