@@ -365,10 +365,16 @@ impl Workloads for FakeWorkloads {
     }
 }
 
+/// How long [`FakeSwitch::slow`] makes it take.
+const SLOW: Duration = Duration::from_millis(300);
+
 /// Which pods are on the network, and nothing behind it.
 #[derive(Default)]
 pub(crate) struct FakeSwitch {
     pods: Mutex<BTreeMap<String, Ipv4Addr>>,
+    /// How adding the next pod is held up: whom to tell, and what lets it go on.
+    hold: Mutex<Option<(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>)>>,
+    removals: Mutex<Option<std::sync::mpsc::Sender<()>>>,
 }
 
 impl FakeSwitch {
@@ -380,6 +386,15 @@ impl FakeSwitch {
         (Network { addresses, switch: switch.clone() }, switch)
     }
 
+    /// Makes the next pod's adding slow: it takes until a pod is removed, or for a while. Tells when it begins and ends.
+    pub(crate) fn slow(&self) -> std::sync::mpsc::Receiver<()> {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (removed, is_removed) = std::sync::mpsc::channel();
+        *self.hold.lock().unwrap() = Some((tell, is_removed));
+        *self.removals.lock().unwrap() = Some(removed);
+        told
+    }
+
     /// The address under which a pod is reached.
     pub(crate) fn address(&self, uid: &str) -> Option<Ipv4Addr> {
         self.pods.lock().unwrap().get(uid).copied()
@@ -388,10 +403,22 @@ impl FakeSwitch {
 
 impl Switch for FakeSwitch {
     fn add(&self, pod: &Value, address: Ipv4Addr) {
+        let hold = self.hold.lock().unwrap().take();
+        if let Some((tell, removed)) = &hold {
+            tell.send(()).unwrap();
+            // Nobody should remove what is being added: then the time is up.
+            let _ = removed.recv_timeout(SLOW);
+        }
         self.pods.lock().unwrap().insert(meta::uid(pod).to_owned(), address);
+        if let Some((tell, _)) = hold {
+            tell.send(()).unwrap();
+        }
     }
 
     fn remove(&self, uid: &str) {
         self.pods.lock().unwrap().remove(uid);
+        if let Some(removed) = self.removals.lock().unwrap().take() {
+            let _ = removed.send(());
+        }
     }
 }

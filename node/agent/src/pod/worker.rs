@@ -189,7 +189,9 @@ impl Worker {
     }
 
     fn outcome(&self) -> Option<Outcome> {
-        let idle = !self.state.is_busy();
+        // A set-up that was aborted may still be at it, and would attach the pod's address after it was taken away.
+        let sets_up = self.works.values().any(|(work, _)| *work == Work::SetUp);
+        let idle = !self.state.is_busy() && !sets_up;
         match self.ending {
             Some(Ending::Gone) if idle => Some(Outcome::Gone),
             Some(Ending::Shutdown) if idle => Some(Outcome::Shutdown),

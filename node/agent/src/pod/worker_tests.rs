@@ -400,6 +400,19 @@ async fn a_pod_waits_until_there_is_an_address() {
     assert_ne!(world.switch.address("u-1"), world.switch.address("u-first"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_goes_while_it_is_set_up_leaves_no_address() {
+    let world = World::new();
+    let adding = world.switch.slow();
+    let wait = || tokio::task::block_in_place(|| adding.recv_timeout(Duration::from_secs(30))).unwrap();
+    world.link.put(PODS, simple("Always"));
+    wait();
+    world.link.remove(PODS, &key());
+    wait();
+    eventually("it is off the network", || world.switch.address("u-1").is_none()).await;
+    eventually("its address is free", || world.context.network.addresses.get("u-1").is_none()).await;
+}
+
 #[tokio::test]
 async fn a_finished_pod_shows_its_address_and_holds_none() {
     let world = World::new();
