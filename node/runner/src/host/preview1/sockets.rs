@@ -6,11 +6,14 @@ use std::{
     io::{self, ErrorKind},
     net::Shutdown,
 };
+use tokio::task::coop::consume_budget;
 use wasmtime_wasi::p1::types::{self, Errno, Error, Fd, Fdflags, Riflags};
 use wiggle::{GuestMemory, GuestPtr};
 
 /// Pieces of one read or write, as on Linux.
 const MAX_PIECES: u32 = 1024;
+/// Bytes that one read or write moves at most. Pieces may lie on top of each other, so the guest's memory is no bound.
+const MAX_BYTES: u32 = 64 << 20;
 
 impl Preview1 {
     /// The next connection of a listener. Waits for it unless the listener is non-blocking.
@@ -40,7 +43,7 @@ impl Preview1 {
         }
     }
 
-    /// Reads into the pieces one after the other: what is there, at least a byte, unless the end has come.
+    /// Reads into the pieces one after the other: what is there up to a bound, at least a byte, unless the end has come.
     pub(super) async fn receive(
         &mut self,
         memory: &mut GuestMemory<'_>,
@@ -54,12 +57,15 @@ impl Preview1 {
         }
         let peek = flags.contains(Riflags::RECV_PEEK);
         let all = flags.contains(Riflags::RECV_WAITALL) && !peek && !nonblocking;
-        let mut total = 0;
+        let mut total = 0_u32;
         for piece in data.iter() {
             let piece = memory.read(piece?)?;
+            let length = piece.buf_len.min(MAX_BYTES - total);
             let mut filled = 0;
-            while filled < piece.buf_len {
-                let rest = piece.buf.add(filled)?.as_array(piece.buf_len - filled);
+            while filled < length {
+                // A peer that never rests must not keep this guest from being ended, nor its neighbours from their turn.
+                consume_budget().await;
+                let rest = piece.buf.add(filled)?.as_array(length - filled);
                 let buffer = memory.as_slice_mut(rest)?.ok_or(Errno::Notsup)?;
                 let result = if peek { stream.try_peek(buffer) } else { stream.try_read(buffer) };
                 match result {
@@ -67,7 +73,7 @@ impl Preview1 {
                     Ok(count) => {
                         let count = u32::try_from(count)?;
                         filled += count;
-                        total += count;
+                        total = total.checked_add(count).ok_or(Errno::Overflow)?;
                         // What was only looked at would be seen again in the next piece.
                         if peek {
                             return Ok(total);
@@ -90,7 +96,8 @@ impl Preview1 {
         Ok(total)
     }
 
-    /// Writes the pieces one after the other: all of it, or as much as there is room for when it must not wait.
+    /// Writes the pieces one after the other: all of it up to a bound, or as much as there is room for when it must not
+    /// wait.
     pub(super) async fn send(
         &mut self,
         memory: &mut GuestMemory<'_>,
@@ -104,9 +111,12 @@ impl Preview1 {
         let mut total = 0_u32;
         for piece in data.iter() {
             let piece = memory.read(piece?)?;
+            let length = piece.buf_len.min(MAX_BYTES - total);
             let mut written = 0;
-            while written < piece.buf_len {
-                let rest: GuestPtr<[u8]> = piece.buf.add(written)?.as_array(piece.buf_len - written);
+            while written < length {
+                // As for reading.
+                consume_budget().await;
+                let rest: GuestPtr<[u8]> = piece.buf.add(written)?.as_array(length - written);
                 let bytes = memory.as_slice(rest)?.ok_or(Errno::Notsup)?;
                 match stream.try_write(bytes) {
                     Ok(count) => {
@@ -202,3 +212,7 @@ fn errno(error: &io::Error) -> Errno {
         _ => Errno::Io,
     }
 }
+
+#[cfg(test)]
+#[path = "sockets_tests.rs"]
+mod tests;
