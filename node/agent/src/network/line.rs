@@ -11,7 +11,7 @@
 use super::exchange::Exchange;
 use bytes::Bytes;
 use coracle_net::fabric::DialFailure;
-use coracle_runner::network::{self as wire, Bound, FromRunnerNet, NetworkChannel, ToRunnerNet};
+use coracle_runner::network::{self as wire, Bound, ChannelError, FromRunnerNet, NetworkChannel, ToRunnerNet};
 use std::{
     collections::{HashMap, HashSet, VecDeque, hash_map},
     net::SocketAddr,
@@ -30,6 +30,8 @@ use tracing::{debug, warn};
 
 /// Dials of one runner that are under way; more are refused for now.
 pub(super) const DIALS_MAX: usize = 1024;
+/// Refusals that wait until a runner reads them, beside its dials; more are lost.
+pub(super) const REFUSALS_MAX: usize = 1024;
 /// Offers to one runner that wait for their answer; more are refused for now.
 const OFFERS_MAX: usize = 4096;
 /// How long a runner may take to answer an offer.
@@ -224,7 +226,7 @@ impl Line {
                 if self.admit(&pod_uid)? {
                     self.dial(exchange, dials, id, (pod_uid, from, to))?;
                 } else {
-                    self.answer(id, DialFailure::Unreachable);
+                    self.answer(dials, id, DialFailure::Unreachable);
                 }
             }
             FromRunnerNet::Withdraw { id } => dials.withdraw(id),
@@ -273,7 +275,7 @@ impl Line {
         }
         if dials.by_id.len() >= DIALS_MAX {
             exchange.notices.bound(&pod_uid, &Bound::RunnerConnections.to_string());
-            self.answer(id, DialFailure::TooMany);
+            self.answer(dials, id, DialFailure::TooMany);
             return Ok(());
         }
         let (line, exchange) = (self.clone(), exchange.clone());
@@ -289,15 +291,28 @@ impl Line {
         Ok(())
     }
 
-    /// Refuses a dial at once. A runner that does not read its channel waits for its own answer in vain.
-    fn answer(&self, id: u64, failure: DialFailure) {
-        let _ = self.channel.try_send(&ToRunnerNet::Connected { id, result: Err(to_wire(failure)) });
+    /// Refuses a dial at once, or as soon as its runner reads. One that never does waits for its own answers in vain.
+    fn answer(self: &Arc<Self>, dials: &mut Dials, id: u64, failure: DialFailure) {
+        let refusal = ToRunnerNet::Connected { id, result: Err(to_wire(failure)) };
+        match self.channel.try_send(&refusal) {
+            Err(ChannelError::Full) if dials.tasks.len() < DIALS_MAX + REFUSALS_MAX => {
+                let line = self.clone();
+                dials.tasks.spawn(async move {
+                    if let Err(error) = line.channel.send(refusal, None).await {
+                        debug!(%error, "a refusal cannot be handed to the runner");
+                    }
+                });
+            }
+            Err(error) => debug!(%error, "a refusal is lost"),
+            Ok(()) => {}
+        }
     }
 }
 
 /// The dials of one runner that are under way. Dropping it ends them.
 #[derive(Default)]
 struct Dials {
+    /// Dials, and refusals that wait for room.
     tasks: JoinSet<()>,
     by_id: HashMap<u64, AbortHandle>,
     by_task: HashMap<tokio::task::Id, u64>,

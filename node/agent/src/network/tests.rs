@@ -4,7 +4,7 @@ use super::{
     Switch,
     addresses::Addresses,
     exchange::Exchange,
-    line::{DIALS_MAX, Line},
+    line::{DIALS_MAX, Line, REFUSALS_MAX},
     notices::Notices,
     routes::Routes,
 };
@@ -22,6 +22,7 @@ use coracle_runner::{
 };
 use serde_json::{Value, json};
 use std::{
+    collections::HashSet,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::{fd::OwnedFd, unix::net::UnixStream},
@@ -239,6 +240,30 @@ async fn dials_under_way_are_bounded() {
             refused = a.connected(id) => assert_eq!(refused.unwrap_err(), DialFailure::TooMany),
         }
         id += 1;
+    }
+}
+
+#[tokio::test]
+async fn refusals_wait_for_a_runner_that_reads_late() {
+    let world = World::new();
+    let a = world.runner();
+    let to = world.pod("a", &a).await;
+    // Its runs have ended: everything is refused at once.
+    world.exchange.routes.close("a", &a.line);
+    // Far more than the channel has room for.
+    let all = u64::try_from(REFUSALS_MAX).unwrap();
+    for id in 0..all {
+        a.dial(id, "a", to).await;
+    }
+    let mut refused = HashSet::new();
+    while refused.len() < REFUSALS_MAX {
+        match a.next().await {
+            (ToRunnerNet::Connected { id, result }, None) => {
+                assert_eq!(result, Err(DialFailure::Unreachable));
+                assert!(id < all && refused.insert(id), "{id} twice");
+            }
+            (other, _) => panic!("instead of a refusal: {other:?}"),
+        }
     }
 }
 
