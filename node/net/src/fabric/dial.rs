@@ -178,14 +178,17 @@ impl Shared {
     pub(crate) fn over(&self, pod: &Pod, bound: Bound) -> DialFailure {
         self.counters.hit(bound);
         let about = About::Pod(pod.uid().to_owned());
-        self.reporter.warn(about, OVER_BOUND, || format!("refused: {}", bound.text()), Instant::now());
+        let text = || format!("refused: {}", bound.text());
+        self.reporter.warn(about, OVER_BOUND, bound.text(), text, Instant::now());
         DialFailure::TooMany
     }
 
     /// Reports that a pod wants to go where it may not.
     pub(crate) fn denied(&self, pod: &Pod, to: SocketAddr, denial: Denial) -> DialFailure {
         let about = About::Pod(pod.uid().to_owned());
-        self.reporter.warn(about, DENIED, || format!("{to} is not reached from here: {denial}"), Instant::now());
+        let text = || format!("{to} is not reached from here: {denial}");
+        // Wherever it wants to go: a scan of all addresses is one thing to hear of.
+        self.reporter.warn(about, DENIED, "", text, Instant::now());
         match denial {
             // To a pod these look like addresses that nobody has.
             Denial::LinkLocal | Denial::Group | Denial::Nobody => DialFailure::Refused,

@@ -254,7 +254,8 @@ impl Shared {
         self.counters.hit(bound);
         let service = &target.port.id.service;
         let about = About::Service(service.namespace.clone(), service.name.clone());
-        self.reporter.warn(about, OVER_BOUND, || format!("refused: {}", bound.text()), Instant::now());
+        let text = || format!("refused: {}", bound.text());
+        self.reporter.warn(about, OVER_BOUND, bound.text(), text, Instant::now());
     }
 }
 

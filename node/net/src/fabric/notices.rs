@@ -1,5 +1,6 @@
 //! Notices: what people should hear about, for the agent to make events of. A pod that does the same wrong thing a
-//! thousand times a second makes one notice every few seconds, with the number; nobody waits for a notice to be read.
+//! thousand times a second makes one notice every few seconds, always with the text of the first time, so that they all
+//! become one event; nobody waits for a notice to be read.
 
 use parking_lot::Mutex;
 use std::{
@@ -10,6 +11,8 @@ use tokio::sync::mpsc;
 
 /// The same thing about the same object is said once in this time.
 pub const NOTICE_INTERVAL: Duration = Duration::from_secs(5);
+/// For so long the text of the first time stands for all; then there is a new one.
+const TEXT_KEPT: Duration = Duration::from_hours(1);
 /// Notices that nobody has read yet; what is more is dropped.
 const UNREAD_MAX: usize = 256;
 /// Objects and reasons that are remembered to have been reported.
@@ -39,17 +42,22 @@ pub struct Notice {
     pub warning: bool,
 }
 
-/// What was said about an object, and how often it would have been said since.
+/// What was said about an object: first, last, and how often it would have been said since.
 #[derive(Debug)]
 struct Said {
+    first: Instant,
+    text: String,
     at: Instant,
     unsaid: u64,
 }
 
+/// The object, an event's reason, and what tells apart things that have the same reason.
+type Key = (About, &'static str, &'static str);
+
 #[derive(Debug)]
 pub(crate) struct Reporter {
     notices: mpsc::Sender<Notice>,
-    said: Mutex<HashMap<(About, &'static str), Said>>,
+    said: Mutex<HashMap<Key, Said>>,
 }
 
 impl Reporter {
@@ -58,30 +66,41 @@ impl Reporter {
         (Self { notices, said: Mutex::default() }, receiver)
     }
 
-    /// Says that something is wrong, unless the same was said a moment ago.
-    pub(crate) fn warn(&self, about: About, reason: &'static str, message: impl FnOnce() -> String, now: Instant) {
-        let key = (about, reason);
+    /// Says that something is wrong, unless the same was said a moment ago. `kind` tells apart what has the same
+    /// reason; the text may differ from time to time, and the first one stands for the others.
+    pub(crate) fn warn(
+        &self,
+        about: About,
+        reason: &'static str,
+        kind: &'static str,
+        text: impl FnOnce() -> String,
+        now: Instant,
+    ) {
+        let key = (about, reason, kind);
         let mut said = self.said.lock();
-        let unsaid = match said.get_mut(&key) {
-            Some(one) if now.saturating_duration_since(one.at) < NOTICE_INTERVAL => {
+        if let Some(one) = said.get_mut(&key) {
+            if now.saturating_duration_since(one.at) < NOTICE_INTERVAL {
                 one.unsaid += 1;
                 return;
             }
-            Some(one) => one.unsaid,
-            None => 0,
-        };
+            if now.saturating_duration_since(one.first) >= TEXT_KEPT {
+                (one.first, one.text) = (now, text());
+            }
+            one.at = now;
+            let (message, unsaid) = (one.text.clone(), std::mem::take(&mut one.unsaid));
+            drop(said);
+            tracing::debug!(reason, message, unsaid, "it goes on");
+            return self.send(Notice { about: key.0, reason, message, warning: true });
+        }
         if said.len() >= REMEMBERED_MAX {
             said.retain(|_, one| now.saturating_duration_since(one.at) < NOTICE_INTERVAL);
         }
         if said.len() >= REMEMBERED_MAX {
             return;
         }
-        said.insert(key.clone(), Said { at: now, unsaid: 0 });
+        let message = text();
+        said.insert(key.clone(), Said { first: now, text: message.clone(), at: now, unsaid: 0 });
         drop(said);
-        let mut message = message();
-        if unsaid > 0 {
-            message = format!("{message} ({unsaid} more since the last report)");
-        }
         self.send(Notice { about: key.0, reason, message, warning: true });
     }
 
@@ -94,7 +113,7 @@ impl Reporter {
 
     /// Forgets what was said about a pod that is gone.
     pub(crate) fn forget_pod(&self, uid: &str) {
-        self.said.lock().retain(|(about, _), _| !matches!(about, About::Pod(one) if one == uid));
+        self.said.lock().retain(|(about, ..), _| !matches!(about, About::Pod(one) if one == uid));
     }
 }
 
@@ -103,28 +122,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_is_said_once_in_a_while_with_the_number() {
+    fn the_same_is_said_once_in_a_while_with_the_text_of_the_first_time() {
         let (reporter, mut notices) = Reporter::new();
         let start = Instant::now();
         let pod = |uid: &str| About::Pod(uid.to_owned());
-        for _ in 0..1000 {
-            reporter.warn(pod("a"), "Bound", || "too many".to_owned(), start);
+        for number in 0..1000 {
+            reporter.warn(pod("a"), "Denied", "", || format!("not {number}"), start);
         }
-        reporter.warn(pod("b"), "Bound", || "too many".to_owned(), start);
-        reporter.warn(pod("a"), "Denied", || "no".to_owned(), start);
-        reporter.warn(pod("a"), "Bound", || "too many".to_owned(), start + NOTICE_INTERVAL);
+        reporter.warn(pod("b"), "Denied", "", || "not b".to_owned(), start);
+        for kind in ["dials", "queries", "dials"] {
+            reporter.warn(pod("a"), "Bound", kind, || kind.to_owned(), start);
+        }
+        reporter.warn(pod("a"), "Denied", "", || "not again".to_owned(), start + NOTICE_INTERVAL);
+        reporter.warn(pod("a"), "Denied", "", || "later".to_owned(), start + TEXT_KEPT);
         reporter.forget_pod("a");
-        reporter.warn(pod("a"), "Bound", || "again".to_owned(), start + NOTICE_INTERVAL);
+        reporter.warn(pod("a"), "Denied", "", || "anew".to_owned(), start + TEXT_KEPT);
         let mut said = Vec::new();
         while let Ok(notice) = notices.try_recv() {
             said.push((notice.about, notice.message));
         }
         let expected = [
-            (pod("a"), "too many"),
-            (pod("b"), "too many"),
-            (pod("a"), "no"),
-            (pod("a"), "too many (999 more since the last report)"),
-            (pod("a"), "again"),
+            (pod("a"), "not 0"),
+            (pod("b"), "not b"),
+            (pod("a"), "dials"),
+            (pod("a"), "queries"),
+            (pod("a"), "not 0"),
+            (pod("a"), "later"),
+            (pod("a"), "anew"),
         ];
         assert_eq!(said, expected.map(|(about, message)| (about, message.to_owned())));
     }
@@ -133,7 +157,7 @@ mod tests {
     fn unread_notices_are_bounded() {
         let (reporter, mut notices) = Reporter::new();
         for pod in 0..10_000 {
-            reporter.warn(About::Pod(pod.to_string()), "Bound", String::new, Instant::now());
+            reporter.warn(About::Pod(pod.to_string()), "Bound", "", String::new, Instant::now());
         }
         let mut count = 0;
         while notices.try_recv().is_ok() {
