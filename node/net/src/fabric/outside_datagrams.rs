@@ -141,6 +141,7 @@ impl Shared {
         if self.machine.is_own(to.ip()) {
             return Err(NotSent::Denied);
         }
+        pod.budget.outside_peer(now).map_err(NotSent::Over)?;
         if !OutsideSockets::make_room(&mut all, pod, self.config.limits.outside_sockets) {
             return Err(NotSent::Over(Bound::OutsideSockets));
         }
@@ -149,7 +150,7 @@ impl Shared {
             pod: Arc::clone(pod),
             source: from,
             socket,
-            peers: Mutex::new(Peers { seen: HashMap::new(), used: now }),
+            peers: Mutex::new(Peers { seen: HashMap::from([(to, now)]), used: now }),
             closed: self.stop.child_token(),
         });
         all.insert(key, Arc::clone(&one));

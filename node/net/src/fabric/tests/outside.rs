@@ -157,3 +157,14 @@ async fn a_scan_of_the_outside_by_datagrams_is_bounded() {
     world.send("a", "10.244.0.1:1000", "203.0.113.200:53", "x");
     assert_eq!(world.fabric.statistics().denied, 1, "this machine is not outside");
 }
+
+#[tokio::test]
+async fn a_pod_that_sends_from_ever_new_ports_gets_no_more_sockets_than_its_rate_of_peers() {
+    let mut world = World::with(Limits { outside_peers_per_second: 1, ..Limits::default() });
+    for port in 1000..1200 {
+        world.send("a", &format!("10.244.0.1:{port}"), "203.0.113.1:53", "x");
+    }
+    // A slow machine takes some seconds for it.
+    assert!(world.fabric.0.outside_sockets.len() < 50, "{}", world.fabric.0.outside_sockets.len());
+    assert_eq!(world.notice().await.message, "refused: too many peers of a datagram socket to outside");
+}
