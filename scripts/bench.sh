@@ -27,4 +27,5 @@ for name; do
     fi
 done
 # What the benches do natively must not be slower for want of optimisation.
-CARGO_PROFILE_DEV_OPT_LEVEL=2 cargo bench --locked --profile dev -p coracle-tests "${benches[@]}"
+cargo bench --locked --profile dev --config profile.dev.package.coracle-tests.opt-level=2 \
+    -p coracle -p coracle-tests "${benches[@]}"
