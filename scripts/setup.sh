@@ -7,7 +7,9 @@ wanted=()
 has_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
     # Not libclang-cpp.so, which many machines have without the C interface that bindgen loads.
-    { ldconfig -p 2>/dev/null; compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'; } | grep -Eq 'libclang(-[0-9.]+)?\.so'
+    local found
+    found=$(ldconfig -p 2>/dev/null; compgen -G '/usr/lib/llvm-*/lib/libclang*.so*') || true
+    grep -Eq 'libclang(-[0-9.]+)?\.so' <<<"$found"
 }
 has_libclang || wanted+=(libclang-dev)
 command -v protoc >/dev/null || wanted+=(protobuf-compiler)
