@@ -28,7 +28,7 @@ const WARM_UP: Duration = Duration::from_millis(500);
 const FLAGS: [&str; 7] = [
     "serve",
     "-Scli=y",
-    "-Wtimeout=1h",
+    "-Wtimeout=3600s",
     "-Oopt-level=2",
     "-Opooling-allocator=y",
     "--max-instance-reuse-count=1",
