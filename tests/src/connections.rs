@@ -85,8 +85,11 @@ fn run(kubectl: &Kubectl, random: &mut Random, connections: usize, kills: usize)
         let commands: [&[&str]; 1] = [&["soak", "target.default", "9000", "9001", &share, &seed]];
         pods::apply(kubectl, namespace(number), &[client(&name(number), &commands)]);
     }
+    let first = random.below(2);
     for kill in 0..kills {
-        let victim = ["target-a", "target-b"][random.below(2)];
+        // One server is always there: what was killed often waits before it comes back.
+        endpoints(kubectl, "target", 2);
+        let victim = ["target-a", "target-b"][(first + kill) % 2];
         let ip = address(kubectl, victim).to_string();
         let killer = format!("killer-{kill}");
         pods::apply(kubectl, "default", &[client(&killer, &[&["get", &ip, "8080", "/exit"]])]);

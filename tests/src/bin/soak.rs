@@ -14,7 +14,7 @@ use std::env;
 const ROUNDS_DEFAULT: usize = 50;
 /// Connections of a round, and how often a container is killed amid them.
 const CONNECTIONS: usize = 10_000;
-const KILLS: usize = 20;
+const KILLS: usize = 4;
 /// Pods of a round that come and go without kills.
 const PODS: usize = 100;
 
