@@ -135,7 +135,7 @@ impl Shared {
     async fn ask_outside(&self, pod: &Pod, question: &Question, transport: Transport) -> Vec<u8> {
         if !matches!(question.kind(), Kind::A | Kind::Aaaa) {
             return match pod.budget.look_up() {
-                Ok(_permit) => self.upstream.ask(question, transport).await,
+                Ok(_permit) => self.upstream.ask(pod, question, transport).await,
                 Err(bound) => {
                     self.over(pod, bound);
                     question.refused()

@@ -1,6 +1,7 @@
 //! Flows of datagrams through services: which endpoint a client's datagrams go to, and which address its answers come
 //! from. A table with bounds; the time is passed in, nothing is sent from here.
 
+use super::shares::may_have_more;
 use crate::services::{Gone, ServicePort};
 use std::{
     collections::HashMap,
@@ -80,7 +81,7 @@ impl Flows {
     }
 
     /// Remembers a new flow, which has another port at its endpoint where two clients from outside would look like one.
-    /// `None` where the owner or the node has too many.
+    /// `None` where the owner has too many, or all that it may while the node has few left.
     pub(crate) fn open(
         &mut self,
         key: FlowKey,
@@ -91,7 +92,7 @@ impl Flows {
     ) -> Option<FlowWay> {
         self.remove(key);
         let count = self.per_owner.get(&owner).copied().unwrap_or_default();
-        if count >= self.owner_max || self.by_key.len() >= self.all_max {
+        if count >= self.owner_max || !may_have_more(count, self.all_max.saturating_sub(self.by_key.len())) {
             return None;
         }
         if matches!(owner, Owner::NodePort(_)) {
@@ -234,6 +235,17 @@ mod tests {
         assert!(flows.open(key(5), owner("c"), &port, way(5, endpoint), now).is_some());
         flows.remove_pod("nobody", &["10.244.0.2".parse().unwrap()]);
         assert_eq!((flows.len(), flows.per_owner.len(), flows.answers.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn an_owner_leaves_as_many_to_the_others_as_it_has() {
+        let now = Instant::now();
+        let mut flows = Flows::new(8, 8, Duration::from_mins(1));
+        let (port, endpoint) = (port(&["10.244.0.2"]), "10.244.0.2:7");
+        let mut opened = |who: &str, clients: std::ops::Range<u16>| {
+            clients.filter(|one| flows.open(key(*one), owner(who), &port, way(*one, endpoint), now).is_some()).count()
+        };
+        assert_eq!([opened("a", 0..10), opened("b", 10..20), opened("c", 20..30)], [4, 2, 1]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod outside_datagrams;
 mod outside_streams;
 mod pods;
 mod resolver;
+mod shares;
 mod statistics;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use super::{
     bounds::{ALL_OUTSIDE_SOCKETS_MAX, Bound},
     dial::canonical,
     pods::Pod,
+    shares::may_have_more,
     statistics::Count,
     udp_socket::UdpSocket,
 };
@@ -86,7 +87,9 @@ impl OutsideSockets {
             let oldest = oldest.filter(|held: &(Instant, Key)| held.0 <= candidate.0).unwrap_or(candidate);
             (count + 1, Some(oldest))
         });
-        if let Some((_, key)) = oldest.filter(|_| count >= pod_max)
+        let has_its_share =
+            count >= pod_max || !may_have_more(count, ALL_OUTSIDE_SOCKETS_MAX.saturating_sub(all.len()));
+        if let Some((_, key)) = oldest.filter(|_| has_its_share)
             && let Some(closed) = all.remove(&key)
         {
             closed.closed.cancel();

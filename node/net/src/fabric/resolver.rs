@@ -1,7 +1,7 @@
 //! Outside names by the machine's resolver. It blocks and takes no interruption, so what runs at one time is bounded, for
 //! each pod and in all, and a look-up holds its place until the machine has answered, also when nobody waits any more.
 
-use super::{bounds::Bound, machine::Machine, pods::Pod};
+use super::{bounds::Bound, machine::Machine, pods::Pod, shares::Shares};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 /// Look-ups of all pods under way: each holds a thread.
 const RUNNING_MAX: usize = 32;
@@ -44,13 +44,13 @@ struct Cached {
 
 pub(crate) struct Resolver {
     machine: Arc<dyn Machine>,
-    running: Arc<Semaphore>,
+    running: Arc<Shares>,
     cache: Arc<Mutex<HashMap<String, Cached>>>,
 }
 
 impl Resolver {
     pub(crate) fn new(machine: Arc<dyn Machine>) -> Self {
-        Self { machine, running: Arc::new(Semaphore::new(RUNNING_MAX)), cache: Arc::default() }
+        Self { machine, running: Shares::new(RUNNING_MAX), cache: Arc::default() }
     }
 
     /// All addresses of a complete name.
@@ -60,7 +60,7 @@ impl Resolver {
         }
         let of_pod = pod.budget.look_up().map_err(LookUpFailure::Over)?;
         tokio::time::timeout(LOOK_UP_TIMEOUT, async {
-            let of_all = Arc::clone(&self.running).acquire_owned().await.map_err(|_| LookUpFailure::Failed)?;
+            let of_all = self.running.take(pod.uid()).await;
             let (machine, cache, name) = (Arc::clone(&self.machine), Arc::clone(&self.cache), name.to_owned());
             let (answer, answered) = oneshot::channel();
             // A thread of its own: the runtime's would hold up the end of the process until the machine has answered.

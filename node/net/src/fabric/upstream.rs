@@ -1,13 +1,12 @@
 //! Questions that the machine's resolver cannot answer (other records than addresses), asked of the name servers that the
 //! machine itself uses, and of nobody else.
 
-use super::machine::Machine;
+use super::{machine::Machine, pods::Pod, shares::Shares};
 use crate::dns::{Question, Transport};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
-    sync::Semaphore,
     time::timeout,
 };
 
@@ -22,17 +21,17 @@ const ANSWER_LENGTH_MAX: usize = 65_535;
 
 pub(crate) struct Upstream {
     machine: Arc<dyn Machine>,
-    running: Semaphore,
+    running: Arc<Shares>,
 }
 
 impl Upstream {
     pub(crate) fn new(machine: Arc<dyn Machine>) -> Self {
-        Self { machine, running: Semaphore::new(RUNNING_MAX) }
+        Self { machine, running: Shares::new(RUNNING_MAX) }
     }
 
     /// The answer for the pod; one that says "failed" where no server gave one.
-    pub(crate) async fn ask(&self, question: &Question, transport: Transport) -> Vec<u8> {
-        let Ok(_permit) = self.running.try_acquire() else { return question.refused() };
+    pub(crate) async fn ask(&self, pod: &Pod, question: &Question, transport: Transport) -> Vec<u8> {
+        let Some(_share) = self.running.try_take(pod.uid()) else { return question.refused() };
         for server in self.machine.name_servers().into_iter().take(SERVERS_MAX) {
             match timeout(SERVER_TIMEOUT, ask_server(server, question, transport)).await {
                 Ok(Ok(answer)) => return answer,

@@ -173,6 +173,66 @@ async fn a_resolver_that_hangs_holds_a_bounded_number_of_look_ups() {
     assert!(world.fabric.statistics().bounds.contains(&(Bound::LookUps, 8)));
 }
 
+#[tokio::test]
+async fn pods_with_names_that_hang_leave_look_ups_to_others() {
+    let world = World::with_web();
+    world.machine.hangs.store(true, Ordering::Relaxed);
+    for (uid, last) in [("a", 1), ("b", 2), ("c", 3), ("d", 4)] {
+        let from = SocketAddr::from(([10, 244, 0, last], 999));
+        for number in 0..8 {
+            let bytes = query(number, &format!("x{number}.{uid}.example.com."), RecordType::A);
+            world.fabric.datagram(uid, from, at(DNS), Bytes::from(bytes));
+        }
+    }
+    until(|| world.machine.asked.lock().len() >= 28).await;
+    world.add_pod("e", 5);
+    let found = soon(world.fabric.look_up("e", "example.com.")).await;
+    world.machine.hangs.store(false, Ordering::Relaxed);
+    assert_eq!(found.unwrap(), [IpAddr::from([203, 0, 113, 7])]);
+}
+
+#[tokio::test]
+async fn pods_whose_questions_nobody_answers_leave_some_to_others() {
+    let mut world = World::with_web();
+    let server = UdpSocket::bind((own_loopback(), 0)).await.unwrap();
+    *world.machine.servers.lock() = vec![server.local_addr().unwrap()];
+    for last in 11..=18 {
+        let uid = last.to_string();
+        world.add_pod(&uid, last);
+        for number in 0..8 {
+            let bytes = query(number, "silent.example.com.", RecordType::TXT);
+            let from = SocketAddr::from(([10, 244, 0, last], 999));
+            world.fabric.datagram(&uid, from, at(DNS), Bytes::from(bytes));
+        }
+    }
+    let mut buffer = [0; 4096];
+    for _ in 0..60 {
+        soon(server.recv_from(&mut buffer)).await.unwrap();
+    }
+    world.fabric.datagram("a", at("10.244.0.1:999"), at(DNS), query(77, "example.com.", RecordType::TXT).into());
+    let answer = async {
+        loop {
+            let answer = world.delivered().await;
+            if answer.uid == "a" {
+                return said(&answer.bytes, 77);
+            }
+        }
+    };
+    let serve = async {
+        loop {
+            let (length, from) = server.recv_from(&mut buffer).await.unwrap();
+            if Message::from_vec(&buffer[..length]).unwrap().queries[0].name().to_string() == "example.com." {
+                server.send_to(&answer_of(&buffer[..length], false), from).await.unwrap();
+            }
+        }
+    };
+    let answer = tokio::select! {
+        answer = answer => answer,
+        () = serve => unreachable!("it serves for ever"),
+    };
+    assert_eq!(answer, (ResponseCode::NoError, vec!["hello".to_owned()]));
+}
+
 #[test]
 fn a_resolver_that_hangs_does_not_hold_up_the_end() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
