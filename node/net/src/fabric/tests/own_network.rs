@@ -1,35 +1,64 @@
-//! The real machine below the fabric: the kernel's own answers, in a network that the test makes for itself. Where the test
-//! may not make one (it is not root), it has nothing to say.
+//! The real machine below the fabric: the kernel's own answers, in networks that the tests make for themselves. They must run
+//! as root and find `ip`: without them they fail.
 //!
 //! ```text
 //! the node 198.51.100.1 ── veth ── 198.51.100.9 somebody outside
 //! ```
 
 use super::*;
+use crate::fabric::machine::NONLOCAL_BIND;
 use nix::{
     sched::{CloneFlags, unshare},
     unistd::gettid,
 };
-use std::{io::Write, net::TcpListener as StdTcpListener, process::Command, sync::mpsc as std_mpsc, thread};
+use std::{fs, io::Write, net::TcpListener as StdTcpListener, process::Command, sync::mpsc as std_mpsc, thread};
 use tokio::net::TcpStream;
 
 const OUTSIDE_PORT: u16 = 7000;
 
-fn run(command: &str) -> bool {
-    Command::new("sh").args(["-ec", command]).status().is_ok_and(|done| done.success())
+fn run(command: &str) {
+    let done = Command::new("sh").args(["-ec", command]).status().unwrap();
+    assert!(done.success(), "{done}: {command}");
+}
+
+/// Gives the thread a network of its own.
+fn own_network() {
+    unshare(CloneFlags::CLONE_NEWNET).expect("no network namespace: these tests must run as root");
+}
+
+#[test]
+fn addresses_that_come_later_are_known_whatever_may_be_bound() {
+    let in_own_network = || {
+        own_network();
+        run("ip link set lo up; ip address add 198.51.100.2/32 dev lo; ip address add 198.51.100.3/32 dev lo; \
+             ip route add local 203.0.113.0/24 dev lo");
+        for nonlocal_bind in ["0", "1"] {
+            fs::write(NONLOCAL_BIND[0], nonlocal_bind).unwrap();
+            for own in ["198.51.100.2", "198.51.100.3", "203.0.113.77"] {
+                assert!(ThisMachine.is_own(own.parse().unwrap()), "{own}, nonlocal bind {nonlocal_bind}");
+            }
+            for other in ["198.51.100.4", "203.0.114.1"] {
+                assert!(!ThisMachine.is_own(other.parse().unwrap()), "{other}, nonlocal bind {nonlocal_bind}");
+            }
+        }
+        run("ip address del 198.51.100.3/32 dev lo");
+        assert!(!ThisMachine.is_own("198.51.100.3".parse().unwrap()));
+    };
+    thread::spawn(in_own_network).join().unwrap();
 }
 
 /// A thread in a network of its own, with somebody who greets whoever comes. Ends with the sender that it gets back.
-fn outside(link: &std_mpsc::Receiver<()>, ready: &std_mpsc::Sender<Option<i32>>) {
-    let made = unshare(CloneFlags::CLONE_NEWNET).is_ok();
-    ready.send(made.then(|| gettid().as_raw())).unwrap();
+fn outside(link: &std_mpsc::Receiver<()>, ready: &std_mpsc::Sender<i32>) {
+    own_network();
+    ready.send(gettid().as_raw()).unwrap();
     // The other side has put an end of the link here.
-    if link.recv().is_err() || !run("ip address add 198.51.100.9/24 dev v1; ip link set v1 up") {
+    if link.recv().is_err() {
         return;
     }
+    run("ip address add 198.51.100.9/24 dev v1; ip link set v1 up");
     let listener = StdTcpListener::bind(("198.51.100.9", OUTSIDE_PORT)).unwrap();
     let echo = std::net::UdpSocket::bind(("198.51.100.9", OUTSIDE_PORT)).unwrap();
-    ready.send(Some(0)).unwrap();
+    ready.send(0).unwrap();
     let (mut stream, peer) = listener.accept().unwrap();
     stream.write_all(format!("hello {}", peer.ip()).as_bytes()).unwrap();
     drop(stream);
@@ -46,14 +75,12 @@ fn the_kernel_says_what_is_outside() {
     let (ready, is_ready) = std_mpsc::channel();
     let somebody = thread::spawn(move || outside(&at_link, &ready));
     let node = thread::spawn(move || {
-        let Some(id) = is_ready.recv().unwrap() else { return };
-        let setup = format!(
+        let id = is_ready.recv().unwrap();
+        own_network();
+        run(&format!(
             "ip link set lo up; ip link add v0 type veth peer name v1 netns {id}; \
              ip address add 198.51.100.1/24 dev v0; ip link set v0 up"
-        );
-        if unshare(CloneFlags::CLONE_NEWNET).is_err() || !run(&setup) {
-            return;
-        }
+        ));
         link.send(()).unwrap();
         is_ready.recv().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
