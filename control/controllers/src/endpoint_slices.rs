@@ -72,7 +72,7 @@ fn wanted(service: &Value, pods: &[Arc<Value>]) -> Vec<Group> {
         if backend.ports.is_empty() && !is_portless {
             continue;
         }
-        let ports = Value::from(backend.ports.clone());
+        let ports = kept_ports(&backend.ports);
         let group = groups.entry(ports.to_string()).or_insert_with(|| Group { ports, endpoints: Vec::new() });
         group.endpoints.push(endpoint(service, &backend));
     }
@@ -80,6 +80,13 @@ fn wanted(service: &Value, pods: &[Arc<Value>]) -> Vec<Group> {
         return vec![Group { ports: json!([]), endpoints: Vec::new() }];
     }
     groups.into_values().collect()
+}
+
+/// Ports as the API keeps them in a slice: only so can they be compared with a slice's.
+pub(crate) fn kept_ports(ports: &[Value]) -> Value {
+    let mut slice = json!({"ports": ports});
+    (catalogue::endpoint_slices().default)(&mut slice);
+    slice["ports"].take()
 }
 
 fn endpoint(service: &Value, backend: &Backend) -> Value {
@@ -161,4 +168,4 @@ fn named(owner: &Value, what: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
