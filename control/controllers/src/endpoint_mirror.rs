@@ -4,10 +4,10 @@
 //! when the service gets a selector.
 
 use crate::{
-    endpoint_slices::{self, ENDPOINTS_MAX, SERVICE_NAME},
+    endpoint_slices::{self, ENDPOINTS_MAX, Group, SERVICE_NAME},
     service_backends,
 };
-use coracle_client::{DeleteOptions, Part, Write};
+use coracle_client::{Part, Write};
 use coracle_objects::{catalogue, meta};
 use serde_json::{Value, json};
 use std::{
@@ -29,8 +29,9 @@ const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Addresses of one subset that are mirrored; the rest is left out, as Kubernetes does.
 const ADDRESSES_MAX: usize = 1000;
 
-/// Annotation with what was last applied: it is about the Endpoints.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Annotations that are about the Endpoints alone.
+const NOT_COPIED: [&str; 2] =
+    ["kubectl.kubernetes.io/last-applied-configuration", "endpoints.kubernetes.io/last-change-trigger-time"];
 
 /// Whether a slice is a mirror of the Endpoints called `name`.
 #[must_use]
@@ -48,8 +49,7 @@ pub fn plan(service: Option<&Value>, endpoints: Option<&Value>, mirrors: &[Arc<V
         if let Some(slice) = wanted.remove(meta::name(mirror)) {
             writes.extend(update(mirror, &slice));
         } else {
-            let options = DeleteOptions { uid: Some(meta::uid(mirror).to_owned()), ..DeleteOptions::default() };
-            writes.push(Write::Delete(catalogue::endpoint_slices(), meta::key(mirror), options));
+            writes.push(endpoint_slices::delete(mirror));
         }
     }
     writes.extend(wanted.into_values().map(|slice| Write::Create(catalogue::endpoint_slices(), slice)));
@@ -69,7 +69,14 @@ fn update(mirror: &Value, wanted: &Value) -> Option<Write> {
     for field in ["endpoints", "ports"] {
         updated[field] = wanted[field].clone();
     }
-    updated["metadata"]["labels"] = wanted["metadata"]["labels"].clone();
+    if let Some(metadata) = updated["metadata"].as_object_mut() {
+        for field in ["labels", "annotations"] {
+            match wanted["metadata"].get(field) {
+                Some(value) => metadata.insert(field.to_owned(), value.clone()),
+                None => metadata.shift_remove(field),
+            };
+        }
+    }
     (updated != *mirror).then_some(Write::Update(catalogue::endpoint_slices(), Part::Object, updated))
 }
 
@@ -78,13 +85,15 @@ fn slices(endpoints: &Value) -> BTreeMap<String, Value> {
     let mut slices = BTreeMap::new();
     let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
     for subset in endpoints["subsets"].as_array().into_iter().flatten() {
+        let ports = endpoint_slices::kept_ports(subset["ports"].as_array().map_or(&[], Vec::as_slice));
         for (family, of_family) in by_family(subset) {
             for chunk in of_family.chunks(ENDPOINTS_MAX) {
                 let number = numbers.entry(family).or_default();
                 // A slice's family is for ever: each has names of its own.
-                let name = endpoint_slices::generated_name(endpoints, &format!("{family}{number}"));
+                let name = endpoint_slices::generated_name(endpoints, format!("{family}{number}").as_bytes());
                 *number += 1;
-                slices.insert(name.clone(), slice(endpoints, &name, family, subset, chunk));
+                let group = Group { ports: ports.clone(), endpoints: chunk.to_vec() };
+                slices.insert(name.clone(), slice(endpoints, &name, family, &group));
             }
         }
     }
@@ -116,24 +125,13 @@ fn by_family(subset: &Value) -> BTreeMap<&'static str, Vec<Value>> {
     families
 }
 
-fn slice(endpoints: &Value, name: &str, family: &str, subset: &Value, listed: &[Value]) -> Value {
+fn slice(endpoints: &Value, name: &str, family: &str, group: &Group) -> Value {
     let mut labels = endpoints["metadata"]["labels"].as_object().cloned().unwrap_or_default();
     labels.insert(SERVICE_NAME.to_owned(), meta::name(endpoints).into());
     labels.insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.into());
     let mut annotations = endpoints["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
-    annotations.shift_remove(LAST_APPLIED);
-    let owner = json!({
-        "apiVersion": "v1", "kind": "Endpoints", "name": meta::name(endpoints), "uid": meta::uid(endpoints),
-        "controller": true, "blockOwnerDeletion": true,
-    });
-    let mut slice = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {
-            "namespace": meta::namespace(endpoints), "name": name, "labels": labels, "ownerReferences": [owner],
-        },
-        "addressType": family, "endpoints": listed,
-        "ports": subset["ports"].as_array().cloned().unwrap_or_default(),
-    });
+    annotations.retain(|name, _| !NOT_COPIED.contains(&name.as_str()));
+    let mut slice = endpoint_slices::slice((endpoints, "Endpoints"), name, &labels.into(), family, group);
     if !annotations.is_empty() {
         slice["metadata"]["annotations"] = annotations.into();
     }
@@ -143,7 +141,7 @@ fn slice(endpoints: &Value, name: &str, family: &str, subset: &Value, listed: &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service_backends::tests::service;
+    use crate::{endpoint_slices::tests::stored, service_backends::tests::service};
 
     fn manual() -> Value {
         let mut service = service("db", &json!([{"name": "sql", "port": 5432}]));
@@ -155,7 +153,7 @@ mod tests {
         json!({
             "metadata": {
                 "namespace": "a", "name": "db", "uid": "e-uid", "labels": {"x": "y"},
-                "annotations": {LAST_APPLIED: "{}", "note": "n"},
+                "annotations": {NOT_COPIED[0]: "{}", NOT_COPIED[1]: "2026-01-01T00:00:00Z", "note": "n"},
             },
             "subsets": subsets,
         })
@@ -163,14 +161,14 @@ mod tests {
 
     fn created(writes: Vec<Write>) -> Vec<Arc<Value>> {
         let slices = writes.into_iter().map(|write| match write {
-            Write::Create(_, slice) => Arc::new(slice),
+            Write::Create(_, slice) => stored(slice),
             other => panic!("{other:?}"),
         });
         slices.collect()
     }
 
     fn one_address() -> Value {
-        json!([{"addresses": [{"ip": "192.0.2.5"}], "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}]}])
+        json!([{"addresses": [{"ip": "192.0.2.5"}], "ports": [{"port": 5432, "protocol": "TCP"}]}])
     }
 
     #[test]
@@ -220,6 +218,13 @@ mod tests {
         match &plan(Some(&manual()), Some(&after), &made)[..] {
             [Write::Update(_, Part::Object, slice)] => assert_eq!(slice["endpoints"][0]["addresses"][0], "192.0.2.9"),
             other => panic!("{other:?}"),
+        }
+        for (annotations, expected) in [(json!({"note": "new"}), json!({"note": "new"})), (json!({}), Value::Null)] {
+            after["metadata"]["annotations"] = annotations;
+            match &plan(Some(&manual()), Some(&after), &made)[..] {
+                [Write::Update(_, Part::Object, slice)] => assert_eq!(slice["metadata"]["annotations"], expected),
+                other => panic!("{other:?}"),
+            }
         }
     }
 

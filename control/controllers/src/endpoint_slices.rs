@@ -8,7 +8,7 @@ mod packing;
 use crate::service_backends::{self, Backend};
 use coracle_client::{DeleteOptions, Part, Write};
 use coracle_objects::{catalogue, meta};
-use packing::Group;
+pub(crate) use packing::Group;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,7 +52,9 @@ pub fn plan(service: Option<&Value>, pods: &[Arc<Value>], slices: &[Arc<Value>])
         writes.extend(update(slice, &labels, &group));
     }
     let taken: BTreeSet<&str> = slices.iter().map(|slice| meta::name(slice)).collect();
-    let mut names = (0_u32..).map(|number| name(service, number)).filter(|name| !taken.contains(name.as_str()));
+    let mut names = (0_u32..)
+        .map(|number| generated_name(service, &number.to_be_bytes()))
+        .filter(|name| !taken.contains(name.as_str()));
     for group in packed.new {
         match spare.next() {
             // Written over rather than deleted and made anew.
@@ -111,7 +113,8 @@ fn belongs_to(slice: &Value, service: &Value) -> bool {
     references.into_iter().any(|reference| reference["uid"] == meta::uid(service))
 }
 
-fn delete(slice: &Arc<Value>) -> Write {
+/// The write that removes a slice.
+pub(crate) fn delete(slice: &Arc<Value>) -> Write {
     let options = DeleteOptions { uid: Some(meta::uid(slice).to_owned()), ..DeleteOptions::default() };
     Write::Delete(catalogue::endpoint_slices(), meta::key(slice), options)
 }
@@ -129,31 +132,32 @@ fn update(slice: &Value, labels: &Value, group: &Group) -> Option<Write> {
 }
 
 fn create(service: &Value, name: &str, labels: &Value, group: &Group) -> Write {
-    let owner = json!({
-        "apiVersion": "v1", "kind": "Service", "name": meta::name(service), "uid": meta::uid(service),
-        "controller": true, "blockOwnerDeletion": true,
-    });
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {
-            "namespace": meta::namespace(service), "name": name, "labels": labels, "ownerReferences": [owner],
-        },
-        "addressType": "IPv4", "endpoints": group.endpoints, "ports": group.ports,
-    });
-    Write::Create(catalogue::endpoint_slices(), slice)
+    Write::Create(catalogue::endpoint_slices(), slice((service, "Service"), name, labels, "IPv4", group))
 }
 
-/// `NAME-xxxxx`, the same for the same service and number.
-fn name(service: &Value, number: u32) -> String {
-    named(service, &number.to_be_bytes())
+/// A slice that belongs to `owner`, an object of API version `v1` and the kind given with it.
+pub(crate) fn slice(
+    (owner, kind): (&Value, &str),
+    name: &str,
+    labels: &Value,
+    address_type: &str,
+    group: &Group,
+) -> Value {
+    let reference = json!({
+        "apiVersion": "v1", "kind": kind, "name": meta::name(owner), "uid": meta::uid(owner),
+        "controller": true, "blockOwnerDeletion": true,
+    });
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "namespace": meta::namespace(owner), "name": name, "labels": labels, "ownerReferences": [reference],
+        },
+        "addressType": address_type, "endpoints": group.endpoints, "ports": group.ports,
+    })
 }
 
 /// `NAME-xxxxx` of something that belongs to `owner`, the same for the same owner and `what`.
-pub(crate) fn generated_name(owner: &Value, what: &str) -> String {
-    named(owner, what.as_bytes())
-}
-
-fn named(owner: &Value, what: &[u8]) -> String {
+pub(crate) fn generated_name(owner: &Value, what: &[u8]) -> String {
     // FNV-1a.
     let bytes = meta::uid(owner).bytes().chain(what.iter().copied());
     let mut hash =

@@ -6,9 +6,9 @@ use std::{collections::HashMap, sync::Arc};
 
 /// Endpoints that have the same ports.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Group {
-    pub(super) ports: Value,
-    pub(super) endpoints: Vec<Value>,
+pub(crate) struct Group {
+    pub(crate) ports: Value,
+    pub(crate) endpoints: Vec<Value>,
 }
 
 /// What becomes of slices, and what needs a new one.
