@@ -51,15 +51,9 @@ impl Shared {
             DnsReply::Nothing => self.counters.add(Count::DnsFailed),
             DnsReply::Outside(question) => {
                 let (shared, pod) = (Arc::clone(self), Arc::clone(pod));
-                self.tasks.spawn(async move {
-                    let stop = shared.stop.clone();
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        () = pod.gone.cancelled() => {}
-                        answer = shared.ask_outside(&pod, &question, Transport::Udp) => {
-                            shared.send_dns(&pod, from, answer);
-                        }
-                    }
+                self.spawn_until(pod.gone.clone(), async move {
+                    let answer = shared.ask_outside(&pod, &question, Transport::Udp).await;
+                    shared.send_dns(&pod, from, answer);
                     drop(permit);
                 });
             }
@@ -77,16 +71,9 @@ impl Shared {
         let (near, far) = stream_pair().map_err(|_| DialFailure::TooMany)?;
         let far = UnixStream::from_std(StdUnixStream::from(far)).map_err(|_| DialFailure::TooMany)?;
         let (shared, pod) = (Arc::clone(self), Arc::clone(pod));
-        self.tasks.spawn(async move {
-            let stop = shared.stop.clone();
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = pod.gone.cancelled() => {}
-                ended = shared.serve_dns(&pod, far) => {
-                    if let Err(error) = ended {
-                        tracing::debug!(pod = pod.uid(), %error, "a DNS connection ended");
-                    }
-                }
+        self.spawn_until(pod.gone.clone(), async move {
+            if let Err(error) = shared.serve_dns(&pod, far).await {
+                tracing::debug!(pod = pod.uid(), %error, "a DNS connection ended");
             }
             drop(permit);
         });

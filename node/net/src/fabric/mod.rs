@@ -176,7 +176,7 @@ impl Fabric {
 
     /// Adds a pod, or gives one new addresses and names.
     pub fn add_pod(&self, pod: PodEntry) {
-        self.0.pods.write().add(pod, &self.0.config.limits);
+        self.0.pods.write().add(pod, &self.0.config.limits, &self.0.stop);
     }
 
     /// Removes a pod: its dials under way fail, its flows and sockets close. Connections that it has are its own.
@@ -259,6 +259,11 @@ impl Shared {
 
     fn names(&self) -> Arc<Names> {
         Arc::clone(&self.view.read().names)
+    }
+
+    /// A task that ends when its work does, or when `over` is cancelled.
+    fn spawn_until(&self, over: CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(over.run_until_cancelled_owned(work));
     }
 
     fn surroundings<'a>(&'a self, services: &'a Services) -> Surroundings<'a> {

@@ -27,6 +27,7 @@ use coracle_objects::ObjectKey;
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 use std::{
     collections::BTreeMap,
+    future::pending,
     io,
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream as StdTcpStream},
     os::fd::{AsFd, OwnedFd},
@@ -109,11 +110,16 @@ pub(crate) async fn keep(shared: Arc<Shared>, mut wanted: watch::Receiver<Wanted
                 }
             }
         }
-        let retry = failed.values().map(|one| one.retry_at).min();
+        let retry = async {
+            match failed.values().map(|one| one.retry_at).min() {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             () = shared.stop.cancelled() => return,
             changed = wanted.changed() => if changed.is_err() { return },
-            () = async { tokio::time::sleep_until(retry.unwrap_or_else(Instant::now).into()).await }, if retry.is_some() => {}
+            () = retry => {}
         }
     }
 }
@@ -167,12 +173,8 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, port: u16, close: Ca
         match accepted {
             Ok(((stream, from), permit)) => {
                 let shared_with_task = Arc::clone(&shared);
-                shared.tasks.spawn(async move {
-                    let stop = shared_with_task.stop.clone();
-                    tokio::select! {
-                        () = stop.cancelled() => {}
-                        () = shared_with_task.take_in(port, stream, canonical(from)) => {}
-                    }
+                shared.spawn_until(shared.stop.clone(), async move {
+                    shared_with_task.take_in(port, stream, canonical(from)).await;
                     drop(permit);
                 });
             }

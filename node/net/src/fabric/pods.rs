@@ -69,7 +69,7 @@ pub struct PodEntry {
 pub(crate) struct Pod {
     pub(crate) entry: PodEntry,
     pub(crate) budget: Arc<Budget>,
-    /// Cancelled when the pod is removed.
+    /// Cancelled when the pod is removed, or the fabric ends.
     pub(crate) gone: CancellationToken,
 }
 
@@ -96,10 +96,10 @@ pub(crate) struct PodTable {
 
 impl PodTable {
     /// Adds a pod. One that is there already keeps its budget and gets its new addresses and names.
-    pub(crate) fn add(&mut self, entry: PodEntry, limits: &Limits) {
+    pub(crate) fn add(&mut self, entry: PodEntry, limits: &Limits, stop: &CancellationToken) {
         let (budget, gone) = match self.by_uid.get(&entry.uid) {
             Some(pod) => (Arc::clone(&pod.budget), pod.gone.clone()),
-            None => (Arc::new(Budget::new(limits, Instant::now())), CancellationToken::new()),
+            None => (Arc::new(Budget::new(limits, Instant::now())), stop.child_token()),
         };
         self.take_out(&entry.uid);
         let pod = Arc::new(Pod { entry, budget, gone });
