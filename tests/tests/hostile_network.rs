@@ -14,6 +14,9 @@ use std::{
 
 /// More bytes than this between two pods, not read by anybody, would be a leak that a guest can open.
 const UNREAD_BYTES_MAX: usize = 16 << 20;
+/// Connections of one pod, and those that a listener keeps before it accepts them.
+const CONNECTIONS_MAX: usize = 8192;
+const BACKLOG_MAX: usize = 1024;
 /// More than any pod may have.
 const FLOOD: &str = "20000";
 
@@ -57,32 +60,50 @@ fn has_event(kubectl: &Kubectl, pod: &str, part: &str) {
     });
 }
 
+/// The line of a pod's log that begins so, and the number behind it.
+fn counted(kubectl: &Kubectl, pod: &str, start: &str) -> (usize, String) {
+    let line = eventually(&format!("{pod} to say {start:?}"), || {
+        let log = kubectl.run(&format!("logs {pod}"))?;
+        log.lines().find(|line| line.starts_with(start)).map(str::to_owned).ok_or(log)
+    });
+    (line.split_whitespace().nth(1).unwrap().parse().unwrap(), line)
+}
+
+/// Waits for an event about one of these pods that says which bound was hit.
+fn limited(kubectl: &Kubectl, pods: &[&str], bound: &str) {
+    eventually(&format!("an event about one of {pods:?}: {bound:?}"), || {
+        let events = kubectl.json("get events --field-selector reason=NetworkLimit")?;
+        let told = events["items"].as_array().unwrap().iter().any(|event| {
+            pods.iter().any(|pod| event["involvedObject"]["name"] == *pod)
+                && event["message"].as_str().unwrap_or_default().contains(bound)
+        });
+        if told { Ok(()) } else { Err(events["items"].to_string()) }
+    });
+}
+
 #[test]
 fn floods_and_storms_are_bounded() {
     let (cluster, kubectl) = neighbours();
-    pods::apply(&kubectl, "default", &[victim("victim")]);
-    running(&kubectl, "victim");
-    let ip = address(&kubectl, "victim").to_string();
-    let flooder = client("flooder", &[&["until", &ip, "9002"], &["flood", &ip, "9002", FLOOD], &["hold"]]);
-    let stormer = client("stormer", &[&["until", &ip, "9003"], &["storm", &ip, "9003", "3000"], &["hold"]]);
+    pods::apply(&kubectl, "default", &[victim("mute"), victim("idle")]);
+    let [mute, idle] = ["mute", "idle"].map(|name| {
+        running(&kubectl, name);
+        address(&kubectl, name).to_string()
+    });
+    // What gets through stays open: the neighbours are asked while it does.
+    let flooder = client("flooder", &[&["until", &mute, "9002"], &["flood", &mute, "9002", FLOOD]]);
+    let stormer = client("stormer", &[&["until", &idle, "9003"], &["storm", &idle, "9003", "3000"], &["hold"]]);
     pods::apply(&kubectl, "default", &[flooder, stormer]);
-    let flood = eventually("the flood's end", || {
-        let log = kubectl.run("logs flooder")?;
-        log.lines().find(|line| line.starts_with("flood:")).map(str::to_owned).ok_or(log)
-    });
-    let open: usize = flood.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(open < FLOOD.parse().unwrap(), "nothing stops a flood: {flood}");
+    let (open, flood) = counted(&kubectl, "flooder", "flood:");
+    assert!(open <= CONNECTIONS_MAX, "more than a pod may have: {flood}");
     assert!(open > 1000, "thousands of connections are a pod's right: {flood}");
-    // Who is at fault is not known here; both may have as many as they may.
-    eventually(&format!("an event about: {flood}"), || contains(&kubectl.run("get events")?, "NetworkLimit"));
-    let storm = eventually("the storm's end", || {
-        let log = kubectl.run("logs stormer")?;
-        log.lines().find(|line| line.starts_with("storm:")).map(str::to_owned).ok_or(log)
-    });
-    let through: usize = storm.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(through <= 1024, "more wait to be accepted than any backlog holds: {storm}");
+    // Both ends count, each for its pod: either may be the one that has as many as it may have.
+    limited(&kubectl, &["flooder", "mute"], "as many connections as it may have");
     neighbours_go_on(&cluster, &kubectl);
-    kubectl.run("delete pod flooder stormer victim --timeout=50s").unwrap();
+    let (through, storm) = counted(&kubectl, "stormer", "storm:");
+    assert!(through <= BACKLOG_MAX, "more wait to be accepted than any backlog holds: {storm}");
+    limited(&kubectl, &["idle"], "does not accept its connections fast enough");
+    neighbours_go_on(&cluster, &kubectl);
+    kubectl.run("delete pod flooder stormer mute idle --timeout=50s").unwrap();
     neighbours_go_on(&cluster, &kubectl);
 }
 

@@ -5,9 +5,8 @@ use crate::{
     failure::{Class, Failure},
     registry::{Registries, TEXT_BYTES_MAX, bearer, bounded, class, said, sensitive},
 };
-use coracle_objects::registry_auth::{Credential, challenge::Challenge};
-use reqwest::{Method, StatusCode, Url, header, header::HeaderValue};
-use serde_json::Value;
+use coracle_objects::registry_auth::{Credential, challenge::Challenge, token};
+use reqwest::{StatusCode, Url, header, header::HeaderValue};
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
@@ -16,12 +15,9 @@ use std::{
 
 /// Proofs kept; beyond it the cache starts anew.
 const PROOFS_MAX: usize = 1024;
-/// Lifetime of a token that names none (token protocol), and the part of a lifetime that is not relied on.
-const LIFETIME_DEFAULT: Duration = Duration::from_mins(1);
+/// Longest lifetime that is believed, and the part of a lifetime that is not relied on.
 const LIFETIME_MAX: Duration = Duration::from_hours(1);
 const MARGIN: Duration = Duration::from_secs(5);
-/// What a client calls itself at a token server.
-const CLIENT_ID: &str = "coracle";
 
 /// Tokens are made for a repository.
 type Key = (String, String, Option<Credential>);
@@ -66,7 +62,7 @@ impl Proofs {
             (Challenge::Bearer { realm, service, scope }, credential) => {
                 let scope = scope.clone().unwrap_or_else(|| format!("repository:{repository}:pull"));
                 let grant = Grant { realm, service: service.as_deref(), scope };
-                token(registries, host, credential, &grant).await?
+                fetch(registries, host, credential, &grant).await?
             }
         };
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
@@ -87,8 +83,8 @@ fn basic(username: &str, password: &str) -> Result<HeaderValue, Failure> {
     sensitive(&coracle_objects::registry_auth::basic(username, password))
 }
 
-/// Asks a token server, by `GET` or, with a refresh token, by `POST`.
-async fn token(
+/// Asks a token server.
+async fn fetch(
     registries: &Registries,
     host: &str,
     credential: Option<&Credential>,
@@ -99,32 +95,19 @@ async fn token(
     registries.check_scheme(&url, &format!("registry {host} sends clients for tokens to"))?;
     let server = crate::registry::authority(&url);
     let client = registries.client(&server)?;
-    let request = if let Some(Credential::Identity(refresh_token)) = credential {
+    let question = token::question(grant.service, &grant.scope, credential);
+    let request = if question.is_form {
         let mut form = url.clone();
-        form.query_pairs_mut().clear().extend_pairs([
-            ("grant_type", "refresh_token"),
-            ("client_id", CLIENT_ID),
-            ("refresh_token", refresh_token),
-            ("scope", &grant.scope),
-            ("service", grant.service.unwrap_or_default()),
-        ]);
+        form.query_pairs_mut().clear().extend_pairs(&question.parameters);
         let body = form.query().unwrap_or_default().to_owned();
-        let kind = "application/x-www-form-urlencoded";
-        client.request(Method::POST, url).header(header::CONTENT_TYPE, kind).body(body)
+        client.post(url).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(body)
     } else {
-        {
-            let mut query = url.query_pairs_mut();
-            query.extend_pairs(grant.service.map(|service| ("service", service)));
-            // Several scopes stand in one challenge with spaces between.
-            query.extend_pairs(grant.scope.split(' ').map(|scope| ("scope", scope)));
-        }
-        let request = client.request(Method::GET, url);
-        match credential {
-            Some(Credential::Password { username, password }) => {
-                request.header(header::AUTHORIZATION, basic(username, password)?)
-            }
-            _ => request,
-        }
+        url.query_pairs_mut().extend_pairs(&question.parameters);
+        client.get(url)
+    };
+    let request = match question.authorization {
+        Some(proof) => request.header(header::AUTHORIZATION, sensitive(&proof)?),
+        None => request,
     };
     let response = request.send().await.map_err(|error| Failure::transport(&server, error))?;
     let status = response.status();
@@ -136,8 +119,6 @@ async fn token(
     }
     let body = bounded(response, TEXT_BYTES_MAX, "the token", &server).await?;
     let wrong = || Failure::last(format!("token server {server} of registry {host} gave no token"));
-    let body: Value = serde_json::from_slice(&body).map_err(|_| wrong())?;
-    let token = body["token"].as_str().or(body["access_token"].as_str()).ok_or_else(wrong)?;
-    let lifetime = body["expires_in"].as_u64().map_or(LIFETIME_DEFAULT, Duration::from_secs);
-    Ok((bearer(token)?, lifetime))
+    let (token, lifetime) = token::answer(&body).ok_or_else(wrong)?;
+    Ok((bearer(&token)?, lifetime))
 }

@@ -2,6 +2,7 @@
 //! fit an image. Pure; it must never print a password.
 
 pub mod challenge;
+pub mod token;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use coracle_objects::registry_auth::{
     Credential, Keyring, basic,
     challenge::{self, Challenge},
+    token,
 };
 use reqwest::{
     Client, Method, RequestBuilder, Response, StatusCode, Url,
@@ -295,38 +296,25 @@ impl Registry {
             return Err(self.wrong("sends clients for tokens to a server without TLS"));
         }
         let scope = scope.clone().unwrap_or_else(|| format!("repository:{}:pull,push", call.repository));
-        let service = service.as_deref().unwrap_or_default();
-        let request = if let Some(Credential::Identity(token)) = credential {
+        let question = token::question(service.as_deref(), &scope, credential);
+        let mut request = if question.is_form {
             let mut form = url.clone();
-            form.query_pairs_mut().clear().extend_pairs([
-                ("grant_type", "refresh_token"),
-                ("client_id", "coracle"),
-                ("refresh_token", token),
-                ("scope", &scope),
-                ("service", service),
-            ]);
+            form.query_pairs_mut().clear().extend_pairs(&question.parameters);
             let body = form.query().unwrap_or_default().to_owned();
             self.client.post(url).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(body)
         } else {
-            url.query_pairs_mut().append_pair("service", service);
-            for one in scope.split(' ') {
-                url.query_pairs_mut().append_pair("scope", one);
-            }
-            match credential {
-                Some(Credential::Password { username, password }) => {
-                    self.client.get(url).header(header::AUTHORIZATION, secret(&basic(username, password))?)
-                }
-                _ => self.client.get(url),
-            }
+            url.query_pairs_mut().extend_pairs(&question.parameters);
+            self.client.get(url)
         };
+        if let Some(proof) = question.authorization {
+            request = request.header(header::AUTHORIZATION, secret(&proof)?);
+        }
         let response = request.send().await.map_err(|error| self.broken(error))?;
         if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Ok(None);
         }
         let body = beginning(succeeded(response).await?).await;
-        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let token = body["token"].as_str().or(body["access_token"].as_str());
-        let token = token.ok_or_else(|| self.wrong("names a token server that gives no token"))?;
+        let (token, _) = token::answer(&body).ok_or_else(|| self.wrong("names a token server that gives no token"))?;
         secret(&format!("Bearer {token}")).map(Some)
     }
 }

@@ -27,7 +27,7 @@ quietly() {
 
 # Only one at a time fills the cache; what it holds is complete, as results are moved into place.
 exec 8>"$cache/lock"
-flock 8
+flock --nonblock 8 || { say "waiting for another build"; flock 8; }
 
 python="$cache/python-$(sum_of requirements.txt)"
 if [ ! -e "$python/complete" ]; then
@@ -59,6 +59,9 @@ path = next(one["manifest_path"] for one in packages if one["name"] == "wasmtime
 print(os.path.join(os.path.dirname(path), "wit"))'
 }
 
+# What follows builds one guest each, into the file RESULT. Steps are joined by `&&`: who calls asks how it ended, and
+# that turns `set -e` off.
+
 c() { # RESULT
     ZIG_GLOBAL_CACHE_DIR="$cache/zig" ZIG_LOCAL_CACHE_DIR="$cache/zig" \
         "$python/bin/python" -m ziglang cc -target wasm32-wasi -Os -s -Wall -o "$1" c/server.c
@@ -70,24 +73,19 @@ go() {
 }
 
 python() {
-    local work wit
-    wit=$(wit_of_host)
-    work=$(mktemp -d)
-    cp python/app.py "$work"
-    (cd "$work" && "$python/bin/componentize-py" --quiet --wit-path "$wit" --world wasi:cli/command@0.2.12 \
-        componentize app --output "$1")
-    rm -rf "$work"
+    local wit work="$cache/python-work"
+    rm -rf "$work" && mkdir "$work" && cp python/app.py "$work" && wit=$(wit_of_host) &&
+        (cd "$work" && "$python/bin/componentize-py" --quiet --wit-path "$wit" --world wasi:cli/command@0.2.12 \
+            componentize app --output "$1")
 }
 
 javascript() {
     # The engine inside knows the interfaces by this version; they are the same.
     local wit engine_version=0.2.10
-    wit=$(wit_of_host)
-    rm -rf "$node/wit"
-    cp -r "$wit" "$node/wit"
-    find "$node/wit" -name '*.wit' -exec sed -i "s/0\.2\.12/$engine_version/g" {} +
-    cp javascript/build.js "$node/build.js"
-    (cd "$node" && node build.js "$here/javascript/handler.js" wit "wasi:http/proxy@$engine_version" "$1")
+    wit=$(wit_of_host) && rm -rf "$node/wit" && cp -r "$wit" "$node/wit" &&
+        find "$node/wit" -name '*.wit' -exec sed -i "s/0\.2\.12/$engine_version/g" {} + &&
+        cp javascript/build.js "$node/build.js" &&
+        (cd "$node" && node build.js "$here/javascript/handler.js" wit "wasi:http/proxy@$engine_version" "$1")
 }
 
 results="$cache/guests-$(sum_of build.sh requirements.txt javascript/package-lock.json c/* go/* python/* javascript/*.js)"
@@ -97,6 +95,8 @@ for name in c go python javascript; do
     built="$cache/built/$name-$(sum_of build.sh requirements.txt javascript/package-lock.json "$name"/*).wasm"
     if [ ! -e "$built" ]; then
         say "building $name"
+        # One that was interrupted has left half a file.
+        rm -f "$cache/built/new.wasm"
         quietly "$cache/$name.log" "$name" "$cache/built/new.wasm"
         mv "$cache/built/new.wasm" "$built"
     fi

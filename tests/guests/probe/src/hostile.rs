@@ -26,7 +26,7 @@ pub fn scan(host: &str, from: u16, to: u16) {
     println!("scan {host}: open {open:?}, otherwise {ends:?}");
 }
 
-/// Opens connections and keeps them; prints how many there are and why there are not more, then answers them.
+/// Opens connections and prints how many there are and why there are not more; they stay open as long as they are kept.
 pub fn flood(to: (&str, u16), count: usize) -> Vec<TcpStream> {
     let mut kept = Vec::new();
     let mut refused = None;

@@ -8,24 +8,22 @@ mod dns;
 mod fetch;
 mod front;
 mod hostile;
-mod measure;
 mod readiness;
 mod serve;
 mod soak;
 
 use std::{
-    env, io, io::Read as _,
+    env, io,
     net::{SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket},
-    process, thread,
+    thread,
     time::{Duration, Instant},
 };
 
 const USAGE: &str = "commands: serve ROLE=PORT… (http echo sink mute idle udp) | get HOST PORT PATH [COUNT] | \
     post HOST PORT BYTES SEED | keep HOST PORT MILLISECONDS | echo HOST PORT BYTES SEED [COUNT] | udp HOST PORT TEXT | \
     resolve NAME… | dns udp|tcp SERVER TYPE NAME… | connect HOST PORT… | until HOST PORT | scan HOST FROM TO | \
-    flood HOST PORT COUNT | occupy HOST PORT COUNT | stuff HOST PORT | oversized HOST PORT BYTES | storm HOST PORT COUNT | \
-    soak HOST ECHO-PORT SINK-PORT COUNT SEED | round-trips HOST PORT COUNT | throughput HOST PORT MIB | \
-    connects HOST PORT COUNT | front PORT DIRECTORY | hold | sleep SECONDS | wait-eof | exit CODE";
+    flood HOST PORT COUNT | stuff HOST PORT | oversized HOST PORT BYTES | storm HOST PORT COUNT | \
+    soak HOST ECHO-PORT SINK-PORT COUNT SEED | front PORT DIRECTORY | hold";
 /// How long a reply to a datagram may take.
 const DATAGRAM_WAIT: Duration = Duration::from_secs(5);
 /// How long somebody who is to come may take.
@@ -61,8 +59,7 @@ fn run(words: &[String]) -> Outcome {
         ["connect", host, ports @ ..] => ports.iter().try_for_each(|port| Ok(connect((host, number(port)?)))),
         ["until", host, port] => until((host, number(port)?)),
         ["scan", host, from, to] => Ok(hostile::scan(host, number(from)?, number(to)?)),
-        ["flood", host, port, count] => Ok(drop(hostile::flood((host, number(port)?), number(count)?))),
-        ["occupy", host, port, count] => {
+        ["flood", host, port, count] => {
             let _kept = hostile::flood((host, number(port)?), number(count)?);
             hold()
         }
@@ -72,14 +69,8 @@ fn run(words: &[String]) -> Outcome {
         ["soak", host, echo, sink, count, seed] => {
             Ok(soak::soak(host, number(echo)?, number(sink)?, number(count)?, number(seed)?))
         }
-        ["round-trips", host, port, count] => Ok(say("round-trips", measure::round_trips((host, number(port)?), number(count)?))),
-        ["throughput", host, port, mib] => Ok(say("throughput", measure::throughput((host, number(port)?), number(mib)?))),
-        ["connects", host, port, count] => Ok(say("connects", measure::connects((host, number(port)?), number(count)?))),
         ["front", port, directory] => front::front(number(port)?, directory).map_err(|error| error.to_string()),
         ["hold"] => hold(),
-        ["sleep", seconds] => Ok(thread::sleep(Duration::from_secs_f64(number(seconds)?))),
-        ["wait-eof"] => io::stdin().read_to_end(&mut Vec::new()).map(drop).map_err(|error| error.to_string()),
-        ["exit", code] => process::exit(number(code)?),
         _ => Err(format!("what is {words:?}?\n{USAGE}")),
     }
 }
