@@ -3,7 +3,7 @@
 use super::dispatch::App;
 use crate::{
     auth::PeerCertificates,
-    nodelink::{MAX_SESSIONS_PER_NODE, SESSION_WINDOW_BYTES},
+    nodelink::{MAX_FORWARDS_PER_NODE, MAX_SESSIONS_PER_NODE, SESSION_WINDOW_BYTES},
 };
 use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
@@ -96,7 +96,7 @@ fn builder(is_http2: bool, is_node: bool) -> Builder<TokioExecutor> {
     if is_node {
         // All sessions unread at once must leave room for the control stream and the node's own requests. The number
         // of streams has a bound of its own: every watched pod may hold a few.
-        let sessions = u32::try_from(MAX_SESSIONS_PER_NODE).unwrap_or(u32::MAX);
+        let sessions = u32::try_from(MAX_SESSIONS_PER_NODE + MAX_FORWARDS_PER_NODE).unwrap_or(u32::MAX);
         let window = SESSION_WINDOW_BYTES.saturating_mul(sessions).saturating_add(CONNECTION_WINDOW_BYTES);
         builder.http2().initial_connection_window_size(window).max_concurrent_streams(MAX_STREAMS * 4);
     }

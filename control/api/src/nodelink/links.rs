@@ -1,8 +1,11 @@
 //! Which nodes are connected, and which sessions wait for their node.
 
-use super::MAX_SESSIONS_PER_NODE;
+use super::{
+    MAX_FORWARDS_PER_NODE, MAX_SESSIONS_PER_NODE,
+    session::{Opened, Session},
+};
 use coracle_objects::{ApiError, Reason};
-use coracle_wire::v1::{OpenSession, ServerSignal, SessionFrame, open_session::Purpose, server_signal::Signal};
+use coracle_wire::v1::{OpenSession, ServerSignal, open_session::Purpose, server_signal::Signal};
 use parking_lot::Mutex;
 use rand::TryRngCore as _;
 use std::{
@@ -13,14 +16,14 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 /// How long a node may take to open a session that it was asked for.
 const SESSION_OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Signals that wait for a node to read its control stream.
-const SIGNAL_QUEUE: usize = MAX_SESSIONS_PER_NODE;
+const SIGNAL_QUEUE: usize = MAX_SESSIONS_PER_NODE + MAX_FORWARDS_PER_NODE;
 
 /// Where a control stream's signals go.
 pub(super) type Signals = mpsc::Sender<Result<ServerSignal, Status>>;
@@ -46,6 +49,8 @@ struct Link {
     generation: u64,
     signals: Signals,
     sessions: Arc<Semaphore>,
+    /// Forwarded connections have bounds of their own: a browser opens dozens, and logs shall go on.
+    forwards: Arc<Semaphore>,
     /// Cancelled when this link is replaced or has ended.
     ended: CancellationToken,
 }
@@ -54,21 +59,6 @@ struct Link {
 struct Waiting {
     node: String,
     opened: oneshot::Sender<Opened>,
-}
-
-/// What a node's Session call brings.
-pub(super) struct Opened {
-    pub(super) from_node: Streaming<SessionFrame>,
-    pub(super) to_node: mpsc::Sender<Result<SessionFrame, Status>>,
-}
-
-/// An open session. Dropping it ends the node's call.
-pub struct Session {
-    /// Frames from the node, behind the first. Not reading them holds the node back.
-    pub from_node: Streaming<SessionFrame>,
-    /// Frames to the node.
-    pub to_node: mpsc::Sender<Result<SessionFrame, Status>>,
-    _permit: OwnedSemaphorePermit,
 }
 
 /// A connected node as its control stream's task holds it. Dropping it disconnects the node.
@@ -109,7 +99,8 @@ impl NodeLinks {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
         let ended = self.closing.child_token();
         let sessions = Arc::new(Semaphore::new(MAX_SESSIONS_PER_NODE));
-        let link = Link { generation, signals, sessions, ended: ended.clone() };
+        let forwards = Arc::new(Semaphore::new(MAX_FORWARDS_PER_NODE));
+        let link = Link { generation, signals, sessions, forwards, ended: ended.clone() };
         if let Some(old) = self.state.lock().nodes.insert(node.to_owned(), link) {
             old.ended.cancel();
         }
@@ -129,9 +120,12 @@ impl NodeLinks {
     /// many sessions as it may.
     pub async fn open_session(&self, node: &str, purpose: Purpose) -> Result<Session, ApiError> {
         let link = self.state.lock().nodes.get(node).cloned().ok_or_else(|| not_connected(node))?;
-        let permit = Arc::clone(&link.sessions).try_acquire_owned().map_err(|_| {
-            let message =
-                format!("node \"{node}\" serves {MAX_SESSIONS_PER_NODE} sessions already; end one and try again");
+        let (bound, slots, what) = match &purpose {
+            Purpose::PortForward(_) => (MAX_FORWARDS_PER_NODE, &link.forwards, "forwarded connections"),
+            _ => (MAX_SESSIONS_PER_NODE, &link.sessions, "sessions"),
+        };
+        let permit = Arc::clone(slots).try_acquire_owned().map_err(|_| {
+            let message = format!("node \"{node}\" serves {bound} {what} already; end one and try again");
             ApiError::new(Reason::TooManyRequests, message)
         })?;
         let session_id = session_id()?;
@@ -143,7 +137,7 @@ impl NodeLinks {
         link.signals.try_send(Ok(signal)).map_err(|_| not_connected(node))?;
         tokio::select! {
             opened = tokio::time::timeout(SESSION_OPEN_TIMEOUT, answer) => match opened {
-                Ok(Ok(Opened { from_node, to_node })) => Ok(Session { from_node, to_node, _permit: permit }),
+                Ok(Ok(opened)) => Ok(Session::new(node, opened, link.ended.clone(), permit)),
                 Ok(Err(_)) => Err(lost(node)),
                 Err(_) => {
                     let seconds = SESSION_OPEN_TIMEOUT.as_secs();

@@ -1,10 +1,10 @@
 //! Logs over node sessions.
 
-use super::{LogReader, NodeLinks, Session, links::lost};
+use super::{LogReader, NodeLinks, Said, Session};
 use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_objects::ApiError;
-use coracle_wire::v1::{LogRequest, SessionFrame, open_session::Purpose, session_frame::Frame};
+use coracle_wire::v1::{LogRequest, open_session::Purpose};
 use futures::{StreamExt, stream::BoxStream};
 use std::time::Duration;
 
@@ -53,14 +53,14 @@ enum Step {
 impl Log {
     /// Safe to drop half-way: nothing is taken from the session before it is returned.
     async fn next(&mut self) -> Step {
-        match self.session.from_node.message().await {
-            Ok(Some(SessionFrame { frame: Some(Frame::Data(bytes)) })) => Step::Data(bytes),
-            Ok(Some(SessionFrame { frame: Some(Frame::End(end)) })) if end.status.is_empty() => Step::End,
-            Ok(Some(SessionFrame { frame: Some(Frame::End(end)) })) => Step::Failed(refusal(&end.status)),
-            Ok(Some(_)) => {
+        match self.session.next().await {
+            Ok(Said::Data(bytes)) => Step::Data(bytes),
+            Ok(Said::End(status)) if status.is_empty() => Step::End,
+            Ok(Said::End(status)) => Step::Failed(refusal(&status)),
+            Ok(Said::Channel(_)) => {
                 Step::Failed(ApiError::internal(format!("node \"{}\" sent no log but something else", self.node)))
             }
-            Ok(None) | Err(_) => Step::Failed(lost(&self.node)),
+            Err(error) => Step::Failed(error),
         }
     }
 }

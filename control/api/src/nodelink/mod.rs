@@ -1,19 +1,21 @@
 //! The server's side of the connections that nodes keep open.
 //!
-//! Nobody dials a node. Each node holds one control stream; what the control plane wants from it (a log, later exec
-//! and port-forward) is announced there with an unguessable session id, and the node answers with one more stream
-//! that names it. Session data never passes through the control stream, every channel is bounded, and a reader that
+//! Nobody dials a node. Each node holds one control stream; what the control plane wants from it (a log, a command in a
+//! container, a connection to a pod) is announced there with an unguessable session id, and the node answers with one
+//! more stream that names it. Session data never passes through the control stream, every channel is bounded, and a reader that
 //! does not read slows down its own session only.
 
 mod links;
 mod logs;
 mod service;
+mod session;
 
 #[cfg(test)]
 mod tests;
 
-pub use links::{NodeLinks, Session};
+pub use links::NodeLinks;
 pub use service::NodeLinkService;
+pub use session::{Said, Session, SessionReader, SessionWriter};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,9 +23,12 @@ use coracle_objects::ApiError;
 use coracle_wire::v1::LogRequest;
 use futures::stream::BoxStream;
 
-/// Sessions that one node serves at a time. Together with [`SESSION_WINDOW_BYTES`] it bounds what unread sessions
+/// Logs, commands and the like that one node serves at a time. Together with [`SESSION_WINDOW_BYTES`] it bounds what unread sessions
 /// can take of a node's connection window; what is left is for the control stream and the node's own requests.
 pub const MAX_SESSIONS_PER_NODE: usize = 64;
+
+/// Connections to pods that one node forwards at a time, beside its other sessions.
+pub const MAX_FORWARDS_PER_NODE: usize = 128;
 
 /// What a node may send into one session before somebody reads it.
 pub const SESSION_WINDOW_BYTES: u32 = 256 * 1024;

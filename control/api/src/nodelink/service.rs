@@ -1,6 +1,9 @@
 //! The gRPC service that node agents call.
 
-use super::links::{Connected, NodeLinks, Opened, Signals};
+use super::{
+    links::{Connected, NodeLinks, Signals},
+    session::Opened,
+};
 use crate::auth::Authenticator;
 use coracle_wire::v1::{
     NodeHello, NodeSignal, ServerPong, ServerSignal, SessionFrame, node_link_server::NodeLink, node_signal,

@@ -127,7 +127,7 @@ impl NodeLink {
             let result = match open.purpose {
                 _ if refused => Err(ApiError::new(Reason::TooManyRequests, "the node serves too many log readers")),
                 Some(open_session::Purpose::Logs(request)) => self.logs(&request, &bytes_sender).await,
-                None => Err(ApiError::bad_request("the node does not know this kind of session")),
+                Some(_) | None => Err(ApiError::bad_request("the node does not know this kind of session")),
             };
             drop(bytes_sender);
             result
