@@ -10,6 +10,7 @@ pub mod identity;
 pub mod listener;
 pub mod nodelink;
 pub mod registry;
+mod sessions;
 #[cfg(test)]
 mod testing;
 

@@ -139,6 +139,7 @@ impl ControlPlane {
         let door = Door::new(DoorConfig { proposer, store: store.clone(), service_range: SERVICE_RANGE, blob_dir });
         let links = NodeLinks::new(door.closing().clone());
         door.set_log_reader(Arc::clone(&links) as _);
+        door.set_node_links(Arc::clone(&links));
         let connected = Arc::clone(&links);
         door.set_ready_check(Box::new(move || missing(&store, &|node| connected.is_connected(node))));
         Ok(Self { replica, door, links, registry: Arc::new(registry), authenticator })

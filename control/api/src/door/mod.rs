@@ -18,7 +18,11 @@ mod tests;
 
 pub use target::{Body, DeleteOptions, Removed, Target, WriteOptions, Written};
 
-use crate::{client::DoorClient, identity::Identity, nodelink::LogReader};
+use crate::{
+    client::DoorClient,
+    identity::Identity,
+    nodelink::{LogReader, NodeLinks},
+};
 use coracle_client::Client;
 use coracle_objects::{ApiError, Cause, Reason, error::Details};
 use coracle_store::{Command, Outcome, ProposeError, Proposer, ReadError, Store};
@@ -49,6 +53,7 @@ pub struct Door {
     config: DoorConfig,
     ready: OnceLock<ReadyCheck>,
     logs: OnceLock<Arc<dyn LogReader>>,
+    links: OnceLock<Arc<NodeLinks>>,
     closing: CancellationToken,
 }
 
@@ -56,7 +61,13 @@ impl Door {
     /// Sets up the pipeline.
     #[must_use]
     pub fn new(config: DoorConfig) -> Arc<Self> {
-        Arc::new(Self { config, ready: OnceLock::new(), logs: OnceLock::new(), closing: CancellationToken::new() })
+        Arc::new(Self {
+            config,
+            ready: OnceLock::new(),
+            logs: OnceLock::new(),
+            links: OnceLock::new(),
+            closing: CancellationToken::new(),
+        })
     }
 
     /// The door for code in this process, as `identity`.
@@ -115,6 +126,21 @@ impl Door {
     /// 503 before there is one.
     pub(crate) fn log_reader(&self) -> Result<&Arc<dyn LogReader>, ApiError> {
         self.logs.get().ok_or_else(|| ApiError::new(Reason::ServiceUnavailable, "logs cannot be read yet"))
+    }
+
+    /// Sets, once, through which links sessions with nodes are opened; a second call changes nothing.
+    pub fn set_node_links(&self, links: Arc<NodeLinks>) {
+        if self.links.set(links).is_err() {
+            tracing::warn!("the node links were set twice; the first ones stay");
+        }
+    }
+
+    /// Through which links sessions with nodes are opened.
+    ///
+    /// # Errors
+    /// 503 before there are any.
+    pub(crate) fn node_links(&self) -> Result<&Arc<NodeLinks>, ApiError> {
+        self.links.get().ok_or_else(|| ApiError::new(Reason::ServiceUnavailable, "no node can be reached yet"))
     }
 
     /// Ends every watch and log stream that runs through this door; called once when the server stops.

@@ -1,8 +1,9 @@
-//! The door's gRPC services: the generic object service, and containers' logs.
+//! The door's gRPC services: the generic object service, containers' logs, and sessions with pods.
 
 pub mod logs;
 pub mod objects;
 mod refusal;
+pub mod sessions;
 
 #[cfg(test)]
 mod tests;

@@ -104,7 +104,7 @@ fn names<'a>(pod: &'a Value, list: &str) -> Vec<&'a str> {
 }
 
 /// The container meant: the one named, or the only one.
-fn container_of(pod: &Value, asked: &str) -> Result<String, ApiError> {
+pub(crate) fn container_of(pod: &Value, asked: &str) -> Result<String, ApiError> {
     let (name, containers, init) = (meta::name(pod), names(pod, "containers"), names(pod, "initContainers"));
     if !asked.is_empty() {
         if containers.contains(&asked) || init.contains(&asked) {

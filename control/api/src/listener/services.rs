@@ -39,7 +39,8 @@ impl Services {
         let services = Routes::new(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .add_service(grpc::objects::service(Arc::clone(&door), Arc::clone(&authenticator)))
-            .add_service(grpc::logs::service(door, Arc::clone(&authenticator)))
+            .add_service(grpc::logs::service(Arc::clone(&door), Arc::clone(&authenticator)))
+            .add_service(grpc::sessions::service(door, Arc::clone(&authenticator)))
             .add_service(NodeLinkServer::new(NodeLinkService::new(links, Arc::clone(&authenticator))));
         Ok(App::new(http, services, authenticator))
     }

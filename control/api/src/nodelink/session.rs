@@ -4,6 +4,7 @@ use super::links::lost;
 use bytes::Bytes;
 use coracle_objects::ApiError;
 use coracle_wire::v1::{ChannelFrame, SessionFrame, session_frame::Frame};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -29,7 +30,18 @@ struct Line {
     node: String,
     /// The node's control stream has ended.
     ended: CancellationToken,
+    /// One of the halves was dropped.
+    gone: CancellationToken,
+    to_node: Mutex<Option<mpsc::Sender<Result<SessionFrame, Status>>>>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Line {
+    /// Ends the answer to the node, by which it knows that nobody wants the session any more.
+    fn close(&self) {
+        self.gone.cancel();
+        self.to_node.lock().take();
+    }
 }
 
 /// What comes from the node. Not reading it holds the node back.
@@ -41,7 +53,18 @@ pub struct SessionReader {
 /// What goes to the node. Waits while the node does not read.
 pub struct SessionWriter {
     line: Arc<Line>,
-    to_node: mpsc::Sender<Result<SessionFrame, Status>>,
+}
+
+impl Drop for SessionReader {
+    fn drop(&mut self) {
+        self.line.close();
+    }
+}
+
+impl Drop for SessionWriter {
+    fn drop(&mut self) {
+        self.line.close();
+    }
 }
 
 /// What a node says in a session, behind the frame that names it.
@@ -57,10 +80,16 @@ pub enum Said {
 
 impl Session {
     pub(super) fn new(node: &str, opened: Opened, ended: CancellationToken, permit: OwnedSemaphorePermit) -> Self {
-        let line = Arc::new(Line { node: node.to_owned(), ended, _permit: permit });
+        let line = Arc::new(Line {
+            node: node.to_owned(),
+            ended,
+            gone: CancellationToken::new(),
+            to_node: Mutex::new(Some(opened.to_node)),
+            _permit: permit,
+        });
         Self {
             reader: SessionReader { line: Arc::clone(&line), from_node: opened.from_node },
-            writer: SessionWriter { line, to_node: opened.to_node },
+            writer: SessionWriter { line },
         }
     }
 
@@ -126,9 +155,12 @@ impl SessionWriter {
 
     async fn frame(&self, frame: ChannelFrame) -> Result<(), ApiError> {
         let frame = SessionFrame { frame: Some(Frame::Channel(frame)) };
+        let line = &self.line;
+        let to_node = line.to_node.lock().clone().ok_or_else(|| lost(&line.node))?;
         tokio::select! {
-            sent = self.to_node.send(Ok(frame)) => sent.map_err(|_| lost(&self.line.node)),
-            () = self.line.ended.cancelled() => Err(lost(&self.line.node)),
+            sent = to_node.send(Ok(frame)) => sent.map_err(|_| lost(&line.node)),
+            () = line.ended.cancelled() => Err(lost(&line.node)),
+            () = line.gone.cancelled() => Err(lost(&line.node)),
         }
     }
 }

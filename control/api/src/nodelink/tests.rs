@@ -4,9 +4,9 @@ use super::*;
 use crate::{auth::Authenticator, identity::Identity};
 use coracle_objects::Reason;
 use coracle_wire::v1::{
-    NodeHello, NodePing, NodeSignal, OpenSession, ServerSignal, SessionEnd, SessionFrame,
-    node_link_client::NodeLinkClient, node_link_server::NodeLinkServer, node_signal, open_session::Purpose,
-    server_signal, session_frame::Frame,
+    ChannelFrame, ExecRequest, NodeHello, NodePing, NodeSignal, OpenSession, PortForwardRequest, ServerSignal,
+    SessionEnd, SessionFrame, node_link_client::NodeLinkClient, node_link_server::NodeLinkServer, node_signal,
+    open_session::Purpose, server_signal, session_frame::Frame,
 };
 use futures::StreamExt;
 use hyper_util::rt::TokioIo;
@@ -264,4 +264,131 @@ async fn a_second_connection_replaces_the_first_and_closing_ends_all() {
     assert!(setting.links.is_connected("one"));
     setting.closing.cancel();
     assert_eq!(second.signals.message().await.unwrap_err().code(), Code::Aborted);
+}
+
+fn exec() -> Purpose {
+    Purpose::Exec(ExecRequest { pod: "p".to_owned(), command: vec!["c".to_owned()], ..ExecRequest::default() })
+}
+
+fn forward() -> Purpose {
+    Purpose::PortForward(PortForwardRequest { pod: "p".to_owned(), port: 80, ..PortForwardRequest::default() })
+}
+
+fn channel(channel: u32, data: &'static str) -> ChannelFrame {
+    ChannelFrame { channel, data: Bytes::from_static(data.as_bytes()), close: false }
+}
+
+/// A session that is open on both sides.
+async fn session(
+    setting: &Setting,
+    node: &mut Node,
+    purpose: Purpose,
+) -> (Session, mpsc::Sender<SessionFrame>, Streaming<SessionFrame>) {
+    let links = Arc::clone(&setting.links);
+    let opening = tokio::spawn(async move { links.open_session("one", purpose).await });
+    let asked = node.asked().await;
+    let (to_server, from_server) = node.open(asked.session_id).await;
+    (opening.await.unwrap().unwrap_or_else(|error| panic!("{error}")), to_server, from_server)
+}
+
+#[tokio::test]
+async fn a_session_carries_channels_both_ways() {
+    let setting = setting().await;
+    let mut node = Node::ready(&setting, "one").await;
+    let (mut session, to_server, mut from_server) = session(&setting, &mut node, exec()).await;
+    to_server.send(frame(Frame::Channel(channel(1, "out")))).await.unwrap();
+    assert_eq!(session.next().await.unwrap(), Said::Channel(channel(1, "out")));
+    let (mut reader, writer) = session.split();
+    let large = Bytes::from(vec![b'x'; 100_000]);
+    let sending = tokio::spawn(async move {
+        writer.send(0, large).await.unwrap();
+        writer.close(0).await.unwrap();
+        writer
+    });
+    let mut received = 0;
+    loop {
+        let message = from_server.message().await.unwrap().and_then(|message| message.frame);
+        let Some(Frame::Channel(frame)) = message else { panic!("no channel frame: {message:?}") };
+        assert!(frame.data.len() <= 32 * 1024, "in pieces");
+        received += frame.data.len();
+        if frame.close {
+            break;
+        }
+    }
+    assert_eq!(received, 100_000);
+    let _writer = sending.await.unwrap();
+    to_server.send(frame(Frame::End(SessionEnd { status: Bytes::from_static(b"{}") }))).await.unwrap();
+    assert_eq!(reader.next().await.unwrap(), Said::End(Bytes::from_static(b"{}")));
+}
+
+#[tokio::test]
+async fn forwarded_connections_leave_room_for_other_sessions() {
+    let setting = setting().await;
+    let mut node = Node::ready(&setting, "one").await;
+    let mut kept = Vec::new();
+    for _ in 0..MAX_FORWARDS_PER_NODE {
+        kept.push(session(&setting, &mut node, forward()).await);
+    }
+    let error = setting.links.open_session("one", forward()).await.map(drop).unwrap_err();
+    assert_eq!(error.reason, Reason::TooManyRequests);
+    kept.push(session(&setting, &mut node, exec()).await);
+    kept.remove(0);
+    kept.push(session(&setting, &mut node, forward()).await);
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_nodes_link() {
+    let setting = setting().await;
+    let mut node = Node::ready(&setting, "one").await;
+    let (session, _to_server, _from_server) = session(&setting, &mut node, exec()).await;
+    let (mut reader, writer) = session.split();
+    let _second = Node::ready(&setting, "one").await;
+    for error in [reader.next().await.map(drop), writer.send(0, Bytes::from_static(b"x")).await] {
+        let error = error.unwrap_err();
+        assert_eq!(error.reason, Reason::ServiceUnavailable);
+        assert!(error.message.contains("the connection to node \"one\" was lost"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_read_holds_the_writer_back() {
+    let setting = setting().await;
+    let mut node = Node::ready(&setting, "one").await;
+    let (session, to_server, from_server) = session(&setting, &mut node, exec()).await;
+    let (_reader, writer) = session.split();
+    let (counts, mut counted) = tokio::sync::watch::channel(0_usize);
+    let writing = tokio::spawn(async move {
+        let chunk = Bytes::from(vec![b'x'; 32 * 1024]);
+        while writer.send(0, chunk.clone()).await.is_ok() {
+            counts.send_modify(|sent| *sent += chunk.len());
+        }
+    });
+    // Pings go through whatever is unread, and time passes for the writer.
+    counted.changed().await.unwrap();
+    for _ in 0..50 {
+        node.ping().await.unwrap();
+    }
+    assert!(*counted.borrow() < 64 << 20, "{} bytes", *counted.borrow());
+    drop((to_server, from_server));
+    writing.await.unwrap();
+}
+
+#[tokio::test]
+async fn half_a_session_is_none() {
+    let setting = setting().await;
+    let mut node = Node::ready(&setting, "one").await;
+    for reader_goes in [true, false] {
+        let (session, _to_server, mut from_server) = session(&setting, &mut node, exec()).await;
+        let (reader, writer) = session.split();
+        let kept: Box<dyn std::any::Any> = if reader_goes {
+            drop(reader);
+            assert!(writer.close(0).await.is_err());
+            Box::new(writer)
+        } else {
+            drop(writer);
+            Box::new(reader)
+        };
+        assert!(matches!(from_server.message().await, Ok(None) | Err(_)), "the node is told");
+        drop(kept);
+    }
 }
