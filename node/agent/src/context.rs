@@ -10,6 +10,7 @@ use crate::{
     network::Network,
     reflector::Cache,
     reports::Reports,
+    sandbox::{Owner, Owners},
     workloads::Workloads,
 };
 use coracle_objects::{ApiError, ObjectKey, meta};
@@ -31,6 +32,7 @@ pub(crate) struct Context {
     pub(crate) recorder: Recorder,
     pub(crate) reports: Arc<Reports>,
     pub(crate) logs: Arc<Logs>,
+    pub(crate) owners: Arc<Owners>,
     pub(crate) ledger: Ledger,
     pub(crate) caches: Caches,
     pub(crate) data_dir: PathBuf,
@@ -51,6 +53,11 @@ impl Context {
         } else {
             Err(ApiError::internal(format!("namespace {name} has no usable uid")))
         }
+    }
+
+    /// Whom what guests of a namespace write belongs to.
+    pub(crate) fn owner(&self, namespace_uid: &str) -> std::io::Result<Owner> {
+        self.owners.of(namespace_uid)
     }
 
     /// Where a pod's volumes are.

@@ -5,6 +5,7 @@ use crate::{
     clock,
     logs::RunLog,
     network::{ca_bundle, exchange::Exchange, line::Line},
+    sandbox::Owners,
 };
 use async_trait::async_trait;
 use coracle_runner::{
@@ -14,7 +15,9 @@ use coracle_runner::{
 use std::{
     collections::HashMap,
     ffi::OsString,
-    fs,
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
@@ -34,6 +37,9 @@ const ANSWERS_MAX: usize = 1024;
 pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// Exit code of what was ended from outside.
 pub(crate) const KILLED: i32 = 137;
+
+/// Mode of the directories above what guests write.
+pub(crate) const PASSABLE: u32 = 0o755;
 
 /// What a runner says about one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,15 +108,21 @@ type Slot = Arc<tokio::sync::Mutex<Option<Arc<Runner>>>>;
 pub(crate) struct Runners {
     command: Vec<OsString>,
     data_dir: PathBuf,
+    owners: Arc<Owners>,
     exchange: Arc<Exchange>,
     slots: Mutex<HashMap<String, Slot>>,
 }
 
 impl Runners {
     /// `program` is the command line to which `runner` is appended.
-    pub(crate) fn new(data_dir: &Path, program: &[OsString], exchange: Arc<Exchange>) -> Arc<Self> {
+    pub(crate) fn new(
+        data_dir: &Path,
+        program: &[OsString],
+        exchange: Arc<Exchange>,
+        owners: Arc<Owners>,
+    ) -> Arc<Self> {
         let command = program.iter().cloned().chain([OsString::from("runner")]).collect();
-        Arc::new(Self { command, data_dir: data_dir.to_owned(), exchange, slots: Mutex::default() })
+        Arc::new(Self { command, data_dir: data_dir.to_owned(), owners, exchange, slots: Mutex::default() })
     }
 
     fn slot(&self, namespace_uid: &str) -> Slot {
@@ -124,10 +136,7 @@ impl Runners {
 
     async fn spawn(&self, launch: &Launch) -> Result<Arc<Runner>, String> {
         let root = self.data_dir.join("ns").join(&launch.namespace_uid);
-        for part in ["volumes", "code"] {
-            fs::create_dir_all(root.join(part))
-                .map_err(|error| format!("cannot make the runner's directory: {error}"))?;
-        }
+        make_root(&root).map_err(|error| format!("cannot make the runner's directory: {error}"))?;
         if let Err(error) = ca_bundle::link(&self.data_dir, &root) {
             warn!(%error, "guests cannot tell whom to trust: their HTTPS requests will fail");
         }
@@ -212,6 +221,16 @@ impl Guests for Runners {
             runner.process.kill();
         }
     }
+}
+
+/// A runner's root and what is always in it. They stay the agent's, so that no guest can replace them; the runner, who is
+/// somebody else, may pass.
+fn make_root(root: &Path) -> io::Result<()> {
+    for directory in [root.to_owned(), root.join("volumes"), root.join("code")] {
+        fs::create_dir_all(&directory)?;
+        fs::set_permissions(&directory, Permissions::from_mode(PASSABLE))?;
+    }
+    Ok(())
 }
 
 /// Sends answers beside the reader: while the runner is busy talking, the reader must go on listening.

@@ -32,6 +32,7 @@ mod pod;
 mod reflector;
 mod reports;
 mod retry;
+mod sandbox;
 mod workloads;
 
 use crate::{
@@ -54,6 +55,7 @@ use crate::{
     pod::{manager::Manager, volumes},
     reflector::{Cache, Sink},
     reports::Reports,
+    sandbox::Owners,
     workloads::LocalWorkloads,
 };
 use coracle_images::{ClusterRegistry, Images, RegistrySettings, SettingsError};
@@ -205,10 +207,12 @@ impl Agent {
         let addresses = Arc::new(Addresses::open(&config.data_dir, RANGE_PATIENCE));
         let (exchange, notices) = open_exchange(&config, addresses.clone());
         let (recorder, writer) = events::Recorder::new(link.clone(), &config.node_name);
+        let owners = Arc::new(Owners::open(&config.data_dir)?);
         let context = Context {
             link: link.clone(),
             workloads: Arc::new(workloads),
-            guests: Runners::new(&config.data_dir, &config.program, exchange.clone()),
+            guests: Runners::new(&config.data_dir, &config.program, exchange.clone(), owners.clone()),
+            owners,
             network: Network { addresses, switch: exchange.clone() },
             recorder,
             reports: Reports::new(link.clone()),
@@ -239,7 +243,12 @@ impl Agent {
         follow(ENDPOINT_SLICES, String::new(), Box::new(slices.clone()));
         let services = self.context.caches.services.clone();
         let namespaces = self.config.data_dir.join("ns");
-        tasks.spawn(remove_deleted_namespaces(self.context.caches.namespaces.clone(), namespaces, stop_link.clone()));
+        tasks.spawn(remove_deleted_namespaces(
+            self.context.caches.namespaces.clone(),
+            namespaces,
+            self.context.owners.clone(),
+            stop_link.clone(),
+        ));
         tasks.spawn(self.exchange.clone().keep_services(services.clone(), slices, stop_link.clone()));
         let teller = Teller {
             recorder: self.context.recorder.clone(),
@@ -299,14 +308,19 @@ fn identity(config: &AgentConfig) -> node::Identity {
 
 /// Removes the directory of a namespace once it is deleted: its pods are gone by then, and a uid never comes back.
 /// One that was never seen is left alone: a pod may be known before its namespace is.
-async fn remove_deleted_namespaces(namespaces: Cache, directory: PathBuf, stop: CancellationToken) {
+async fn remove_deleted_namespaces(
+    namespaces: Cache,
+    directory: PathBuf,
+    owners: Arc<Owners>,
+    stop: CancellationToken,
+) {
     let mut version = namespaces.version();
     let mut seen = BTreeSet::new();
     loop {
         version.borrow_and_update();
         let now: BTreeSet<String> = namespaces.all().iter().map(|one| meta::uid(one).to_owned()).collect();
         for uid in seen.difference(&now).filter(|uid| ledger::is_file_name(uid)) {
-            if let Err(error) = volumes::remove(&directory.join(uid)) {
+            if let Err(error) = volumes::remove(&directory.join(uid)).and_then(|()| owners.forget(uid)) {
                 warn!(uid, %error, "cannot remove what a namespace left");
             }
         }
@@ -384,8 +398,13 @@ mod tests {
         let namespace = |name: &str| json!({"metadata": {"name": name, "uid": name}});
         namespaces.replace(vec![namespace("kept"), namespace("gone"), namespace("../kept")]);
         let stop = CancellationToken::new();
-        let task =
-            tokio::spawn(remove_deleted_namespaces(namespaces.clone(), directory.path().to_owned(), stop.clone()));
+        let owners = Arc::new(Owners::open(directory.path()).unwrap());
+        let task = tokio::spawn(remove_deleted_namespaces(
+            namespaces.clone(),
+            directory.path().to_owned(),
+            owners,
+            stop.clone(),
+        ));
         tokio::task::yield_now().await;
         namespaces.delete(&namespace("../kept"));
         namespaces.delete(&namespace("gone"));

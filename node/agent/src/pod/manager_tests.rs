@@ -10,6 +10,7 @@ use crate::{
     logs::Logs,
     reflector::Cache,
     reports::Reports,
+    sandbox::Owners,
 };
 use serde_json::json;
 
@@ -40,6 +41,7 @@ async fn context(directory: &Path, link: &Arc<FakeLink>, guests: &Arc<FakeGuests
         recorder,
         reports: Reports::new(link.clone()),
         logs: Arc::new(Logs::open(directory.join("logs")).unwrap()),
+        owners: Arc::new(Owners::open(directory).unwrap()),
         ledger,
         caches: Caches { services: Cache::new(), namespaces: Cache::new() },
         data_dir: directory.to_owned(),

@@ -8,6 +8,7 @@ use crate::{
         env::{self, Sources},
         spec,
     },
+    sandbox::Owner,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use coracle_objects::{ApiError, ObjectKey, Reason, meta};
@@ -23,6 +24,8 @@ use std::{
 
 /// Mode of files whose volume names none.
 const MODE_DEFAULT: u32 = 0o644;
+/// For a runner that is not the files' owner.
+const MODE_READABLE: u32 = 0o444;
 /// An emptyDir belongs to whoever is in the pod.
 const EMPTY_DIR_MODE: u32 = 0o777;
 
@@ -201,11 +204,17 @@ fn relative(path: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// Puts all volumes of a pod below `directory`; an emptyDir that is there keeps what is in it.
+/// Puts all volumes of a pod below `directory`; an emptyDir that is there keeps what is in it, and is `owner`'s.
 ///
 /// # Errors
 /// The first volume that cannot be set up.
-pub(crate) async fn set_up(link: &dyn Link, pod: &Value, host_ip: &str, directory: &Path) -> Result<(), MountFailure> {
+pub(crate) async fn set_up(
+    link: &dyn Link,
+    pod: &Value,
+    host_ip: &str,
+    directory: &Path,
+    owner: Owner,
+) -> Result<(), MountFailure> {
     for volume in spec::items(&pod["spec"], "volumes") {
         let name = spec::text(volume, "name").to_owned();
         let failure = |detail: String| MountFailure { volume: name.clone(), detail };
@@ -221,7 +230,7 @@ pub(crate) async fn set_up(link: &dyn Link, pod: &Value, host_ip: &str, director
         };
         let content = content(volume, pod, host_ip, &sources).map_err(failure)?;
         let (directory, target) = (directory.to_owned(), name.clone());
-        let written = tokio::task::spawn_blocking(move || write(&directory, &target, &content)).await;
+        let written = tokio::task::spawn_blocking(move || write(&directory, &target, &content, owner)).await;
         written.map_err(|_| failure("interrupted".to_owned()))?.map_err(|error| failure(error.to_string()))?;
     }
     Ok(())
@@ -231,12 +240,13 @@ fn is_absence(error: &ApiError) -> bool {
     matches!(error.reason, Reason::ServiceUnavailable | Reason::Timeout)
 }
 
-fn write(directory: &Path, name: &str, content: &Content) -> io::Result<()> {
+fn write(directory: &Path, name: &str, content: &Content, owner: Owner) -> io::Result<()> {
     let target = directory.join(name);
     let files = match content {
         Content::Empty => {
             fs::create_dir_all(&target)?;
-            return fs::set_permissions(&target, Permissions::from_mode(EMPTY_DIR_MODE));
+            fs::set_permissions(&target, Permissions::from_mode(EMPTY_DIR_MODE))?;
+            return owner.give(&target);
         }
         Content::Files(files) => files,
     };
@@ -251,7 +261,9 @@ fn write(directory: &Path, name: &str, content: &Content) -> io::Result<()> {
         // Nobody else reads a secret before it has its own mode.
         let mut opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
         opened.write_all(&file.bytes)?;
-        opened.set_permissions(Permissions::from_mode(file.mode & 0o777))?;
+        // The runner is another user than the agent, and nobody else gets as far as this directory. Guests see no modes.
+        let readable = if owner.id().is_some() { MODE_READABLE } else { 0 };
+        opened.set_permissions(Permissions::from_mode(file.mode & 0o777 | readable))?;
     }
     remove(&target)?;
     fs::rename(&beside, &target)

@@ -12,6 +12,7 @@ use crate::{
     pod::manager::Manager,
     reflector::{self, Cache},
     reports::Reports,
+    sandbox::Owners,
 };
 use coracle_objects::ObjectKey;
 use serde_json::json;
@@ -57,6 +58,7 @@ impl World {
             recorder,
             reports: Reports::new(link.clone()),
             logs: Arc::new(Logs::open(directory.path().join("logs")).unwrap()),
+            owners: Arc::new(Owners::open(directory.path()).unwrap()),
             ledger,
             caches: Caches { services: Cache::new(), namespaces: Cache::new() },
             data_dir: directory.path().to_owned(),

@@ -5,7 +5,7 @@ use super::{Done, SET_UP_RETRY, SetUpFailure, Work, Worker};
 use crate::{
     context::Context,
     events::Severity,
-    guests::Launch,
+    guests::{Launch, PASSABLE},
     ledger::is_file_name,
     pod::{
         attempt::{Attempt, Prepared},
@@ -17,7 +17,12 @@ use crate::{
 use coracle_objects::meta;
 use coracle_runner::protocol::RunId;
 use serde_json::Value;
-use std::{fmt::Write, net::Ipv4Addr};
+use std::{
+    fmt::Write,
+    fs::{self, Permissions},
+    net::Ipv4Addr,
+    os::unix::fs::PermissionsExt,
+};
 use tokio::{
     task::{Id, JoinError},
     time::Instant,
@@ -163,8 +168,11 @@ async fn set_up(context: &Context, pod: &Value, known: String) -> Result<(String
         return Err(failure("the pod's uid is not usable as a directory".to_owned()));
     }
     let directory = context.volumes(&namespace_uid, meta::uid(pod));
-    std::fs::create_dir_all(&directory).map_err(|error| failure(error.to_string()))?;
-    let set_up = volumes::set_up(&*context.link, pod, &context.host_ip, &directory).await;
+    let passable = Permissions::from_mode(PASSABLE);
+    let made = fs::create_dir_all(&directory).and_then(|()| fs::set_permissions(&directory, passable));
+    made.map_err(|error| failure(error.to_string()))?;
+    let owner = context.owner(&namespace_uid).map_err(|error| failure(error.to_string()))?;
+    let set_up = volumes::set_up(&*context.link, pod, &context.host_ip, &directory, owner).await;
     set_up.map_err(|failure| mount_failure(&failure))?;
     let address = context.network.attach(pod).await.map_err(|error| SetUpFailure {
         reason: "FailedCreatePodSandBox",
