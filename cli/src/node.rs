@@ -49,6 +49,9 @@ pub(crate) struct WorkloadOptions {
     /// Processor time that compiling one module may take
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     compile_time: u64,
+    /// Directory whose files describe pods that run on this node, with or without a server [default: static-pods in the node's directory]
+    #[arg(long, value_name = "DIR")]
+    static_pods: Option<PathBuf>,
 }
 
 impl WorkloadOptions {
@@ -60,7 +63,8 @@ impl WorkloadOptions {
             cpu_seconds: self.compile_time,
         };
         let registries = self.registries.as_deref().map(absolute).transpose()?;
-        Ok(AgentConfig { registries, compile_limits, ..config })
+        let static_pods = self.static_pods.as_deref().map(absolute).transpose()?;
+        Ok(AgentConfig { registries, compile_limits, static_pods, ..config })
     }
 }
 
@@ -117,6 +121,7 @@ pub(crate) fn config(
         labels: BTreeMap::new(),
         program: vec![OsString::from(program)],
         registries: None,
+        static_pods: None,
         compile_limits: CompileLimits::default(),
     })
 }

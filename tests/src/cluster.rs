@@ -32,7 +32,7 @@ pub struct Cluster {
 static MADE: AtomicU8 = AtomicU8::new(0);
 
 /// A loopback address that no other test uses: node ports are opened on it, and must not meet those of others.
-fn own_loopback_address() -> Ipv4Addr {
+pub(crate) fn own_loopback_address() -> Ipv4Addr {
     let [_, _, high, low] = process::id().to_be_bytes();
     Ipv4Addr::new(127, high, low, 1 + MADE.fetch_add(1, Ordering::Relaxed) % 250)
 }

@@ -2,6 +2,7 @@
 //!
 //! Nothing here looks inside the system: everything goes through the doors that users have.
 
+pub mod apart;
 pub mod chaos;
 pub mod churn;
 pub mod cluster;
@@ -15,6 +16,7 @@ pub mod random;
 pub mod registry;
 pub mod wait;
 
+pub use apart::Apart;
 pub use cluster::Cluster;
 pub use kubectl::Kubectl;
 pub use wait::eventually;

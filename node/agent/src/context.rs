@@ -11,9 +11,11 @@ use crate::{
     reflector::Cache,
     reports::Reports,
     sandbox::{Owner, Owners},
+    static_pods::{self, manifest::is_static_uid},
     workloads::Workloads,
 };
 use coracle_objects::{ApiError, ObjectKey, meta};
+use serde_json::Value;
 use std::{path::PathBuf, sync::Arc};
 
 /// Objects that the agent keeps up with.
@@ -41,8 +43,13 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// The uid of a namespace: from the cache, or from the server where the cache is behind.
-    pub(crate) async fn namespace_uid(&self, name: &str) -> Result<String, ApiError> {
+    /// The uid of a pod's namespace: from the cache, or from the server where the cache is behind. That of a static pod
+    /// needs no server.
+    pub(crate) async fn namespace_uid(&self, pod: &Value) -> Result<String, ApiError> {
+        let name = meta::namespace(pod);
+        if is_static_uid(meta::uid(pod)) {
+            return Ok(static_pods::namespace_uid(name));
+        }
         let key = ObjectKey::cluster(name);
         let uid = match self.caches.namespaces.get(&key) {
             Some(namespace) => meta::uid(&namespace).to_owned(),

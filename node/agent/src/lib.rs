@@ -33,6 +33,7 @@ mod reflector;
 mod reports;
 mod retry;
 mod sandbox;
+mod static_pods;
 mod workloads;
 
 use crate::{
@@ -56,6 +57,7 @@ use crate::{
     reflector::{Cache, Sink},
     reports::Reports,
     sandbox::Owners,
+    static_pods::{StaticPods, mirror::Keeper},
     workloads::LocalWorkloads,
 };
 use coracle_images::{ClusterRegistry, Images, RegistrySettings, SettingsError};
@@ -99,6 +101,9 @@ const RUNTIME_VERSION: &str = "wasmtime://48.0.8";
 /// Name of the file in the data directory that describes registries.
 pub const REGISTRIES_FILE: &str = "registries.json";
 
+/// Name of the directory in the data directory whose files describe static pods.
+pub const STATIC_PODS_DIRECTORY: &str = "static-pods";
+
 /// How a node runs.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
@@ -127,6 +132,9 @@ pub struct AgentConfig {
     /// How other registries than the cluster's are reached; by default [`REGISTRIES_FILE`] in `data_dir`, if it is
     /// there.
     pub registries: Option<PathBuf>,
+    /// Directory of the files that describe static pods; by default [`STATIC_PODS_DIRECTORY`] in `data_dir`. It need
+    /// not be there.
+    pub static_pods: Option<PathBuf>,
     /// What the compiler process may use.
     pub compile_limits: CompileLimits,
 }
@@ -233,6 +241,24 @@ impl Agent {
         let manager = Manager::new(self.context.clone(), entries, stop_pods.clone(), ready_sender);
         let (pods, owners, remembered) = (manager.registry(), manager.tasks(), manager.share());
         let tasks = TaskTracker::new();
+        let directory = self.config.static_pods.clone();
+        let statics = StaticPods::new(
+            directory.unwrap_or_else(|| self.config.data_dir.join(STATIC_PODS_DIRECTORY)),
+            &self.config.node_name,
+            manager.share(),
+            manager.mirrors(),
+            self.context.recorder.clone(),
+        );
+        tasks.spawn(statics.run(stop_pods.clone()));
+        let keeper = Keeper {
+            mirrors: manager.mirrors(),
+            link: self.link.clone(),
+            node: self.config.node_name.clone(),
+            registry: pods.clone(),
+            reports: self.context.reports.clone(),
+            recorder: self.context.recorder.clone(),
+        };
+        tasks.spawn(keeper.run(stop_link.clone()));
         let follow = |resource: Resource, selector: String, sink: Box<dyn Sink>| {
             tasks.spawn(reflector::run(self.link.clone(), resource, selector, sink, stop_link.clone()));
         };

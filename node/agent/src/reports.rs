@@ -4,8 +4,9 @@
 use crate::{
     link::{Link, PODS},
     retry::Reconnect,
+    static_pods::manifest::is_static_uid,
 };
-use coracle_objects::{ApiError, Reason, meta};
+use coracle_objects::{ApiError, Reason, meta, static_pods::MIRROR_ANNOTATION};
 use serde_json::Value;
 use std::{
     collections::{HashMap, HashSet},
@@ -124,6 +125,15 @@ impl Reports {
 
     async fn try_write(&self, uid: &str, report: &Report) -> Result<(), ApiError> {
         let key = meta::key(&report.pod);
+        if is_static_uid(uid) {
+            let mut mirror = self.link.get(PODS, &key).await?;
+            // What shows another pod, or none yet, is not this one's.
+            if meta::annotation(&mirror, MIRROR_ANNOTATION) == Some(uid) {
+                mirror["status"] = merged(&report.status, &mirror["status"]);
+                self.link.update(PODS, "status", &mirror).await?;
+            }
+            return Ok(());
+        }
         let mut object = Value::clone(&report.pod);
         object["status"] = report.status.clone();
         match self.link.update(PODS, "status", &object).await {

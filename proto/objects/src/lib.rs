@@ -20,6 +20,7 @@ pub mod ranges;
 pub mod registry_auth;
 pub mod rules;
 pub mod selector;
+pub mod static_pods;
 pub mod table;
 
 pub use error::{ApiError, Cause, Reason};

@@ -1,8 +1,8 @@
-//! What a node may say about itself: where pods go is for people and controllers to decide, not for the machine that
-//! would get them.
+//! What a node may say about itself and its own pods: where pods go is for people and controllers to decide, not for the
+//! machine that would get them.
 
 use crate::{door::Target, identity::Identity};
-use coracle_objects::{ApiError, catalogue};
+use coracle_objects::{ApiError, catalogue, static_pods};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -18,6 +18,9 @@ const OWN_LABELS: [&str; 6] = [
 
 /// Refuses a node that registers itself under a label, or with a range of addresses, that is not its to choose.
 pub(crate) fn admit_create(identity: &Identity, target: &Target, new: &Value) -> Result<(), ApiError> {
+    if let Some(node) = identity.node_name().filter(|_| target.kind == catalogue::pods()) {
+        return admit_mirror(node, target, new);
+    }
     if !concerns(identity, target) {
         return Ok(());
     }
@@ -25,6 +28,28 @@ pub(crate) fn admit_create(identity: &Identity, target: &Target, new: &Value) ->
         return Err(refusal(target, "a node is not allowed to choose its own spec.podCIDR"));
     }
     check_labels(target, new, &Value::Null)
+}
+
+/// A node shows the pods that it has from files, and puts no other pods anywhere: not on another node, and none that
+/// would let it read what it may not.
+fn admit_mirror(node: &str, target: &Target, pod: &Value) -> Result<(), ApiError> {
+    let refuse = |detail: &str| Err(refusal(target, detail));
+    if !static_pods::is_mirror(pod) {
+        let annotation = static_pods::MIRROR_ANNOTATION;
+        return refuse(&format!("a node may create only mirrors of its static pods (annotation {annotation})"));
+    }
+    if pod["spec"]["nodeName"] != node {
+        return refuse(&format!("node {node} may create only pods with spec.nodeName {node}"));
+    }
+    let found = static_pods::server_references(pod);
+    if !found.is_empty() {
+        return refuse(&format!("a mirror may not name what only the server has: {}", found.join(", ")));
+    }
+    let owners = pod["metadata"]["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if owners.iter().any(|owner| owner["kind"] != "Node" || owner["apiVersion"] != "v1" || owner["name"] != node) {
+        return refuse(&format!("node {node} may create only pods that are owned by itself, or by nobody"));
+    }
+    Ok(())
 }
 
 /// Refuses a node that changes such a label or its own spec: taints, and whether it is cordoned.
@@ -78,6 +103,30 @@ fn refusal(target: &Target, detail: &str) -> ApiError {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_node_creates_nothing_but_mirrors_of_its_own() {
+        let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": "one", "uid": "u"}]);
+        let annotations = json!({static_pods::MIRROR_ANNOTATION: "hash"});
+        let mirror = json!({"metadata": {"name": "a", "annotations": annotations, "ownerReferences": owner},
+            "spec": {"nodeName": "one"}});
+        let target = Target::object(catalogue::pods(), "default", "a");
+        let admitted = |pod: &Value| admit_create(&Identity::node("one"), &target, pod).is_ok();
+        assert!(admitted(&mirror));
+        let changes: [fn(&mut Value); 5] = [
+            |pod| pod["metadata"]["annotations"] = json!({}),
+            |pod| pod["spec"]["nodeName"] = "two".into(),
+            |pod| pod["spec"] = json!({}),
+            |pod| pod["spec"]["volumes"] = json!([{"name": "v", "secret": {"secretName": "s"}}]),
+            |pod| pod["metadata"]["ownerReferences"][0]["kind"] = "ReplicaSet".into(),
+        ];
+        for change in changes {
+            let mut pod = mirror.clone();
+            change(&mut pod);
+            assert!(!admitted(&pod), "{pod}");
+            assert!(admit_create(&Identity::admin(), &target, &pod).is_ok(), "people may: {pod}");
+        }
+    }
 
     #[test]
     fn a_node_chooses_neither_its_role_nor_its_taints() {

@@ -31,6 +31,8 @@ pub(super) fn may(node: &str, attributes: &Attributes<'_>) -> bool {
         ("", "pods", "") => match verb {
             "list" | "watch" => requires(attributes.field_selector, "spec.nodeName", node),
             "get" | "delete" => attributes.object.is_none_or(|pod| runs_on(pod, node)),
+            // Mirrors of its own static pods and nothing else: admission sees to that.
+            "create" => true,
             _ => false,
         },
         ("", "pods", "status") => {

@@ -127,7 +127,7 @@ fn a_node_touches_its_own_and_nothing_else() {
         ("update coordination.k8s.io/leases default/one", false),
         ("create -/events default/x", true),
         ("delete -/events default/x", false),
-        ("create -/pods default/x", false),
+        ("create -/pods default/x", true),
         ("create -/pods/binding default/x", false),
         ("update -/pods default/x", false),
         ("list -/secrets default/-", false),

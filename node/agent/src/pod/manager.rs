@@ -9,8 +9,9 @@ use crate::{
         worker::{Desired, Outcome, Worker},
     },
     reflector::Sink,
+    static_pods::{manifest::is_static_uid, mirror::Mirrors},
 };
-use coracle_objects::meta;
+use coracle_objects::{meta, static_pods::is_mirror};
 use serde_json::Value;
 use std::{
     collections::{HashMap, HashSet},
@@ -41,11 +42,17 @@ impl Registry {
     /// A pod with its newest status: by uid, or by name where the uid is empty.
     pub(crate) fn find(&self, uid: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         let handles = self.handles();
-        if !uid.is_empty() {
-            return handles.get(uid).map(|handle| handle.view.borrow().clone());
+        if !uid.is_empty()
+            && let Some(handle) = handles.get(uid)
+        {
+            return Some(handle.view.borrow().clone());
         }
-        let pods = handles.values().map(|handle| handle.view.borrow().clone());
-        pods.into_iter().find(|pod| meta::namespace(pod) == namespace && meta::name(pod) == name)
+        // The server knows a static pod by the uid of its mirror.
+        let mut named = handles.iter().filter(|(own, _)| uid.is_empty() || is_static_uid(own));
+        named.find_map(|(_, handle)| {
+            let pod = handle.view.borrow();
+            (meta::namespace(&pod) == namespace && meta::name(&pod) == name).then(|| pod.clone())
+        })
     }
 }
 
@@ -57,6 +64,7 @@ pub(crate) struct Manager {
     tasks: TaskTracker,
     stop: CancellationToken,
     ready: watch::Sender<bool>,
+    mirrors: Arc<Mirrors>,
 }
 
 impl Manager {
@@ -76,7 +84,8 @@ impl Manager {
         }
         let entries = entries.into_iter().map(|entry| (entry.uid().to_owned(), entry)).collect();
         let ledger = Arc::new(Mutex::new(entries));
-        Self { context, registry: Registry::default(), ledger, tasks: TaskTracker::new(), stop, ready }
+        let (registry, tasks, mirrors) = (Registry::default(), TaskTracker::new(), Arc::default());
+        Self { context, registry, ledger, tasks, stop, ready, mirrors }
     }
 
     /// The pods as others see them.
@@ -98,6 +107,40 @@ impl Manager {
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),
             ready: self.ready.clone(),
+            mirrors: self.mirrors.clone(),
+        }
+    }
+
+    /// What the server shows of this node's static pods.
+    pub(crate) fn mirrors(&self) -> Arc<Mirrors> {
+        self.mirrors.clone()
+    }
+
+    /// The static pods of this node are these. One that takes the name of another begins when that has ended.
+    pub(crate) fn set_static(&self, pods: &[Arc<Value>]) {
+        let wanted: HashSet<&str> = pods.iter().map(|pod| meta::uid(pod)).collect();
+        let known: Vec<String> = self.registry.handles().keys().filter(|uid| is_static_uid(uid)).cloned().collect();
+        known.iter().filter(|uid| !wanted.contains(uid.as_str())).for_each(|uid| self.gone(uid));
+        for pod in pods {
+            let (uid, key) = (meta::uid(pod), meta::key(pod));
+            let begins = {
+                let handles = self.registry.handles();
+                !handles.contains_key(uid) && handles.values().all(|other| meta::key(&other.view.borrow()) != key)
+            };
+            if begins {
+                self.upsert(pod);
+            }
+        }
+        // Only the ledger remembers these: their files went while this agent was away.
+        let left: Vec<Entry> = {
+            let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            ledger
+                .extract_if(|uid, _| is_static_uid(uid) && !wanted.contains(uid.as_str()))
+                .map(|(_, one)| one)
+                .collect()
+        };
+        for entry in left {
+            self.tasks.spawn(clean_up(self.context.clone(), entry.pod));
         }
     }
 
@@ -105,6 +148,7 @@ impl Manager {
     pub(crate) fn run_remembered(&self) {
         let entries: Vec<Entry> =
             self.ledger.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let entries: Vec<Entry> = entries.into_iter().filter(|entry| !is_static_uid(entry.uid())).collect();
         if !entries.is_empty() {
             info!(pods = entries.len(), "the control plane is away: running the pods that the ledger remembers");
         }
@@ -180,6 +224,8 @@ impl Manager {
 
 impl Sink for Manager {
     fn replace(&mut self, objects: Vec<Value>) {
+        let (mirrors, objects): (Vec<Value>, Vec<Value>) = objects.into_iter().partition(is_mirror);
+        self.mirrors.replace(mirrors);
         let listed: HashSet<String> = objects.iter().map(|pod| meta::uid(pod).to_owned()).collect();
         for pod in objects {
             self.upsert(&Arc::new(pod));
@@ -188,10 +234,13 @@ impl Sink for Manager {
             self.sweep(&listed);
         }
         let known: Vec<String> = self.registry.handles().keys().cloned().collect();
-        known.iter().filter(|uid| !listed.contains(*uid)).for_each(|uid| self.gone(uid));
+        let from_server = known.iter().filter(|uid| !is_static_uid(uid));
+        from_server.filter(|uid| !listed.contains(*uid)).for_each(|uid| self.gone(uid));
         // What the ledger alone remembers was deleted while this agent was away.
-        let left: Vec<Entry> =
-            self.ledger.lock().unwrap_or_else(PoisonError::into_inner).drain().map(|(_, entry)| entry).collect();
+        let left: Vec<Entry> = {
+            let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            ledger.extract_if(|uid, _| !is_static_uid(uid)).map(|(_, entry)| entry).collect()
+        };
         for entry in left {
             self.tasks.spawn(clean_up(self.context.clone(), entry.pod));
         }
@@ -199,11 +248,11 @@ impl Sink for Manager {
     }
 
     fn apply(&mut self, object: Value) {
-        self.upsert(&Arc::new(object));
+        if is_mirror(&object) { self.mirrors.apply(object) } else { self.upsert(&Arc::new(object)) }
     }
 
     fn delete(&mut self, object: &Value) {
-        self.gone(meta::uid(object));
+        if is_mirror(object) { self.mirrors.gone(object) } else { self.gone(meta::uid(object)) }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
         status,
     },
     reports::Report,
+    static_pods::manifest::is_static_uid,
 };
 use coracle_objects::meta;
 use coracle_runner::protocol::RunId;
@@ -205,7 +206,10 @@ impl Worker {
         let new = match desired {
             Desired::Gone => {
                 if self.ending != Some(Ending::Gone) {
-                    self.end(Ending::Gone, spec::grace(&self.pod).min(GONE_GRACE_MAX));
+                    let grace = spec::grace(&self.pod);
+                    // The file of a static pod goes before the pod does, and not behind its back.
+                    let most = if is_static_uid(meta::uid(&self.pod)) { grace } else { GONE_GRACE_MAX };
+                    self.end(Ending::Gone, grace.min(most));
                 }
                 return;
             }

@@ -159,7 +159,7 @@ impl Worker {
 async fn set_up(context: &Context, pod: &Value, known: String) -> Result<(String, Ipv4Addr), SetUpFailure> {
     let failure = |detail: String| mount_failure(&MountFailure { volume: "pod".to_owned(), detail });
     let namespace_uid = if known.is_empty() {
-        let namespace = context.namespace_uid(meta::namespace(pod)).await;
+        let namespace = context.namespace_uid(pod).await;
         namespace.map_err(|error| failure(format!("cannot find the pod's namespace: {error}")))?
     } else {
         known

@@ -11,7 +11,7 @@ use super::{
     container::{self, Surroundings},
     resources, volume,
 };
-use crate::{Cause, names::Spelling};
+use crate::{Cause, names::Spelling, static_pods};
 use serde_json::Value;
 
 /// Fields that would do nothing here, and why: refused, since a manifest that relies on them would run wrongly.
@@ -30,6 +30,9 @@ pub(super) fn new_pod(object: &Value) -> Vec<Cause> {
     let mut causes = Causes::default();
     metadata::check_new(object, Scope::Namespaced, Spelling::DnsSubdomain, &mut causes);
     check(&object["spec"], &mut causes);
+    if static_pods::is_mirror(object) && text(&object["spec"], "nodeName").is_empty() {
+        causes.required(&Path::new("spec").child("nodeName"), "a mirror pod is bound to the node that it is from");
+    }
     if !list(&object["spec"], "ephemeralContainers").is_empty() {
         causes.forbidden(&Path::new("spec").child("ephemeralContainers"), "cannot be set on create");
     }

@@ -8,7 +8,7 @@ use super::{
     },
     spec,
 };
-use crate::{Cause, names::Spelling};
+use crate::{Cause, meta, names::Spelling, static_pods::MIRROR_ANNOTATION};
 use serde_json::{Map, Value};
 use std::collections::HashSet;
 
@@ -22,6 +22,11 @@ const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].imag
 pub(super) fn pod(new: &Value, old: &Value) -> Vec<Cause> {
     let mut causes = Causes::default();
     metadata::check_changed(new, old, &mut causes);
+    let mirrored = |pod: &Value| meta::annotation(pod, MIRROR_ANNOTATION).map(str::to_owned);
+    if mirrored(new) != mirrored(old) {
+        let path = Path::new("metadata").child("annotations").key(MIRROR_ANNOTATION);
+        causes.forbidden(&path, "may not add, remove or update the annotation of a mirror pod");
+    }
     let (new_spec, old_spec, path) = (&new["spec"], &old["spec"], Path::new("spec"));
     spec::check(new_spec, &mut causes);
     for field in ["containers", "initContainers"] {

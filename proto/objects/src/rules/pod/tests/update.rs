@@ -35,6 +35,13 @@ fn little_of_a_spec_may_change() {
             vec![],
         ),
         (
+            json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}}),
+            vec![
+                "metadata.annotations[kubernetes.io/config.mirror]: Forbidden: may not add, remove or update the annotation of a mirror pod"
+                    .to_owned(),
+            ],
+        ),
+        (
             json!({"spec": {"activeDeadlineSeconds": 11}}),
             vec![
                 "spec.activeDeadlineSeconds: Invalid value: 11: must be less than or equal to previous value"

@@ -1,0 +1,170 @@
+//! A control plane and a node as processes of their own, so that either can be away while the other goes on.
+
+use crate::{
+    cluster::{binary, own_loopback_address},
+    kubectl::{Kubectl, texts},
+    wait::eventually,
+};
+use anyhow::Result;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{
+    fs::{self, File},
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+use tempfile::TempDir;
+
+/// The port of the API, on an address that no other test uses: a restarted server must be found again.
+const PORT: u16 = 6443;
+/// Name of the node.
+pub const NODE: &str = "edge";
+
+/// See the module. Dropping it kills both processes and removes the directory.
+pub struct Apart {
+    directory: TempDir,
+    host: Ipv4Addr,
+    server: Option<Child>,
+    node: Option<Child>,
+}
+
+impl Apart {
+    /// Starts both and waits until the node is ready.
+    ///
+    /// # Panics
+    /// When it does not become so.
+    #[must_use]
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
+        let mut apart = Self { directory, host: own_loopback_address(), server: None, node: None };
+        apart.start_server();
+        apart.start_node();
+        let kubectl = apart.kubectl();
+        eventually("the node to be ready", || {
+            let node =
+                kubectl.json(&format!("get node {NODE}")).map_err(|error| format!("{error}\n{}", apart.log()))?;
+            let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let ready = conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "True");
+            if ready { Ok(()) } else { Err(node["status"].to_string()) }
+        });
+        apart
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn spawn(&self, arguments: &[&str]) -> Result<Child> {
+        let log = File::options().create(true).append(true).open(self.path("log"))?;
+        let mut command = Command::new(binary()?);
+        command.args(arguments).env_remove("KUBECONFIG").stdin(Stdio::null());
+        Ok(command.stdout(log.try_clone()?).stderr(log).spawn()?)
+    }
+
+    /// Starts the control plane and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn start_server(&mut self) {
+        let data = self.path("server").display().to_string();
+        let listen = format!("{}:{PORT}", self.host);
+        let server = self.spawn(&["server", "--data-dir", &data, "--listen", &listen, "--node", NODE]);
+        self.server = Some(server.unwrap_or_else(|error| panic!("the server does not start: {error:#}")));
+        let kubectl = self.kubectl();
+        eventually("the server to answer", || {
+            kubectl.run("get --raw /livez").map_err(|error| format!("{error}\n{}", self.log()))
+        });
+    }
+
+    /// Starts the node; does not wait for anything.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_node(&mut self) {
+        let (data, credentials) = (self.node_dir(), self.path("server").join("nodes").join(NODE));
+        let server = format!("https://{}:{PORT}", self.host);
+        let arguments = ["node", "--server", &server, "--data-dir", &data.display().to_string(), "--credentials"];
+        let node = self.spawn(&[&arguments[..], &[&credentials.display().to_string()]].concat());
+        self.node = Some(node.unwrap_or_else(|error| panic!("the node does not start: {error:#}")));
+    }
+
+    /// `kill -9` of the control plane.
+    pub fn kill_server(&mut self) {
+        end(&mut self.server, Signal::SIGKILL);
+    }
+
+    /// `kill -9` of the node agent.
+    pub fn kill_node(&mut self) {
+        end(&mut self.node, Signal::SIGKILL);
+    }
+
+    /// The directory of the node.
+    #[must_use]
+    pub fn node_dir(&self) -> PathBuf {
+        self.path("node")
+    }
+
+    /// What a container of a pod has written to its log on the node, by the pod's name; all runs together.
+    #[must_use]
+    pub fn output(&self, pod: &str) -> String {
+        let mut files = Vec::new();
+        let named = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(pod));
+        for directory in children(&self.node_dir().join("logs")).into_iter().filter(|path| named(path)) {
+            files.extend(children(&directory).iter().flat_map(|container| children(container)));
+        }
+        files.sort();
+        files.iter().map(|file| fs::read_to_string(file).unwrap_or_default()).collect()
+    }
+
+    /// Everything that both processes have printed.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// The first kubectl.
+    #[must_use]
+    pub fn kubectl(&self) -> Kubectl {
+        Kubectl::new(&Kubectl::programs()[0], &self.path("server").join("kubeconfig"), &self.path("kubectl-cache"))
+    }
+
+    /// Pushes a wasm file as an image of the cluster's registry.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn push(&self, file: &Path, name: &str) {
+        let pushed = binary().map_err(|error| error.to_string()).and_then(|binary| {
+            let mut command = Command::new(binary);
+            command.arg("push").arg(file).arg(name).env("KUBECONFIG", self.path("server").join("kubeconfig"));
+            let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+            texts(&output)
+        });
+        pushed.unwrap_or_else(|error| panic!("push {}: {error}", file.display()));
+    }
+}
+
+fn children(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn end(child: &mut Option<Child>, signal: Signal) {
+    let Some(mut child) = child.take() else { return };
+    if let Ok(pid) = i32::try_from(child.id()) {
+        // A failure means that it has ended already, which is what is wanted.
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
+    drop(child.wait());
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the server and the node ---\n{}", self.log());
+        }
+        self.kill_node();
+        self.kill_server();
+    }
+}
