@@ -311,6 +311,7 @@ impl Routing {
                 }
                 return;
             }
+            FromRunner::InputTaken { .. } => return,
             FromRunner::Lookup { question, pod_uid, name } => return self.look_up(runner, question, pod_uid, name),
             FromRunner::Started(run) => (run, RunEvent::Started),
             FromRunner::StartFailed { run, message } => (run, RunEvent::StartFailed(message)),

@@ -1,10 +1,11 @@
 //! What every instance of a run is made from: a command's only one, or one for each request.
 
 use crate::{
-    guests::{Shared, Signals},
+    guests::{Seat, Shared, Signals},
     host::{
         memory::MemoryAccount,
         state::{GuestState, StateError, Surroundings},
+        stdin::Input,
         stdio::Output,
     },
     network::{
@@ -29,17 +30,20 @@ pub(crate) struct Blueprint {
     pub(crate) start: Arc<StartGuest>,
     pub(crate) signals: Signals,
     network: PodNetwork,
+    stdin: Input,
     memory: Arc<MemoryAccount>,
 }
 
 impl Blueprint {
-    pub(crate) fn new(shared: &Arc<Shared>, start: &Arc<StartGuest>, signals: &Signals) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> Self {
+        let Seat { signals, stdin, memory } = seat.clone();
         Self {
             shared: Arc::clone(shared),
             start: Arc::clone(start),
-            signals: signals.clone(),
             network: shared.switch.open(&start.pod_uid, &start.network, signals.stop.clone()),
-            memory: MemoryAccount::new(start.memory_limit_bytes),
+            signals,
+            stdin,
+            memory,
         }
     }
 
@@ -60,6 +64,9 @@ impl Blueprint {
     pub(crate) fn http_listener(&self) -> Result<Listener, String> {
         match self.start.network.listen.first() {
             Some(port) => self.listen(*port),
+            None if self.start.joins.is_some() => {
+                Err("the module answers HTTP requests and cannot be run as a command".to_owned())
+            }
             None => {
                 Err("the component answers HTTP requests, but its container declares no TCP port to serve them on: \
                  add a containerPort to its ports"
@@ -93,7 +100,7 @@ impl Blueprint {
             start: &self.start,
             root: &self.shared.root,
             questions: &self.shared.questions,
-            stop: self.signals.stop.clone(),
+            stdin: self.stdin.clone(),
             network: self.network.clone(),
             trust: Arc::clone(&self.shared.trust),
             memory: Arc::clone(&self.memory),

@@ -1,24 +1,25 @@
 //! The runs of this runner: starts, stops and kills them as the agent says.
+//!
+//! A run may join another: it is made from what the other has and counted into the same account, and ends with it.
 
 use crate::{
+    child,
     code::CodeCache,
     host::{
+        memory::MemoryAccount,
         names::{ANSWER_TIMEOUT, Questions},
+        stdin::Input,
         trust::Trust,
     },
     http_server::Room,
     link::Outbox,
     network::switch::Switch,
-    protocol::{FromRunner, RunId, StartGuest, ToRunner},
+    protocol::{FromRunner, JOINED_RUNS_MAX, RunId, StartGuest, ToRunner},
     run,
     ticker::Ticker,
 };
 use parking_lot::Mutex;
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use wasmtime::Engine;
@@ -33,14 +34,38 @@ pub(crate) struct Shared {
     pub(crate) switch: Arc<Switch>,
     pub(crate) trust: Arc<Trust>,
     pub(crate) room: Room,
-    runs: Mutex<HashMap<RunId, Signals>>,
+    runs: Mutex<HashMap<RunId, Known>>,
 }
 
 impl Shared {
-    /// The run is over; its id is no longer known.
-    pub(crate) fn forget(&self, run: &RunId) {
-        self.runs.lock().remove(run);
+    /// The run is over; its id is no longer known, and what joined it ends.
+    pub(crate) fn forget(&self, start: &StartGuest) {
+        let mut runs = self.runs.lock();
+        if let Some(known) = runs.remove(&start.run) {
+            known.over.cancel();
+        }
+        if let Some(target) = start.joins.as_ref().and_then(|target| runs.get_mut(target)) {
+            target.joined = target.joined.saturating_sub(1);
+        }
     }
+}
+
+/// A run as frames and other runs find it.
+struct Known {
+    start: Arc<StartGuest>,
+    seat: Seat,
+    /// Cancelled when the run is over.
+    over: CancellationToken,
+    /// How many runs have joined it.
+    joined: u32,
+}
+
+/// What a run is given beside its description. One that joins another has the other's account.
+#[derive(Debug, Clone)]
+pub(crate) struct Seat {
+    pub(crate) signals: Signals,
+    pub(crate) stdin: Input,
+    pub(crate) memory: Arc<MemoryAccount>,
 }
 
 /// What the agent can tell a run.
@@ -87,30 +112,75 @@ impl Guests {
             ToRunner::Start(start) => self.start(*start),
             ToRunner::Stop(run) => self.signal(&run, |signals| signals.stop.cancel()),
             ToRunner::Kill(run) => self.signal(&run, |signals| signals.kill.cancel()),
+            ToRunner::Input { run, bytes, end } => self.input(&run, &bytes, end),
             ToRunner::LookupAnswer { question, result } => self.shared.questions.answer(question, result),
         }
     }
 
     fn start(&self, start: StartGuest) {
-        let signals = match self.shared.runs.lock().entry(start.run.clone()) {
-            Entry::Occupied(_) => None,
-            Entry::Vacant(place) => Some(place.insert(Signals::default()).clone()),
-        };
+        let seated = self.seat(start);
         let shared = Arc::clone(&self.shared);
         self.runtime.spawn(async move {
-            let Some(signals) = signals else {
-                let message = "a run of that name is already there".to_owned();
-                let _ = shared.outbox.prompt.send(FromRunner::StartFailed { run: start.run, message }).await;
-                return;
-            };
-            run::run(&shared, &Arc::new(start), &signals).await;
+            match seated {
+                Ok((start, seat)) => run::run(&shared, &start, &seat).await,
+                Err((run, message)) => {
+                    let _ = shared.outbox.prompt.send(FromRunner::StartFailed { run, message }).await;
+                }
+            }
         });
+    }
+
+    /// Makes the run known, with what it has of its own or of the run that it joins.
+    fn seat(&self, mut start: StartGuest) -> Result<(Arc<StartGuest>, Seat), (RunId, String)> {
+        let mut runs = self.shared.runs.lock();
+        let refuse = |message: &str| Err((start.run.clone(), message.to_owned()));
+        if runs.contains_key(&start.run) {
+            return refuse("a run of that name is already there");
+        }
+        let mut signals = Signals::default();
+        let memory = match &start.joins {
+            None => MemoryAccount::new(start.memory_limit_bytes),
+            Some(target) => {
+                let Some(target) = runs.get_mut(target) else { return refuse("the container is not running") };
+                if target.start.joins.is_some() {
+                    return refuse("a run that has joined another cannot be joined");
+                }
+                if target.joined >= JOINED_RUNS_MAX {
+                    let message = format!("{JOINED_RUNS_MAX} commands run in the container already");
+                    return Err((start.run, message));
+                }
+                target.joined += 1;
+                start = joined(start, &target.start);
+                signals.kill = target.over.child_token();
+                Arc::clone(&target.seat.memory)
+            }
+        };
+        let seat = Seat { stdin: Input::new(start.stdin, &signals.stop), signals, memory };
+        let start = Arc::new(start);
+        let known = Known { start: Arc::clone(&start), seat: seat.clone(), over: CancellationToken::new(), joined: 0 };
+        runs.insert(start.run.clone(), known);
+        Ok((start, seat))
     }
 
     fn signal(&self, run: &RunId, act: impl FnOnce(&Signals)) {
         // A run that has ended has said so; the agent's frame crossed with it.
-        if let Some(signals) = self.shared.runs.lock().get(run) {
-            act(signals);
+        if let Some(known) = self.shared.runs.lock().get(run) {
+            act(&known.seat.signals);
         }
     }
+
+    fn input(&self, run: &RunId, bytes: &[u8], end: bool) {
+        let pushed = self.shared.runs.lock().get(run).map(|known| known.seat.stdin.push(bytes, end));
+        if pushed.is_some_and(|pushed| pushed.is_err()) {
+            child::complain("the agent sent more input than there is room for; it was dropped");
+        }
+    }
+}
+
+/// What `target` has, with another command and input. Its ports stay its own.
+fn joined(start: StartGuest, target: &StartGuest) -> StartGuest {
+    let StartGuest { run, code, kind, argv, stdin, joins, .. } = start;
+    let mut guest = StartGuest { run, code, kind, argv, stdin, joins, ..target.clone() };
+    guest.network.listen.clear();
+    guest
 }

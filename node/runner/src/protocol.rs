@@ -38,6 +38,24 @@ pub struct PodNetwork {
     pub listen: Vec<u16>,
 }
 
+/// What a guest finds on standard input.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StdinMode {
+    /// Nothing; end-of-file comes when it is asked to stop.
+    #[default]
+    UntilStop,
+    /// What `Input` frames bring, until one of them ends it or the guest is asked to stop.
+    Open,
+    /// End-of-file at once.
+    Empty,
+}
+
+/// What the agent may send as `Input` before the guest has read any of it; `InputTaken` says what it has read.
+pub const INPUT_WINDOW_BYTES: u32 = 64 << 10;
+
+/// Runs that may join one other at a time.
+pub const JOINED_RUNS_MAX: u32 = 16;
+
 /// Everything a runner must know to run a container once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartGuest {
@@ -61,6 +79,11 @@ pub struct StartGuest {
     pub memory_limit_bytes: Option<u64>,
     /// CPU limit in thousandths of a core.
     pub cpu_limit_millis: Option<u32>,
+    /// What is on standard input.
+    pub stdin: StdinMode,
+    /// A run beside that of a container: in its pod's network, with its environment, mounts and addresses instead of
+    /// those above, counted into what it uses, listening on none of its ports, and over when it is.
+    pub joins: Option<RunId>,
 }
 
 /// Standard output or standard error.
@@ -119,6 +142,16 @@ pub enum ToRunner {
     Stop(RunId),
     /// End it now. Followed by `Exited`, unless it has ended already or could not be started.
     Kill(RunId),
+    /// Bytes for a run's standard input; more than [`INPUT_WINDOW_BYTES`] that it has not read are refused.
+    Input {
+        /// Which run.
+        run: RunId,
+        /// The bytes.
+        #[serde(with = "crate::frame::octets")]
+        bytes: Vec<u8>,
+        /// Nothing follows.
+        end: bool,
+    },
     /// Answer to `Lookup`.
     LookupAnswer {
         /// Which question.
@@ -151,6 +184,13 @@ pub enum FromRunner {
         /// The bytes, as the guest wrote them: not necessarily whole lines, nor UTF-8.
         #[serde(with = "crate::frame::octets")]
         bytes: Vec<u8>,
+    },
+    /// The guest has read so much of its standard input since the last such frame.
+    InputTaken {
+        /// Which run.
+        run: RunId,
+        /// How much.
+        bytes: u32,
     },
     /// The run has ended; its resources are free.
     Exited {

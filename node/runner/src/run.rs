@@ -16,7 +16,7 @@ use crate::{
     blueprint::Blueprint,
     code::{Code, START},
     endings,
-    guests::{Shared, Signals},
+    guests::{Seat, Shared},
     host::state::GuestState,
     http_server::Server,
     network::listener::Listener,
@@ -33,12 +33,15 @@ enum Ending {
 }
 
 /// Runs a container from `Start` to its last frame.
-pub(crate) async fn run(shared: &Arc<Shared>, start: &Arc<StartGuest>, signals: &Signals) {
-    let attempt = AssertUnwindSafe(attempt(shared, start, signals)).catch_unwind();
-    let ending = attempt
-        .await
-        .unwrap_or_else(|_| Ending::Ended(endings::trapped("the runner has a defect: it panicked".to_owned())));
-    shared.forget(&start.run);
+pub(crate) async fn run(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) {
+    let attempt = AssertUnwindSafe(attempt(shared, start, seat)).catch_unwind();
+    let ending = tokio::select! {
+        ending = attempt => ending,
+        never = seat.stdin.tell_taken(&start.run, &shared.outbox.prompt) => match never {},
+    };
+    let ending =
+        ending.unwrap_or_else(|_| Ending::Ended(endings::trapped("the runner has a defect: it panicked".to_owned())));
+    shared.forget(start);
     match ending {
         Ending::NotStarted(message) => {
             let frame = FromRunner::StartFailed { run: start.run.clone(), message: endings::bounded(message) };
@@ -50,20 +53,20 @@ pub(crate) async fn run(shared: &Arc<Shared>, start: &Arc<StartGuest>, signals: 
     }
 }
 
-async fn attempt(shared: &Arc<Shared>, start: &Arc<StartGuest>, signals: &Signals) -> Ending {
+async fn attempt(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> Ending {
     let Ok(_slot) = shared.room.slots.try_acquire() else {
         return Ending::NotStarted("the runner has no room for another instance".to_owned());
     };
-    match begin(shared, start, signals).await {
+    match begin(shared, start, seat).await {
         Ok(exit) => Ending::Ended(exit),
         Err(message) => Ending::NotStarted(message),
     }
 }
 
 /// Runs to the end, or says why it did not begin.
-async fn begin(shared: &Arc<Shared>, start: &Arc<StartGuest>, signals: &Signals) -> Result<Exit, String> {
+async fn begin(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> Result<Exit, String> {
     let code = load(shared, start).await?;
-    let blueprint = Blueprint::new(shared, start, signals);
+    let blueprint = Blueprint::new(shared, start, seat);
     match &*code {
         Code::Component(_) => command(&blueprint, &code, Vec::new()).await,
         Code::Module(_) => command(&blueprint, &code, blueprint.listeners()?).await,

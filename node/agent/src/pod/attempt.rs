@@ -15,7 +15,7 @@ use coracle_images::{Image, Local, PullError, PullPolicy};
 use coracle_objects::{meta, registry_auth::Keyring};
 use coracle_runner::{
     compile::CompileError,
-    protocol::{RunId, StartGuest},
+    protocol::{RunId, StartGuest, StdinMode},
 };
 use serde_json::Value;
 use std::sync::Arc;
@@ -89,6 +89,8 @@ impl Attempt {
             mounts,
             memory_limit_bytes,
             cpu_limit_millis,
+            stdin: if self.container["stdin"] == true { StdinMode::Open } else { StdinMode::UntilStop },
+            joins: None,
             network: spec::network(&self.pod, &self.container),
         };
         Ok(Prepared { guest, image_id: image.id })

@@ -2,7 +2,7 @@
 //!
 //! Nothing here opens a socket of this machine: they are the pod network's, for components ([`sockets`]), modules
 //! ([`preview1`]) and HTTP requests ([`outgoing`]). Names are answered by the agent ([`names`]), files are below the
-//! guest's mounts ([`files`]), standard streams are frames and a stop signal ([`stdio`]), and memory has a limit
+//! guest's mounts ([`files`]), standard streams are frames and a stop signal ([`stdin`], [`stdio`]), and memory has a limit
 //! ([`memory`]).
 
 pub(crate) mod files;
@@ -14,5 +14,6 @@ pub(crate) mod paced_body;
 pub(crate) mod preview1;
 pub(crate) mod sockets;
 pub(crate) mod state;
+pub(crate) mod stdin;
 pub(crate) mod stdio;
 pub(crate) mod trust;

@@ -7,7 +7,8 @@ use super::{
     outgoing::Outgoing,
     preview1::{LISTEN_FDS, Preview1},
     sockets::Sockets,
-    stdio::{Input, Output},
+    stdin::Input,
+    stdio::Output,
     trust::Trust,
 };
 use crate::{
@@ -16,7 +17,6 @@ use crate::{
 };
 use std::{path::Path, sync::Arc};
 use thiserror::Error;
-use tokio_util::sync::CancellationToken;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
@@ -49,7 +49,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) start: &'a StartGuest,
     pub(crate) root: &'a Path,
     pub(crate) questions: &'a Questions,
-    pub(crate) stop: CancellationToken,
+    pub(crate) stdin: Input,
     pub(crate) network: PodNetwork,
     pub(crate) trust: Arc<Trust>,
     pub(crate) memory: Arc<MemoryAccount>,
@@ -65,7 +65,7 @@ impl GuestState {
         let mut builder = WasiCtx::builder();
         builder
             .args(&start.argv)
-            .stdin(Input(around.stop))
+            .stdin(around.stdin)
             .stdout(stdout)
             .stderr(stderr)
             .max_random_size(MAX_RANDOM_BYTES)

@@ -1,27 +1,25 @@
-//! A guest's standard streams.
+//! A guest's standard output and standard error.
 //!
 //! Output becomes `Log` frames. A stream holds at most one frame that found its lane full; until that has moved on, the
-//! guest gets no permit to write more, so what is buffered per stream is bounded by [`MAX_CHUNK_BYTES`]. Input is empty
-//! and stays open until the guest is asked to stop.
+//! guest gets no permit to write more, so what is buffered per stream is bounded by [`MAX_CHUNK_BYTES`].
 
 use crate::protocol::{FromRunner, LogStream, RunId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{
-    future::Future,
     io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::AsyncWrite,
     sync::mpsc::{self, error::TrySendError},
 };
-use tokio_util::sync::{CancellationToken, PollSender, WaitForCancellationFutureOwned};
+use tokio_util::sync::PollSender;
 use wasmtime_wasi::{
-    cli::{IsTerminal, StdinStream, StdoutStream},
-    p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult},
+    cli::{IsTerminal, StdoutStream},
+    p2::{OutputStream, Pollable, StreamError, StreamResult},
 };
 
 /// Most bytes that a guest writes at once, and thus in one frame.
@@ -138,53 +136,11 @@ impl AsyncWrite for AsyncOutput {
     }
 }
 
-/// Standard input: nothing to read, and end-of-file once the guest is asked to stop.
-#[derive(Debug, Clone)]
-pub(crate) struct Input(pub(crate) CancellationToken);
-
-impl InputStream for Input {
-    fn read(&mut self, _size: usize) -> StreamResult<Bytes> {
-        if self.0.is_cancelled() { Err(StreamError::Closed) } else { Ok(Bytes::new()) }
-    }
-}
-
-#[async_trait::async_trait]
-impl Pollable for Input {
-    async fn ready(&mut self) {
-        self.0.cancelled().await;
-    }
-}
-
-impl IsTerminal for Input {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdinStream for Input {
-    fn p2_stream(&self) -> Box<dyn InputStream> {
-        Box::new(self.clone())
-    }
-
-    fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
-        Box::new(AsyncInput(Box::pin(self.0.clone().cancelled_owned())))
-    }
-}
-
-/// The same stream for hosts that want tokio's traits.
-struct AsyncInput(Pin<Box<WaitForCancellationFutureOwned>>);
-
-impl AsyncRead for AsyncInput {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll(context).map(Ok)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use futures::poll;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncWriteExt;
 
     fn text(frame: Option<FromRunner>) -> String {
         match frame {
@@ -218,26 +174,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn input_ends_when_the_guest_is_asked_to_stop() {
-        let stop = CancellationToken::new();
-        let mut input = Input(stop.clone());
-        assert!(input.read(10).unwrap().is_empty());
-        assert!(poll!(input.ready()).is_pending());
-        stop.cancel();
-        input.ready().await;
-        assert!(matches!(input.read(10), Err(StreamError::Closed)));
-    }
-
-    #[tokio::test]
     async fn the_other_traits_say_the_same() {
         let (lane, mut receiver) = mpsc::channel(1);
         let output = Output::new(RunId("r".into()), LogStream::Stdout, lane);
         Pin::from(output.async_stream()).write_all(b"hello").await.unwrap();
         assert_eq!(text(receiver.recv().await), "hello");
-        let stop = CancellationToken::new();
-        stop.cancel();
-        let mut bytes = Vec::new();
-        Pin::from(Input(stop).async_stream()).read_to_end(&mut bytes).await.unwrap();
-        assert!(bytes.is_empty());
     }
 }

@@ -6,7 +6,7 @@ use coracle_runner::{
     process::{RunnerConfig, RunnerProcess},
     protocol::{
         Exit, ExitCause, FromRunner, GuestKind, LogStream, LookupFailure, LookupResult, Mount, PodNetwork, RunId,
-        StartGuest, ToRunner,
+        StartGuest, StdinMode, ToRunner,
     },
 };
 use std::{
@@ -165,6 +165,8 @@ impl Runner {
             mounts: Vec::new(),
             memory_limit_bytes: None,
             cpu_limit_millis: None,
+            stdin: StdinMode::default(),
+            joins: None,
         }
     }
 
@@ -201,6 +203,7 @@ impl Runner {
             FromRunner::Started(of)
             | FromRunner::StartFailed { run: of, .. }
             | FromRunner::Log { run: of, .. }
+            | FromRunner::InputTaken { run: of, .. }
             | FromRunner::Exited { run: of, .. } => of == run,
             _ => false,
         };

@@ -16,6 +16,8 @@ mod exits;
 mod files;
 mod fixture;
 mod http;
+mod input;
+mod joined;
 mod limits;
 mod names;
 mod neighbours;
@@ -67,6 +69,13 @@ const CASES: &[Case] = cases![
     http::without_a_port_of_its_own_it_does_not_start,
     http::requests_go_out_through_the_pod_network,
     http::https_needs_authorities_and_trusts_only_them,
+    input::bytes_arrive_and_then_the_end,
+    input::a_guest_that_does_not_read_fills_nothing,
+    input::a_stop_ends_it,
+    joined::it_has_what_its_target_has,
+    joined::it_ends_with_its_target,
+    joined::it_counts_into_its_targets_memory,
+    joined::there_is_a_bound_and_a_condition,
     limits::memory_beyond_the_limit_kills,
     limits::a_spinning_guest_starves_nobody_and_dies_at_once,
     limits::a_full_runner_refuses,

@@ -13,7 +13,7 @@ use std::{
 const USAGE: &str = "commands: exit CODE | fail | panic | trap | spin | args | env | echo TEXT… | \
     warn TEXT… | cat PATH… | write PATH TEXT | append PATH TEXT | list PATH | remove PATH | mkdir PATH | \
     rename FROM TO | link FROM TO | size PATH | alloc MIB | grab MIB | flood LINES | fill BYTES | wait-eof | sleep SECONDS | \
-    count SECONDS";
+    count SECONDS | copy | tally";
 
 type Outcome = Result<(), String>;
 
@@ -45,6 +45,8 @@ fn run(words: &[String]) -> Outcome {
         ("wait-eof", []) => wait_for_end_of_input(),
         ("sleep", [seconds]) => Ok(thread::sleep(Duration::from_secs_f64(number(seconds)?))),
         ("count", [seconds]) => count(number(seconds)?),
+        ("copy", []) => copy(),
+        ("tally", []) => tally(),
         _ => files(command, &rest),
     }
 }
@@ -115,6 +117,30 @@ fn wait_for_end_of_input() -> Outcome {
     let mut input = Vec::new();
     io::stdin().read_to_end(&mut input).map_err(|error| error.to_string())?;
     println!("bye");
+    Ok(())
+}
+
+/// Standard input to standard output, as it comes.
+fn copy() -> Outcome {
+    let (mut input, mut out) = (io::stdin().lock(), io::stdout().lock());
+    let mut piece = [0; 8 << 10];
+    loop {
+        let count = input.read(&mut piece).map_err(|error| error.to_string())?;
+        if count == 0 {
+            return Ok(());
+        }
+        out.write_all(&piece[..count]).and_then(|()| out.flush()).map_err(|error| error.to_string())?;
+    }
+}
+
+/// How many bytes come on standard input, and what they add up to.
+fn tally() -> Outcome {
+    let (mut bytes, mut sum) = (0_u64, 0_u64);
+    for byte in io::BufReader::new(io::stdin().lock()).bytes() {
+        bytes += 1;
+        sum += u64::from(byte.map_err(|error| error.to_string())?);
+    }
+    println!("{bytes} bytes, sum {sum}");
     Ok(())
 }
 
