@@ -148,6 +148,7 @@ impl Datagrams {
             }
             return Ok(());
         }
+        self.pod.traffic().send(bytes.len());
         let pod_uid = self.pod.uid().to_owned();
         match self.pod.switch().pass(&FromRunnerNet::Datagram { pod_uid, from, to, bytes: bytes.to_vec() }) {
             Ok(()) | Err(ChannelError::Full) => Ok(()),

@@ -16,6 +16,7 @@ pub(crate) mod pod;
 mod ports;
 pub(crate) mod stream;
 pub(crate) mod switch;
+mod traffic;
 
 pub use channel::{ChannelError, NetworkChannel, RunnerEnd};
 

@@ -12,6 +12,7 @@ use super::{
     ports::Ports,
     stream::{Connection, Held, Stream},
     switch::{Permits, Switch},
+    traffic::Traffic,
 };
 use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use parking_lot::{Mutex, RwLock};
@@ -58,6 +59,7 @@ pub(crate) struct Pod {
     connections: Arc<Semaphore>,
     queued: Arc<Semaphore>,
     reported: Mutex<HashMap<Bound, Instant>>,
+    traffic: Arc<Traffic>,
 }
 
 impl Drop for Pod {
@@ -104,6 +106,7 @@ impl Pod {
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             queued: Arc::new(Semaphore::new(MAX_QUEUED_BYTES)),
             reported: Mutex::default(),
+            traffic: Arc::default(),
         })
     }
 
@@ -190,7 +193,8 @@ impl Pod {
         };
         let permits = self.permits().map_err(|_| DialFailure::Refused)?;
         self.bound_buffer(&socket);
-        backlog.push(socket, to, from, Held { _permits: permits, _binding: None }, room);
+        let traffic = Some(Arc::clone(&self.traffic));
+        backlog.push(socket, to, from, Held { _permits: permits, _binding: None, traffic }, room);
         Ok(())
     }
 
@@ -209,7 +213,7 @@ impl Pod {
             self.hit(Bound::Descriptors);
             SocketError::TooMany
         })?;
-        backlog.push(theirs, to, from, Held { _permits: permits, _binding: None }, room);
+        backlog.push(theirs, to, from, Held { _permits: permits, _binding: None, traffic: None }, room);
         Ok(ours)
     }
 
@@ -229,6 +233,10 @@ impl Pod {
             // It is a socket that is open; if it were not, writing to it would say so.
             let _ = set_buffer(socket, TIGHT_BUFFER_BYTES);
         }
+    }
+
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     pub(crate) fn switch(&self) -> &Switch {
@@ -273,6 +281,11 @@ impl Pod {
 impl PodNetwork {
     pub(crate) fn new(pod: Arc<Pod>, stop: CancellationToken) -> Self {
         Self { pod, stop }
+    }
+
+    /// Bytes that the pod has received and sent.
+    pub(crate) fn traffic(&self) -> (u64, u64) {
+        self.pod.traffic.bytes()
     }
 
     /// The right to have one socket more.
@@ -325,12 +338,13 @@ impl PodNetwork {
             self.bind(any).map_err(|_| SocketError::AddressNotAvailable)?
         };
         let local = pod.source_of(binding.address, to)?;
-        let socket = if pod.owns(to.ip()) {
-            pod.connect_inside(local, to).await?
+        let (socket, traffic) = if pod.owns(to.ip()) {
+            (pod.connect_inside(local, to).await?, None)
         } else {
-            pod.switch.dial(pod, local, to).await.inspect(|socket| pod.bound_buffer(socket))?
+            let socket = pod.switch.dial(pod, local, to).await.inspect(|socket| pod.bound_buffer(socket))?;
+            (socket, Some(Arc::clone(&pod.traffic)))
         };
-        let stream = Stream::new(socket, Held { _permits: permits, _binding: Some(binding) });
+        let stream = Stream::new(socket, Held { _permits: permits, _binding: Some(binding), traffic });
         let stream = stream.map_err(|_| SocketError::TooMany)?;
         Ok(Connection { stream, local, remote: to })
     }

@@ -4,7 +4,7 @@
 //! read is unread for the peer too: closing then resets the connection, as TCP does. Waiting asks the kernel again once
 //! the reactor says that something changed, because a guest takes "ready" at its word.
 
-use super::{channel::registered, pod::Binding, switch::Permits};
+use super::{channel::registered, pod::Binding, switch::Permits, traffic::Traffic};
 use nix::{
     libc,
     sys::socket::{MsgFlags, recv, send, shutdown},
@@ -39,6 +39,22 @@ pub(crate) struct Held {
     pub(crate) _permits: Permits,
     /// The port that it left from, if it was made here.
     pub(crate) _binding: Option<Binding>,
+    /// Where its bytes count, if they leave the pod.
+    pub(crate) traffic: Option<Arc<Traffic>>,
+}
+
+impl Held {
+    fn received(&self, bytes: usize) {
+        if let Some(traffic) = &self.traffic {
+            traffic.receive(bytes);
+        }
+    }
+
+    fn sent(&self, bytes: usize) {
+        if let Some(traffic) = &self.traffic {
+            traffic.send(bytes);
+        }
+    }
 }
 
 /// One end of a connection. Clones are the same end, which closes when the last of them is dropped.
@@ -50,7 +66,7 @@ struct Inner {
     socket: AsyncFd<OwnedFd>,
     /// The guest wants no more input. The peer does not hear of it, as with TCP.
     input_closed: AtomicBool,
-    _held: Held,
+    held: Held,
 }
 
 impl fmt::Debug for Inner {
@@ -62,7 +78,7 @@ impl fmt::Debug for Inner {
 impl Stream {
     /// Within the runtime of those who will wait for it.
     pub(crate) fn new(socket: OwnedFd, held: Held) -> io::Result<Self> {
-        Ok(Self(Arc::new(Inner { socket: registered(socket)?, input_closed: AtomicBool::new(false), _held: held })))
+        Ok(Self(Arc::new(Inner { socket: registered(socket)?, input_closed: AtomicBool::new(false), held })))
     }
 
     /// Reads what is there; 0 at the end.
@@ -70,7 +86,7 @@ impl Stream {
     /// # Errors
     /// `WouldBlock` when nothing is there, `ConnectionReset`.
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.receive(buffer, MsgFlags::empty())
+        self.receive(buffer, MsgFlags::empty()).inspect(|count| self.0.held.received(*count))
     }
 
     /// The same into memory of its own, at most `max` bytes; empty at the end.
@@ -88,6 +104,7 @@ impl Stream {
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         // SAFETY: the kernel has written that many.
         unsafe { bytes.set_len(count) };
+        self.0.held.received(count);
         Ok(bytes)
     }
 
@@ -109,7 +126,9 @@ impl Stream {
     /// `WouldBlock` when there is no room, `BrokenPipe`, `ConnectionReset`.
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-        Ok(send(self.0.socket.get_ref().as_raw_fd(), bytes, flags)?)
+        let count = send(self.0.socket.get_ref().as_raw_fd(), bytes, flags)?;
+        self.0.held.sent(count);
+        Ok(count)
     }
 
     /// Whether reading would not block: there is something, the end, or an error.

@@ -162,6 +162,7 @@ impl Switch {
             }
             ToRunnerNet::Datagram { pod_uid, to, from, bytes } => {
                 if let Some(pod) = self.pod(&pod_uid) {
+                    pod.traffic().receive(bytes.len());
                     let _ = pod.deliver(to, from, bytes);
                 }
             }

@@ -362,3 +362,29 @@ async fn datagrams_to_outside_go_to_the_agent() {
     drop(world.agent);
     assert_eq!(socket.send(at(OUTSIDE), b"x"), Err(SocketError::Unreachable));
 }
+
+#[tokio::test]
+async fn what_leaves_the_pod_is_counted() {
+    let world = World::patient();
+    let network = &world.network;
+    let listener = network.listen(at("0.0.0.0:80"), 4).unwrap();
+
+    let inside = network.connect(None, at("127.0.0.1:80")).await.unwrap();
+    let accepted = listener.accept().await.unwrap();
+    assert_eq!(inside.stream.try_write(b"to myself").unwrap(), 9);
+    assert_eq!(accepted.stream.try_read_some(64).unwrap(), b"to myself");
+    assert_eq!(network.traffic(), (0, 0), "what stays inside does not count");
+
+    let (theirs, ours) = UnixStream::pair().unwrap();
+    network.pod.offer(at("10.244.1.7:80"), at(OUTSIDE), ours.into()).unwrap();
+    let accepted = listener.accept().await.unwrap();
+    std::io::Write::write_all(&mut &theirs, b"question").unwrap();
+    let mut buffer = [0; 64];
+    assert_eq!(accepted.stream.try_read(&mut buffer).unwrap(), 8);
+    assert_eq!(accepted.stream.try_write(b"answer").unwrap(), 6);
+    assert_eq!(network.traffic(), (8, 6));
+
+    let socket = network.bind_datagrams(at("0.0.0.0:5353")).unwrap();
+    socket.send(at(OUTSIDE), b"datagram").unwrap();
+    assert_eq!(network.traffic(), (8, 14));
+}
