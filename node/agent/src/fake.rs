@@ -10,6 +10,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use coracle_images::{Image, ImageModule, Local, PullError, PullPolicy};
+use coracle_net::fabric::DialFailure;
 use coracle_objects::{ApiError, ObjectKey, Reason, meta, registry_auth::Keyring};
 use coracle_runner::{
     compile::CompileError,
@@ -19,12 +20,16 @@ use futures::StreamExt;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::OwnedFd,
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::sync::{broadcast, mpsc};
+use tokio::{
+    net::TcpStream,
+    sync::{broadcast, mpsc},
+};
 use tokio_stream::wrappers::BroadcastStream;
 
 /// A test that waits longer has failed.
@@ -375,6 +380,8 @@ pub(crate) struct FakeSwitch {
     /// How adding the next pod is held up: whom to tell, and what lets it go on.
     hold: Mutex<Option<(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>)>>,
     removals: Mutex<Option<std::sync::mpsc::Sender<()>>>,
+    /// Real listeners that stand for what pods listen on, by the pod's address, or a host, and port.
+    listeners: Mutex<BTreeMap<String, SocketAddr>>,
 }
 
 impl FakeSwitch {
@@ -395,12 +402,34 @@ impl FakeSwitch {
         told
     }
 
+    /// Whoever connects to `at` (`ADDRESS:PORT` of a pod, `HOST:PORT` of anybody) reaches a real listener. One at port 0
+    /// never answers.
+    pub(crate) fn listen(&self, at: &str, listener: SocketAddr) {
+        self.listeners.lock().unwrap().insert(at.to_owned(), listener);
+    }
+
+    async fn connect(&self, at: String) -> Result<OwnedFd, DialFailure> {
+        let listener = self.listeners.lock().unwrap().get(&at).copied().ok_or(DialFailure::Refused)?;
+        if listener.port() == 0 {
+            return std::future::pending().await;
+        }
+        let mut outer = TcpStream::connect(listener).await.map_err(|_| DialFailure::Refused)?;
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        for end in [&near, &far] {
+            end.set_nonblocking(true).unwrap();
+        }
+        let mut far = tokio::net::UnixStream::from_std(far).unwrap();
+        tokio::spawn(async move { tokio::io::copy_bidirectional(&mut outer, &mut far).await });
+        Ok(near.into())
+    }
+
     /// The address under which a pod is reached.
     pub(crate) fn address(&self, uid: &str) -> Option<Ipv4Addr> {
         self.pods.lock().unwrap().get(uid).copied()
     }
 }
 
+#[async_trait]
 impl Switch for FakeSwitch {
     fn add(&self, pod: &Value, address: Ipv4Addr) {
         let hold = self.hold.lock().unwrap().take();
@@ -420,5 +449,13 @@ impl Switch for FakeSwitch {
         if let Some(removed) = self.removals.lock().unwrap().take() {
             let _ = removed.send(());
         }
+    }
+
+    async fn dial_into(&self, _uid: &str, to: SocketAddr) -> Result<OwnedFd, DialFailure> {
+        self.connect(to.to_string()).await
+    }
+
+    async fn dial_for(&self, _uid: &str, host: &str, port: u16) -> Result<OwnedFd, DialFailure> {
+        self.connect(format!("{host}:{port}")).await
     }
 }

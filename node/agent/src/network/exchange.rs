@@ -2,6 +2,7 @@
 
 use super::{Switch, addresses::Addresses, notices::Notices, routes::Routes};
 use crate::reflector::Cache;
+use async_trait::async_trait;
 use bytes::Bytes;
 use coracle_net::{
     fabric::{DialFailure, Fabric, PodEntry},
@@ -121,6 +122,7 @@ impl Exchange {
     }
 }
 
+#[async_trait]
 impl Switch for Exchange {
     fn add(&self, pod: &Value, address: Ipv4Addr) {
         // A new node learns its range after the fabric was made, but before its first pod.
@@ -136,5 +138,22 @@ impl Switch for Exchange {
 
     fn remove(&self, uid: &str) {
         self.fabric.remove_pod(uid);
+    }
+
+    async fn dial_into(&self, uid: &str, to: SocketAddr) -> Result<OwnedFd, DialFailure> {
+        self.fabric.dial_into(uid, to).await
+    }
+
+    async fn dial_for(&self, uid: &str, host: &str, port: u16) -> Result<OwnedFd, DialFailure> {
+        let address = match host.trim_matches(['[', ']']).parse() {
+            Ok(address) => address,
+            Err(_) => {
+                let found = self.look_up(uid, host).await.map_err(|_| DialFailure::Unreachable)?;
+                *found.first().ok_or(DialFailure::Unreachable)?
+            }
+        };
+        // Nothing of it is bound there; the fabric puts the pod's own address before it.
+        let from = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        self.dial(uid, from, SocketAddr::new(address, port)).await
     }
 }

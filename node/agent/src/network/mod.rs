@@ -13,6 +13,7 @@
 pub(crate) mod addresses;
 pub(crate) mod ca_bundle;
 pub(crate) mod exchange;
+pub(crate) mod into_pod;
 mod limits;
 pub(crate) mod line;
 pub(crate) mod notices;
@@ -24,16 +25,29 @@ mod tests;
 pub(crate) use limits::raise_descriptor_limit;
 
 use addresses::{Addresses, NoAddress};
+use async_trait::async_trait;
+use coracle_net::fabric::DialFailure;
 use coracle_objects::meta;
 use serde_json::Value;
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::Arc,
+};
+use tokio::net::UnixStream;
 
 /// Where pods are known by their addresses.
+#[async_trait]
 pub(crate) trait Switch: Send + Sync + 'static {
     /// The pod has this address from now on.
     fn add(&self, pod: &Value, address: Ipv4Addr);
     /// The pod's connections end and nothing reaches it any more.
     fn remove(&self, uid: &str);
+    /// Connects the node to a pod of its own: one of its addresses, or its loopback address. See [`Network::dial_pod`].
+    async fn dial_into(&self, uid: &str, to: SocketAddr) -> Result<OwnedFd, DialFailure>;
+    /// Connects to a host as the pod itself would: by its names, its policies and within its bounds.
+    async fn dial_for(&self, uid: &str, host: &str, port: u16) -> Result<OwnedFd, DialFailure>;
 }
 
 /// What a pod's owner task needs of the network.
@@ -51,6 +65,26 @@ impl Network {
         let address = self.addresses.take(meta::uid(pod)).await?;
         self.switch.add(pod, address);
         Ok(address)
+    }
+
+    /// Connects the node to a pod: to an address of its own, where the guest sees the gateway of the node's range, or to
+    /// `127.0.0.1`, where it sees itself. Done when the pod's runner has taken the connection, whatever the guest does.
+    /// Dropping the future gives it up.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` where nobody listens, `HostUnreachable` for a pod that is not there, `TimedOut` when its runner
+    /// does not answer (seconds), `WouldBlock` over a bound, `PermissionDenied` for an address that is not the pod's.
+    pub(crate) async fn dial_pod(&self, pod_uid: &str, to: SocketAddr) -> io::Result<UnixStream> {
+        let stream = self.switch.dial_into(pod_uid, to).await.map_err(into_pod::error)?;
+        UnixStream::from_std(stream.into())
+    }
+
+    /// Connects to a host as the pod itself would.
+    ///
+    /// # Errors
+    /// As [`Self::dial_pod`] has them; `HostUnreachable` also for a name that nobody has.
+    pub(crate) async fn dial_for(&self, pod_uid: &str, host: &str, port: u16) -> io::Result<Box<dyn into_pod::Stream>> {
+        into_pod::stream(self.switch.dial_for(pod_uid, host, port).await.map_err(into_pod::error)?)
     }
 
     /// Takes a pod off the network, if it is on it, and lets its address rest.

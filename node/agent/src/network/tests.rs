@@ -1,7 +1,7 @@
 //! Two runners, which the test plays, on one fabric.
 
 use super::{
-    Switch,
+    Network, Switch,
     addresses::Addresses,
     exchange::Exchange,
     line::{DIALS_MAX, Line, REFUSALS_MAX},
@@ -23,7 +23,7 @@ use coracle_runner::{
 use serde_json::{Value, json};
 use std::{
     collections::HashSet,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Arc,
@@ -170,6 +170,57 @@ async fn pods_in_different_runners_connect() {
     let ours = a.connected(1).await.unwrap();
     assert_eq!((peer.ip(), peer.port()), (from.ip(), 40_000), "the pod's own address, whatever the runner says");
     carries(ours, theirs);
+}
+
+#[tokio::test]
+async fn the_node_connects_to_its_pods() {
+    let world = World::new();
+    let (a, silent) = (world.runner(), world.runner());
+    let (to, other) = (world.pod("a", &a).await, world.pod("b", &silent).await);
+    let network = Network { addresses: world.addresses.clone(), switch: world.exchange.clone() };
+    for (to, seen) in [(to, "10.244.0.1"), ("127.0.0.1:81".parse().unwrap(), "127.0.0.1")] {
+        let (ours, (from, mut theirs)) = tokio::join!(network.dial_pod("a", to), a.take());
+        assert_eq!(from.ip().to_string(), seen, "{to}");
+        theirs.write_all(b"hello").unwrap();
+        drop(theirs);
+        let mut read = String::new();
+        ours.unwrap().read_to_string(&mut read).await.unwrap();
+        assert_eq!(read, "hello");
+    }
+    // Nobody answers for this one, and it holds up nobody else.
+    let mut hanging = Box::pin(network.dial_pod("b", other));
+    assert!(futures::poll!(&mut hanging).is_pending());
+    let (refused, ()) = tokio::join!(network.dial_pod("a", to), async {
+        let (ToRunnerNet::Offer { id, .. }, _stream) = a.next().await else { panic!("no offer") };
+        a.send(FromRunnerNet::Answer { id, result: Err(DialFailure::Refused) }).await;
+    });
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(network.dial_pod("a", other).await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    assert_eq!(network.dial_pod("c", other).await.unwrap_err().kind(), ErrorKind::HostUnreachable);
+    // Between two runs of its container it is refused at once.
+    world.exchange.routes.close("a", &a.line);
+    assert_eq!(network.dial_pod("a", to).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn other_hosts_are_dialled_as_the_pod_would() {
+    let mut world = World::new();
+    world.learn(Vec::new(), Vec::new());
+    let (a, b) = (world.runner(), world.runner());
+    let from = world.pod("a", &a).await;
+    let to = world.pod("b", &b).await;
+    let network = Network { addresses: world.addresses.clone(), switch: world.exchange.clone() };
+    let host = to.ip().to_string();
+    let (ours, (peer, mut theirs)) = tokio::join!(network.dial_for("a", &host, to.port()), b.take());
+    assert_eq!(peer.ip(), from.ip());
+    theirs.write_all(b"hello").unwrap();
+    drop(theirs);
+    let mut read = String::new();
+    ours.unwrap().read_to_string(&mut read).await.unwrap();
+    assert_eq!(read, "hello");
+    let kind = async |host: &str| network.dial_for("a", host, 80).await.map(drop).unwrap_err().kind();
+    assert_eq!(kind("127.0.0.1").await, ErrorKind::PermissionDenied, "the machine is nobody's to reach");
+    assert_eq!(kind("no-such.default.svc.cluster.local").await, ErrorKind::HostUnreachable);
 }
 
 #[tokio::test]

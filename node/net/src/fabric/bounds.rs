@@ -12,6 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub const DIALS_MAX: usize = 256;
 /// Dials of one pod per second, whatever becomes of them.
 pub const DIALS_PER_SECOND: u32 = 20_000;
+/// Connections that the node itself is making into one pod, for its probes and for people.
+pub const NODE_DIALS_MAX: usize = 64;
 /// Dials of one pod to addresses outside the cluster under way.
 pub const OUTSIDE_DIALS_MAX: usize = 128;
 /// Dials of one pod to addresses outside the cluster per second.
@@ -57,6 +59,8 @@ pub struct Limits {
     pub dials: usize,
     /// [`DIALS_PER_SECOND`]
     pub dials_per_second: u32,
+    /// [`NODE_DIALS_MAX`]
+    pub node_dials: usize,
     /// [`OUTSIDE_DIALS_MAX`]
     pub outside_dials: usize,
     /// [`OUTSIDE_DIALS_PER_SECOND`]
@@ -96,6 +100,7 @@ impl Default for Limits {
         Self {
             dials: DIALS_MAX,
             dials_per_second: DIALS_PER_SECOND,
+            node_dials: NODE_DIALS_MAX,
             outside_dials: OUTSIDE_DIALS_MAX,
             outside_dials_per_second: OUTSIDE_DIALS_PER_SECOND,
             outside_streams: OUTSIDE_STREAMS_MAX,
@@ -123,6 +128,8 @@ pub enum Bound {
     Dials,
     /// [`Limits::dials_per_second`]
     DialRate,
+    /// [`Limits::node_dials`]
+    NodeDials,
     /// [`Limits::outside_dials`]
     OutsideDials,
     /// [`Limits::outside_dials_per_second`]
@@ -149,9 +156,10 @@ pub enum Bound {
 
 impl Bound {
     /// All bounds; a bound's place here is its place in the counters.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Dials,
         Self::DialRate,
+        Self::NodeDials,
         Self::OutsideDials,
         Self::OutsideDialRate,
         Self::OutsideStreams,
@@ -171,6 +179,7 @@ impl Bound {
         match self {
             Self::Dials => "too many connections being made at one time",
             Self::DialRate => "too many connections per second",
+            Self::NodeDials => "too many connections from the node being made at one time",
             Self::OutsideDials => "too many connections to outside being made at one time",
             Self::OutsideDialRate => "too many connections to outside per second",
             Self::OutsideStreams => "too many connections to outside",
@@ -217,6 +226,7 @@ impl TokenBucket {
 pub(crate) struct Budget {
     dials: Arc<Semaphore>,
     dial_rate: Mutex<TokenBucket>,
+    node_dials: Arc<Semaphore>,
     outside_dials: Arc<Semaphore>,
     outside_dial_rate: Mutex<TokenBucket>,
     outside_peer_rate: Mutex<TokenBucket>,
@@ -233,6 +243,7 @@ impl Budget {
         Self {
             dials: count(limits.dials),
             dial_rate: rate(limits.dials_per_second),
+            node_dials: count(limits.node_dials),
             outside_dials: count(limits.outside_dials),
             outside_dial_rate: rate(limits.outside_dials_per_second),
             outside_peer_rate: rate(limits.outside_peers_per_second),
@@ -246,6 +257,12 @@ impl Budget {
     /// Permission for a dial, held until it is decided.
     pub(crate) fn dial(&self, now: Instant) -> Result<OwnedSemaphorePermit, Bound> {
         both(&self.dials, Bound::Dials, &self.dial_rate, Bound::DialRate, now)
+    }
+
+    /// Permission for a connection from the node into the pod, held until it is decided. What the pod itself dials takes
+    /// nothing of it.
+    pub(crate) fn node_dial(&self) -> Result<OwnedSemaphorePermit, Bound> {
+        one(&self.node_dials, Bound::NodeDials)
     }
 
     /// Permission for a dial to outside, held until it is decided.

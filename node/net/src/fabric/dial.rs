@@ -156,6 +156,24 @@ impl Shared {
         Err(if is_elsewhere { DialFailure::Unreachable } else { DialFailure::Refused })
     }
 
+    /// Connects the node itself to one of its pods; see [`super::Fabric::dial_into`].
+    pub(crate) async fn dial_into(&self, pod_uid: &str, to: SocketAddr) -> Result<OwnedFd, DialFailure> {
+        let result = self.connect_into(pod_uid, canonical(to)).await;
+        self.counters.add(result.as_ref().map_or_else(|failure| Count::from(*failure), |_| Count::Connected));
+        result
+    }
+
+    async fn connect_into(&self, pod_uid: &str, to: SocketAddr) -> Result<OwnedFd, DialFailure> {
+        let Some(pod) = self.pods.read().by_uid(pod_uid) else { return Err(DialFailure::Unreachable) };
+        if !pod.has(to.ip()) && !to.ip().is_loopback() {
+            return Err(DialFailure::Denied);
+        }
+        let _permit = pod.budget.node_dial().map_err(|bound| self.over(&pod, bound))?;
+        let (near, far) = stream_pair().map_err(|_| DialFailure::TooMany)?;
+        self.offer(&pod, to, self.node_as_seen_at(to), far).await?;
+        Ok(near)
+    }
+
     /// Offers a stream to a pod, which has a bounded time to take it.
     pub(crate) async fn offer(
         &self,

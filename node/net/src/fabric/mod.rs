@@ -225,6 +225,18 @@ impl Fabric {
         self.0.dial(pod_uid, from, to).await
     }
 
+    /// Connects the node itself to a pod of its own: to one of the pod's addresses, where the pod sees the node's gateway,
+    /// or to a loopback address, which is the pod's own and where it sees itself. Policies say nothing about it, and the
+    /// pod's own dials take nothing away from it. Gives one end of the connection, which does not block; dropping the
+    /// future gives it up.
+    ///
+    /// # Errors
+    /// See [`DialFailure`]. [`DialFailure::Unreachable`] for a pod that is not there, [`DialFailure::Denied`] for an
+    /// address that is not the pod's.
+    pub async fn dial_into(&self, pod_uid: &str, to: SocketAddr) -> Result<OwnedFd, DialFailure> {
+        self.0.dial_into(pod_uid, to).await
+    }
+
     /// Passes on a pod's datagram. Never blocks; it may be lost.
     pub fn datagram(&self, pod_uid: &str, from: SocketAddr, to: SocketAddr, bytes: Bytes) {
         self.0.datagram(pod_uid, from, to, bytes);

@@ -29,9 +29,9 @@ use std::{
     collections::BTreeMap,
     future::pending,
     io,
-    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream as StdTcpStream},
+    net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream as StdTcpStream},
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -49,6 +49,11 @@ const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 /// After an accept fails (no descriptors are left, most likely), so long nothing is accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The ports from which the node itself seems to connect to its pods, as systems choose them for clients.
+const EPHEMERAL_FIRST: u16 = 32_768;
+/// How many there are.
+const EPHEMERAL_PORTS: usize = 28_232;
 
 /// Reasons of events about services.
 const NOT_OPEN: &str = "NodePortNotOpen";
@@ -242,13 +247,22 @@ impl Shared {
     /// How pods see a client of a node port: as what it is, unless its address is the machine's loopback or a pod's, say, and
     /// would mean something else to a pod. Then as the node, at the address that a gateway usually has in the node's range.
     pub(crate) fn as_pods_see(&self, client: SocketAddr) -> SocketAddr {
-        match (class::classify(client.ip(), &self.config.ranges), self.node_ranges.read().first()) {
+        match (class::classify(client.ip(), &self.config.ranges), self.gateway()) {
             (AddressClass::Outside | AddressClass::Node, _) | (_, None) => client,
-            (_, Some(range)) => {
-                let gateway = Ipv4Addr::from(u32::from(range.first()) | 1);
-                SocketAddr::new(gateway.into(), client.port())
-            }
+            (_, Some(gateway)) => SocketAddr::new(gateway.into(), client.port()),
         }
+    }
+
+    /// Whom a pod sees when the node itself connects to its address `to`. The port stands for nothing: nobody answers there.
+    pub(crate) fn node_as_seen_at(&self, to: SocketAddr) -> SocketAddr {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % EPHEMERAL_PORTS;
+        let port = EPHEMERAL_FIRST.saturating_add(u16::try_from(turn).unwrap_or_default());
+        let inside = if to.ip().is_loopback() { Some(to.ip()) } else { self.gateway().map(IpAddr::V4) };
+        SocketAddr::new(inside.unwrap_or(self.config.node_port_address), port)
+    }
+
+    fn gateway(&self) -> Option<Ipv4Addr> {
+        self.node_ranges.read().first().map(|range| Ipv4Addr::from(u32::from(range.first()) | 1))
     }
 
     /// Counts and reports that a node port is over a bound.

@@ -185,8 +185,10 @@ impl Pod {
 
     /// Takes a connection from outside the pod.
     pub(crate) fn offer(&self, to: SocketAddr, from: SocketAddr, socket: OwnedFd) -> Result<(), DialFailure> {
-        // The loopback address of this pod is nobody else's business.
-        let backlog = self.backlog(to).filter(|_| !is_loopback(to.ip())).ok_or(DialFailure::Refused)?;
+        // The loopback address of this pod is nobody else's business, unless the node itself connects there: it comes from
+        // loopback too, which nobody else seems to.
+        let is_ours = !is_loopback(to.ip()) || is_loopback(from.ip());
+        let backlog = self.backlog(to).filter(|_| is_ours).ok_or(DialFailure::Refused)?;
         let Some(room) = backlog.room() else {
             self.hit(Bound::Backlog);
             return Err(DialFailure::Refused);

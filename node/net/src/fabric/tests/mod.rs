@@ -3,6 +3,7 @@
 
 mod datagrams;
 mod dials;
+mod into_pods;
 mod names;
 mod node_ports;
 mod outside;

@@ -302,6 +302,21 @@ async fn many_connections_hold_little_each() {
 }
 
 #[tokio::test]
+async fn only_the_node_itself_connects_to_loopback() {
+    let world = World::patient();
+    let listener = world.network.listen(at("127.0.0.1:80"), 8).unwrap();
+    let offer = |from: &str| {
+        let (offered, _) = UnixStream::pair().unwrap();
+        world.network.pod.offer(at("127.0.0.1:80"), at(from), offered.into())
+    };
+    for stranger in [OUTSIDE, "10.244.1.7:4000", "10.244.0.1:4000"] {
+        assert_eq!(offer(stranger), Err(DialFailure::Refused), "{stranger}");
+    }
+    offer("127.0.0.1:4000").unwrap();
+    assert_eq!(listener.accept().await.unwrap().remote, at("127.0.0.1:4000"));
+}
+
+#[tokio::test]
 async fn datagrams_wait_in_bounded_queues() {
     let world = World::patient();
     let inbox = world.network.bind_datagrams(at("127.0.0.1:0")).unwrap();
