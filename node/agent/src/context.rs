@@ -8,6 +8,7 @@ use crate::{
     link::{Link, NAMESPACES},
     logs::Logs,
     network::Network,
+    pod::probes::Probes,
     reflector::Cache,
     reports::Reports,
     sandbox::{Owner, Owners},
@@ -40,6 +41,7 @@ pub(crate) struct Context {
     pub(crate) data_dir: PathBuf,
     pub(crate) host_ip: String,
     pub(crate) pace: Pace,
+    pub(crate) probes: Probes,
 }
 
 impl Context {

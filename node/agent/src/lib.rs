@@ -53,7 +53,7 @@ use crate::{
         notices::{Notices, Teller},
         routes::Routes,
     },
-    pod::{manager::Manager, volumes},
+    pod::{manager::Manager, probes::Probes, volumes},
     reflector::{Cache, Sink},
     reports::Reports,
     sandbox::Owners,
@@ -216,6 +216,7 @@ impl Agent {
         let (exchange, notices) = open_exchange(&config, addresses.clone());
         let (recorder, writer) = events::Recorder::new(link.clone(), &config.node_name);
         let owners = Arc::new(Owners::open(&config.data_dir)?);
+        let pace = Pace::real();
         let context = Context {
             link: link.clone(),
             workloads: Arc::new(workloads),
@@ -229,7 +230,8 @@ impl Agent {
             caches: Caches { services: Cache::new(), namespaces: Cache::new() },
             data_dir: config.data_dir.clone(),
             host_ip: config.address.clone(),
-            pace: Pace::real(),
+            probes: Probes::new(&pace),
+            pace,
         };
         Ok(Self { config, channel, link, context: Arc::new(context), writer, exchange, notices })
     }

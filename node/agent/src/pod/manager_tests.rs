@@ -8,6 +8,7 @@ use crate::{
     fake::{FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually},
     ledger::Ledger,
     logs::Logs,
+    pod::probes::Probes,
     reflector::Cache,
     reports::Reports,
     sandbox::Owners,
@@ -46,6 +47,7 @@ async fn context(directory: &Path, link: &Arc<FakeLink>, guests: &Arc<FakeGuests
         caches: Caches { services: Cache::new(), namespaces: Cache::new() },
         data_dir: directory.to_owned(),
         host_ip: String::new(),
+        probes: Probes::new(&Pace::fast(100)),
         pace: Pace::fast(100),
     })
 }

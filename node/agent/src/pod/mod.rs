@@ -2,11 +2,16 @@
 
 pub(crate) mod attempt;
 pub(crate) mod env;
+pub(crate) mod hooks;
+pub(crate) mod http_get;
 pub(crate) mod manager;
+pub(crate) mod probes;
 pub(crate) mod pull_secrets;
+pub(crate) mod reach;
 pub(crate) mod restore;
 pub(crate) mod spec;
 pub(crate) mod state;
 pub(crate) mod status;
+pub(crate) mod subject;
 pub(crate) mod volumes;
 pub(crate) mod worker;

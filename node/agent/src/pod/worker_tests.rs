@@ -9,7 +9,7 @@ use crate::{
     ledger::Ledger,
     link::{CONFIG_MAPS, EVENTS, NAMESPACES, PODS},
     logs::Logs,
-    pod::manager::Manager,
+    pod::{manager::Manager, probes::Probes},
     reflector::{self, Cache},
     reports::Reports,
     sandbox::Owners,
@@ -63,6 +63,7 @@ impl World {
             caches: Caches { services: Cache::new(), namespaces: Cache::new() },
             data_dir: directory.path().to_owned(),
             host_ip: "127.0.0.1".to_owned(),
+            probes: Probes::new(&Pace::fast(SPEED)),
             pace: Pace::fast(SPEED),
         });
         let (stop, ready) = (CancellationToken::new(), watch::Sender::new(false));
