@@ -59,6 +59,7 @@ impl WorkloadOptions {
     pub(crate) fn apply(self, config: AgentConfig) -> Result<AgentConfig> {
         let usual = config.compile_limits;
         let compile_limits = CompileLimits {
+            user: None,
             memory_bytes: self.compile_memory.map_or(usual.memory_bytes, |mib| mib << 20),
             cpu_seconds: self.compile_time,
         };

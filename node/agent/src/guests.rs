@@ -140,7 +140,15 @@ impl Runners {
         if let Err(error) = ca_bundle::link(&self.data_dir, &root) {
             warn!(%error, "guests cannot tell whom to trust: their HTTPS requests will fail");
         }
-        let config = RunnerConfig { command: self.command.clone(), root, max_instances: INSTANCES_MAX };
+        let owner = self.owners.of(&launch.namespace_uid);
+        let owner = owner.map_err(|error| format!("cannot give the namespace a user of its own: {error}"))?;
+        let config = RunnerConfig {
+            command: self.command.clone(),
+            root,
+            max_instances: INSTANCES_MAX,
+            user: owner.id(),
+            memory_bytes: None,
+        };
         let (process, frames, channel) = RunnerProcess::spawn(config).await.map_err(|error| {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             format!("{error}{cause}")
@@ -303,7 +311,7 @@ impl Routing {
 
     async fn handle(&self, runner: &Runner, frame: FromRunner) {
         let (run, event) = match frame {
-            FromRunner::Ready => return,
+            FromRunner::Ready(_) => return,
             FromRunner::Log { run, stream, bytes } => {
                 let log = runner.runs().by_id.get(&run).map(|entry| entry.log.clone());
                 if let Some(log) = log {

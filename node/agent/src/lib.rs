@@ -210,12 +210,13 @@ impl Agent {
             token: config.registry_token.clone(),
         };
         let images = Images::open(&config.data_dir.join("images"), registry, settings)?;
-        let workloads = LocalWorkloads::open(images, &config.data_dir, &config.program, config.compile_limits)?;
+        let owners = Arc::new(Owners::open(&config.data_dir)?);
+        let limits = CompileLimits { user: owners.compiler().id(), ..config.compile_limits };
+        let workloads = LocalWorkloads::open(images, &config.data_dir, &config.program, limits)?;
         ca_bundle::write(&config.data_dir)?;
         let addresses = Arc::new(Addresses::open(&config.data_dir, RANGE_PATIENCE));
         let (exchange, notices) = open_exchange(&config, addresses.clone());
         let (recorder, writer) = events::Recorder::new(link.clone(), &config.node_name);
-        let owners = Arc::new(Owners::open(&config.data_dir)?);
         let pace = Pace::real();
         let context = Context {
             link: link.clone(),

@@ -26,10 +26,16 @@ const POLLS_PER_LOOK: u32 = 8;
 /// Threads for what cannot be asynchronous: files. They come and go with the work.
 const MAX_FILE_THREADS: usize = 32;
 
+/// Flags of what a runner becomes and may use.
+pub(crate) const USER_FLAG: &str = "--user";
+pub(crate) const MEMORY_FLAG: &str = "--memory-bytes";
+
 /// Why a runner cannot serve.
 #[derive(Debug, Error)]
 enum ChildError {
-    #[error("usage: --root DIR --max-instances N [--memory-reservation-bytes N], not {0:?}")]
+    #[error(
+        "usage: --root DIR --max-instances N [--memory-reservation-bytes N] [--user N] [--memory-bytes N], not {0:?}"
+    )]
     Usage(String),
     #[error("cannot confine the runner")]
     Confine(#[source] io::Error),
@@ -44,12 +50,15 @@ enum ChildError {
 struct Arguments {
     root: PathBuf,
     max_instances: u32,
+    user: Option<u32>,
+    memory_bytes: Option<u64>,
     engine: EngineOptions,
 }
 
 /// Entry point of the runner process: its standard input is the stream to the agent, which moves to descriptor 3, its
 /// standard output the network channel, which moves to descriptor 4; runs until the stream ends. Arguments are those
 /// behind `runner` on the command line; the agent's end appends `--root DIR --max-instances N`.
+/// `--user N` and `--memory-bytes N` say whom it becomes and how much memory it may allocate.
 /// `--memory-reservation-bytes N` before them shrinks the address space that each instance reserves, and must be given
 /// to the compiler process alike.
 #[must_use]
@@ -77,12 +86,15 @@ pub(crate) fn complain(text: &str) {
 fn parse(arguments: &[String]) -> Result<Arguments, ChildError> {
     let usage = |word: &str| ChildError::Usage(word.to_owned());
     let (mut root, mut max_instances, mut engine) = (None, None, EngineOptions::default());
+    let (mut user, mut memory_bytes) = (None, None);
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| usage(word))?;
         match word.as_str() {
             "--root" => root = Some(PathBuf::from(value)),
             "--max-instances" => max_instances = Some(value.parse().map_err(|_| usage(value))?),
+            USER_FLAG => user = Some(value.parse().map_err(|_| usage(value))?),
+            MEMORY_FLAG => memory_bytes = Some(value.parse().map_err(|_| usage(value))?),
             EngineOptions::FLAG => engine = EngineOptions::parse(value).ok_or_else(|| usage(value))?,
             _ => return Err(usage(word)),
         }
@@ -90,6 +102,8 @@ fn parse(arguments: &[String]) -> Result<Arguments, ChildError> {
     Ok(Arguments {
         root: root.ok_or_else(|| usage("no --root"))?,
         max_instances: max_instances.ok_or_else(|| usage("no --max-instances"))?,
+        user,
+        memory_bytes,
         engine,
     })
 }
@@ -98,7 +112,10 @@ fn parse(arguments: &[String]) -> Result<Arguments, ChildError> {
 /// there is a single thread.
 fn serve(arguments: &Arguments) -> Result<(), ChildError> {
     let (stream, network) = confine::take_sockets().map_err(ChildError::Confine)?;
-    confine::before_threads(&arguments.root).map_err(ChildError::Confine)?;
+    // While it can still be asked: it looks into files of the system.
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let confining = confine::before_threads(&arguments.root, arguments.user, arguments.memory_bytes);
+    let confining = confining.map_err(ChildError::Confine)?;
 
     let engine = arguments
         .engine
@@ -108,7 +125,6 @@ fn serve(arguments: &Arguments) -> Result<(), ChildError> {
             arguments.engine.engine(Allocation::OnDemand)
         })
         .map_err(|error| ChildError::Engine(format!("{error:#}")))?;
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let guests_runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .max_blocking_threads(MAX_FILE_THREADS)
@@ -128,16 +144,16 @@ fn serve(arguments: &Arguments) -> Result<(), ChildError> {
     let (outbox, outgoing) = link::outbox();
     let guests = Guests::new(
         engine,
-        arguments.root.clone(),
+        confining.root().to_owned(),
         arguments.max_instances,
         outbox,
         Arc::clone(&switch),
         guests_runtime.handle().clone(),
     )
     .map_err(|error| ChildError::Engine(format!("{error:#}")))?;
-    confine::before_guests();
+    let confinement = confining.before_guests().map_err(ChildError::Confine)?;
 
-    link_runtime.block_on(link::serve(UnixStream::from(stream), guests, &switch, outgoing));
+    link_runtime.block_on(link::serve(UnixStream::from(stream), confinement, guests, &switch, outgoing));
     // The agent is gone, and so are the guests: nobody waits for them.
     guests_runtime.shutdown_background();
     Ok(())

@@ -1,12 +1,13 @@
 //! Compiling guests, in a short-lived process with limits.
 //!
 //! A compiler reads what strangers wrote, so it runs where it can do little: no environment, bounded memory and time,
-//! its output one file and one line. What is refused here never becomes a container: all imports are checked against
+//! its output one file and one line, both open before it reads the first byte, and no other file within its reach. What is refused here never becomes a container: all imports are checked against
 //! what the runner provides.
 
 mod inspect;
 
 use crate::{
+    child,
     code::{Code, START},
     confine,
     engine::{self, Allocation, EngineOptions},
@@ -20,7 +21,7 @@ use nix::sys::{
 };
 use std::{
     ffi::OsString,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
@@ -79,6 +80,8 @@ pub struct CompileLimits {
     pub memory_bytes: u64,
     /// Processor time over all threads; four times as much on the wall.
     pub cpu_seconds: u64,
+    /// User and group that it becomes; none where it stays whoever the agent is.
+    pub user: Option<u32>,
 }
 
 impl Default for CompileLimits {
@@ -86,7 +89,7 @@ impl Default for CompileLimits {
     fn default() -> Self {
         let (least, most) = ADDRESS_SPACE_BYTES;
         let memory_bytes = machine_memory_bytes().map_or(most, |bytes| (bytes / 2).clamp(least, most));
-        Self { memory_bytes, cpu_seconds: CPU_SECONDS_DEFAULT }
+        Self { memory_bytes, cpu_seconds: CPU_SECONDS_DEFAULT, user: None }
     }
 }
 
@@ -117,15 +120,20 @@ pub async fn compile_within(
 ) -> Result<GuestKind, CompileError> {
     let failed = |error: &dyn std::fmt::Display| CompileError::Failed(error.to_string());
     let (program, arguments) = command.split_first().ok_or_else(|| failed(&"no program to run"))?;
+    let unfinished = Unfinished::beside(output).map_err(|error| failed(&error))?;
     let mut process = Command::new(program);
     process
         .args(arguments)
         .arg(MEMORY_FLAG)
         .arg(limits.memory_bytes.to_string())
         .arg(CPU_FLAG)
-        .arg(limits.cpu_seconds.to_string())
+        .arg(limits.cpu_seconds.to_string());
+    if let Some(user) = limits.user {
+        process.arg(child::USER_FLAG).arg(user.to_string());
+    }
+    process
         .arg(wasm)
-        .arg(output)
+        .arg(&unfinished.0)
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -135,7 +143,13 @@ pub async fn compile_within(
     let child = spawner::spawn(process).await.map_err(|error| failed(&error))?;
     let wall = Duration::from_secs(limits.cpu_seconds).saturating_mul(WALL_PER_CPU);
     match time::timeout(wall, outcome(child, limits)).await {
-        Ok(Ok(outcome)) => outcome,
+        Ok(Ok(outcome)) => {
+            let kind = outcome?;
+            let output = output.to_owned();
+            let finished = tokio::task::spawn_blocking(move || unfinished.finish(&output)).await;
+            finished.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+            Ok(kind)
+        }
         Ok(Err(error)) => Err(failed(&error)),
         Err(_) => Err(CompileError::TooCostly(format!("compiling it takes more than {} s", wall.as_secs()))),
     }
@@ -187,13 +201,17 @@ const MEMORY_FLAG: &str = "--memory-bytes";
 const CPU_FLAG: &str = "--cpu-seconds";
 
 /// Entry point of the compiler process:
-/// `compile [--memory-reservation-bytes N] [--memory-bytes N] [--cpu-seconds N] WASM OUTPUT`.
+/// `compile [--memory-reservation-bytes N] [--memory-bytes N] [--cpu-seconds N] [--user N] WASM OUTPUT`. `OUTPUT` must not
+/// be there yet.
 #[must_use]
 pub fn main(arguments: &[String]) -> ExitCode {
     let parsed = Arguments::parse(arguments);
     let done = parsed.and_then(|arguments| {
+        let (input, output) = (File::open(&arguments.wasm)?, new_file(&arguments.output)?);
         limit(&arguments.limits)?;
-        run(&arguments)
+        let beside = arguments.output.parent().unwrap_or(Path::new("."));
+        confine::compiler(arguments.limits.user, beside)?;
+        run(arguments.engine, input, output)
     });
     let (line, code) = match done {
         Ok(GuestKind::Component) => return report("component"),
@@ -223,20 +241,11 @@ impl From<io::Error> for Fault {
 }
 
 fn limit(limits: &CompileLimits) -> io::Result<()> {
-    confine::die_with_parent()?;
-    nix::sys::prctl::set_no_new_privs()?;
-    for (resource, limit) in [
-        (Resource::RLIMIT_CORE, 0),
-        (Resource::RLIMIT_AS, limits.memory_bytes),
-        (Resource::RLIMIT_FSIZE, MAX_OUTPUT_BYTES),
-    ] {
+    for (resource, limit) in [(Resource::RLIMIT_AS, limits.memory_bytes), (Resource::RLIMIT_FSIZE, MAX_OUTPUT_BYTES)] {
         setrlimit(resource, limit, limit)?;
     }
     let cpu_hard = limits.cpu_seconds.saturating_add(CPU_SECONDS_GRACE);
-    setrlimit(Resource::RLIMIT_CPU, limits.cpu_seconds, cpu_hard)?;
-    // Where memory runs out all the same, this process goes before any guest does. Without procfs it is as it was.
-    let _ = fs::write("/proc/self/oom_score_adj", "1000");
-    Ok(())
+    Ok(setrlimit(Resource::RLIMIT_CPU, limits.cpu_seconds, cpu_hard)?)
 }
 
 struct Arguments {
@@ -249,7 +258,9 @@ struct Arguments {
 impl Arguments {
     fn parse(words: &[String]) -> Result<Self, Fault> {
         let usage = || {
-            let flags = [EngineOptions::FLAG, MEMORY_FLAG, CPU_FLAG].map(|flag| format!("[{flag} N]")).join(" ");
+            let flags = [EngineOptions::FLAG, MEMORY_FLAG, CPU_FLAG, child::USER_FLAG]
+                .map(|flag| format!("[{flag} N]"))
+                .join(" ");
             Fault::Other(format!("usage: compile {flags} WASM OUTPUT"))
         };
         let Some((flags, [wasm, output])) = words.split_last_chunk::<2>() else { return Err(usage()) };
@@ -264,6 +275,7 @@ impl Arguments {
             match flag.as_str() {
                 EngineOptions::FLAG => parsed.engine = EngineOptions::parse(value).ok_or_else(usage)?,
                 MEMORY_FLAG => parsed.limits.memory_bytes = value.parse().map_err(|_| usage())?,
+                child::USER_FLAG => parsed.limits.user = Some(value.parse().map_err(|_| usage())?),
                 CPU_FLAG => parsed.limits.cpu_seconds = value.parse().map_err(|_| usage())?,
                 _ => return Err(usage()),
             }
@@ -272,17 +284,18 @@ impl Arguments {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<GuestKind, Fault> {
-    let wasm = read(&arguments.wasm)?;
-    let engine = arguments.engine.engine(Allocation::OnDemand).map_err(|error| Fault::Other(format!("{error:#}")))?;
+fn run(engine: EngineOptions, input: File, mut output: File) -> Result<GuestKind, Fault> {
+    let wasm = read(input)?;
+    let engine = engine.engine(Allocation::OnDemand).map_err(|error| Fault::Other(format!("{error:#}")))?;
     let (kind, code) = compiled(&engine, &wasm)?;
-    write_atomically(&arguments.output, &code)?;
+    output.write_all(&code)?;
+    output.sync_all()?;
     Ok(kind)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Fault> {
+fn read(file: File) -> Result<Vec<u8>, Fault> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_WASM_BYTES + 1).read_to_end(&mut bytes)?;
+    file.take(MAX_WASM_BYTES + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_WASM_BYTES {
         return Err(Fault::Guest(format!("larger than {} MiB", MAX_WASM_BYTES >> 20)));
     }
@@ -320,25 +333,45 @@ fn check_start(module: &Module) -> Result<(), Fault> {
     }
 }
 
-/// A reader sees the old file, no file or the whole new one, also after a power cut.
-fn write_atomically(output: &Path, bytes: &[u8]) -> Result<(), Fault> {
-    let directory = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = output.file_name().ok_or_else(|| Fault::Other("the output has no file name".to_owned()))?;
-    let mut temporary = OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = directory.join(temporary);
-    let written = (|| {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, output)?;
-        File::open(directory)?.sync_all()
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
+fn new_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).open(path)
+}
+
+/// Output that is not whole yet; removed unless it is finished.
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn beside(output: &Path) -> io::Result<Self> {
+        let name = output.file_name().ok_or_else(|| io::Error::other("the output has no file name"))?;
+        let mut temporary = OsString::from(".");
+        temporary.push(name);
+        temporary.push(".tmp");
+        let unfinished = Self(output.with_file_name(temporary));
+        // What an agent left that was killed.
+        unfinished.remove()?;
+        Ok(unfinished)
     }
-    written.map_err(Fault::from)
+
+    fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// A reader sees the old file, no file or the whole new one, also after a power cut.
+    fn finish(self, output: &Path) -> io::Result<()> {
+        fs::rename(&self.0, output)?;
+        let directory = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(directory)?.sync_all()
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Whatever cannot be removed now is removed by the next attempt.
+        let _ = self.remove();
+    }
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ pub(crate) mod octets {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{FromRunner, LogStream, RunId, ToRunner};
+    use crate::protocol::{Confinement, FromRunner, LogStream, RunId, ToRunner};
 
     fn log(size: usize) -> FromRunner {
         FromRunner::Log { run: RunId("r".into()), stream: LogStream::Stdout, bytes: vec![0xff; size] }
@@ -104,7 +104,8 @@ mod tests {
 
     #[tokio::test]
     async fn frames_come_out_as_they_went_in() {
-        let frames = [FromRunner::Ready, log(0), log(5000), FromRunner::Started(RunId("a".into()))];
+        let frames =
+            [FromRunner::Ready(Confinement::default()), log(0), log(5000), FromRunner::Started(RunId("a".into()))];
         let mut bytes = Vec::new();
         for frame in &frames {
             encode(frame, MAX_FROM_RUNNER_BYTES, &mut bytes).unwrap();

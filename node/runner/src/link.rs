@@ -9,7 +9,7 @@ use crate::{
     frame::{self, MAX_FROM_RUNNER_BYTES, MAX_TO_RUNNER_BYTES},
     guests::Guests,
     network::switch::Switch,
-    protocol::FromRunner,
+    protocol::{Confinement, FromRunner},
 };
 use std::os::unix::net::UnixStream as StdUnixStream;
 use tokio::{
@@ -49,7 +49,13 @@ pub(crate) fn outbox() -> (Outbox, Outgoing) {
 }
 
 /// Says that the runner is ready and serves until the stream ends or breaks.
-pub(crate) async fn serve(stream: StdUnixStream, guests: Guests, switch: &Switch, outgoing: Outgoing) {
+pub(crate) async fn serve(
+    stream: StdUnixStream,
+    confinement: Confinement,
+    guests: Guests,
+    switch: &Switch,
+    outgoing: Outgoing,
+) {
     let stream = match stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
         Ok(stream) => stream,
         Err(error) => {
@@ -66,7 +72,7 @@ pub(crate) async fn serve(stream: StdUnixStream, guests: Guests, switch: &Switch
     tokio::select! {
         () = network => {}
         () = read_frames(BufReader::new(reader), &guests) => {}
-        () = write_frames(writer, outgoing) => {}
+        () = write_frames(writer, confinement, outgoing) => {}
     }
 }
 
@@ -81,8 +87,8 @@ async fn read_frames(mut stream: BufReader<OwnedReadHalf>, guests: &Guests) {
     }
 }
 
-async fn write_frames(mut stream: OwnedWriteHalf, mut outgoing: Outgoing) {
-    let (mut prompt, mut ordered) = (vec![FromRunner::Ready], Vec::new());
+async fn write_frames(mut stream: OwnedWriteHalf, confinement: Confinement, mut outgoing: Outgoing) {
+    let (mut prompt, mut ordered) = (vec![FromRunner::Ready(confinement)], Vec::new());
     let mut buffer = Vec::new();
     loop {
         // A run's `Started` was put into the prompt lane before its first log into the other, so whatever is in the

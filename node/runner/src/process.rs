@@ -1,9 +1,10 @@
 //! The agent's end of a runner process.
 
 use crate::{
+    child,
     frame::{self, FrameError, MAX_FROM_RUNNER_BYTES, MAX_TO_RUNNER_BYTES},
     network::{NetworkChannel, channel},
-    protocol::{FromRunner, ToRunner},
+    protocol::{Confinement, FromRunner, ToRunner},
     spawner,
 };
 use parking_lot::Mutex;
@@ -44,6 +45,10 @@ pub struct RunnerConfig {
     pub root: PathBuf,
     /// How many instances the pool is sized for.
     pub max_instances: u32,
+    /// User and group that it becomes; none where it stays whoever the agent is.
+    pub user: Option<u32>,
+    /// How much memory it may allocate beyond what it reserves at its start.
+    pub memory_bytes: Option<u64>,
 }
 
 /// A running runner. Dropping it kills the process.
@@ -51,6 +56,7 @@ pub struct RunnerConfig {
 pub struct RunnerProcess {
     outgoing: mpsc::Sender<Vec<u8>>,
     pid: u32,
+    confinement: Confinement,
     kill: CancellationToken,
     _kill_when_dropped: DropGuard,
 }
@@ -102,18 +108,23 @@ impl RunnerProcess {
 
         let (reader, writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
-        match time::timeout(READY_TIMEOUT, frame::read(&mut reader, MAX_FROM_RUNNER_BYTES)).await {
-            Ok(Ok(Some(FromRunner::Ready))) => {}
+        let ready = time::timeout(READY_TIMEOUT, frame::read(&mut reader, MAX_FROM_RUNNER_BYTES)).await;
+        let confinement = match ready {
+            Ok(Ok(Some(FromRunner::Ready(confinement)))) => confinement,
             Ok(_) => return Err(RunnerError::NotReady(last_words(child, stderr, &tail).await)),
             Err(_) => return Err(RunnerError::NotReady(format!("nothing within {} s", READY_TIMEOUT.as_secs()))),
-        }
+        };
 
         let (outgoing, frames) = mpsc::channel(OUTGOING_FRAMES);
         let (incoming, receiver) = mpsc::channel(INCOMING_FRAMES);
         tokio::spawn(write_frames(writer, frames));
         tokio::spawn(read_frames(reader, incoming, pid, kill.clone()));
         tokio::spawn(reap(child, pid, kill.clone()));
-        Ok((Self { outgoing, pid, kill: kill.clone(), _kill_when_dropped: kill.drop_guard() }, receiver, network))
+        Ok((
+            Self { outgoing, pid, confinement, kill: kill.clone(), _kill_when_dropped: kill.drop_guard() },
+            receiver,
+            network,
+        ))
     }
 
     /// Sends a frame, waiting while the runner is busy reading earlier ones.
@@ -132,6 +143,12 @@ impl RunnerProcess {
     /// Ends the process at once, whatever it does; its frames end soon after.
     pub fn kill(&self) {
         self.kill.cancel();
+    }
+
+    /// What holds it in, as it says itself before any guest could make it say something else.
+    #[must_use]
+    pub fn confinement(&self) -> Confinement {
+        self.confinement
     }
 
     /// Process id.
@@ -153,7 +170,14 @@ fn command(config: &RunnerConfig, stream: OwnedFd, network: OwnedFd) -> Result<C
         .arg("--root")
         .arg(&config.root)
         .arg("--max-instances")
-        .arg(config.max_instances.to_string())
+        .arg(config.max_instances.to_string());
+    if let Some(user) = config.user {
+        command.arg(child::USER_FLAG).arg(user.to_string());
+    }
+    if let Some(bytes) = config.memory_bytes {
+        command.arg(child::MEMORY_FLAG).arg(bytes.to_string());
+    }
+    command
         .env_clear()
         .stdin(Stdio::from(stream))
         .stdout(Stdio::from(network))

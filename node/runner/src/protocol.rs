@@ -133,6 +133,19 @@ pub enum LookupFailure {
     Invalid,
 }
 
+/// What holds a runner in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// The Landlock ABI that is enforced; 0 where the kernel has no Landlock.
+    pub landlock_abi: u8,
+    /// It can make no system call but those that it needs.
+    pub seccomp: bool,
+    /// It sees nothing above its own root.
+    pub own_root: bool,
+    /// It runs as a user of its own.
+    pub own_user: bool,
+}
+
 /// Agent to runner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToRunner {
@@ -164,8 +177,8 @@ pub enum ToRunner {
 /// Runner to agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromRunner {
-    /// The runner has confined itself and takes guests.
-    Ready,
+    /// The runner has confined itself as far as this machine lets it, and takes guests.
+    Ready(Confinement),
     /// The first guest instruction is about to run. Comes before anything else of this run, and `Exited` will follow.
     Started(RunId),
     /// It could not be started; nothing runs, and nothing else follows.

@@ -182,9 +182,16 @@ fn an_http_component_is_known_by_its_exports() {
 fn output_is_whole_or_absent() {
     let directory = tempfile::tempdir().unwrap();
     let output = directory.path().join("code.cwasm");
-    write_atomically(&output, b"one").unwrap();
-    write_atomically(&output, b"two").unwrap();
+    for text in ["one", "two"] {
+        let unfinished = Unfinished::beside(&output).unwrap();
+        fs::write(&unfinished.0, text).unwrap();
+        unfinished.finish(&output).unwrap();
+    }
+    let given_up = Unfinished::beside(&output).unwrap();
+    fs::write(&given_up.0, "thr").unwrap();
+    drop(given_up);
     assert_eq!(fs::read(&output).unwrap(), b"two");
-    assert!(write_atomically(&directory.path().join("none/code.cwasm"), b"x").is_err());
+    let missing = Unfinished::beside(&output).unwrap();
+    assert!(missing.finish(&output).is_err());
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file is left");
 }

@@ -4,9 +4,11 @@ use crate::protocol::Mount;
 use nix::{
     fcntl::{OFlag, open, openat},
     sys::stat::Mode,
+    unistd::fchdir,
 };
+use parking_lot::Mutex;
 use std::{
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::OwnedFd,
     path::{Component, Path, PathBuf},
 };
 use thiserror::Error;
@@ -47,11 +49,8 @@ pub(crate) fn mount(builder: &mut WasiCtxBuilder, root: &Path, mounts: &[Mount])
             continue;
         }
         let directory = open_below(root, &mount.source)?;
-        // What was checked is what is opened: between a check and a use by name, a guest that shares the volume could
-        // put a symbolic link there.
-        let held = format!("/proc/self/fd/{}", directory.as_raw_fd());
         let permissions = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
-        builder.preopened_dir(held, target, permissions).map_err(|error| PathError::Preopen {
+        preopen(builder, (root, &directory), target, permissions).map_err(|error| PathError::Preopen {
             path: mount.source.clone(),
             target: target.clone(),
             error,
@@ -59,6 +58,25 @@ pub(crate) fn mount(builder: &mut WasiCtxBuilder, root: &Path, mounts: &[Mount])
         opened += 1;
     }
     Ok(opened)
+}
+
+/// What was checked is what is opened: between a check and a use by name, a guest that shares the volume could put a
+/// symbolic link there. wasmtime only takes names, so the name is `.`, and the directory that is the current one
+/// meanwhile. Nothing else here uses relative paths.
+fn preopen(
+    builder: &mut WasiCtxBuilder,
+    (root, directory): (&Path, &OwnedFd),
+    target: &str,
+    permissions: FsPerms,
+) -> wasmtime::Result<()> {
+    static CURRENT_DIRECTORY: Mutex<()> = Mutex::new(());
+    let _mine = CURRENT_DIRECTORY.lock();
+    let root = open_root(root)?;
+    fchdir(directory)?;
+    let opened = builder.preopened_dir(".", target, permissions).map(drop);
+    // A volume in which somebody stands could not be unmounted.
+    fchdir(root)?;
+    opened
 }
 
 /// The path of compiled code. Only the agent writes there, so a check of the words is enough.
@@ -88,11 +106,15 @@ fn open_below(root: &Path, source: &Path) -> Result<OwnedFd, PathError> {
     let failed = |error| PathError::Open { path: source.to_owned(), error };
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let words = words_below(VOLUMES, source)?;
-    let mut directory = open(root, flags.difference(OFlag::O_NOFOLLOW), Mode::empty()).map_err(failed)?;
+    let mut directory = open_root(root).map_err(failed)?;
     for word in words {
         directory = openat(&directory, word, flags, Mode::empty()).map_err(failed)?;
     }
     Ok(directory)
+}
+
+fn open_root(root: &Path) -> nix::Result<OwnedFd> {
+    open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 /// Absolute, without `.`, `..`, doubled or trailing slashes.

@@ -146,7 +146,7 @@ pub(crate) async fn a_dropped_runner_dies(context: Arc<Context>) {
 /// Starts a runner, says its process id, and waits to be killed.
 pub(crate) fn agent(words: &[String]) -> ExitCode {
     crate::runtime().block_on(async {
-        let config = RunnerConfig { command: myself("runner"), root: PathBuf::from(&words[0]), max_instances: 1 };
+        let config = RunnerConfig { root: PathBuf::from(&words[0]), command: myself("runner"), ..shell("") };
         let (process, _frames, _network) = RunnerProcess::spawn(config).await.unwrap();
         println!("{}", process.pid());
         std::io::stdout().flush().unwrap();
@@ -170,7 +170,7 @@ pub(crate) async fn a_runner_dies_with_its_agent(_context: Arc<Context>) {
 
 pub(crate) fn shell(script: &str) -> RunnerConfig {
     let command = ["/bin/sh", "-c", script].map(OsString::from).to_vec();
-    RunnerConfig { command, root: PathBuf::from("/nonexistent"), max_instances: 1 }
+    RunnerConfig { command, root: PathBuf::from("/nonexistent"), max_instances: 1, user: None, memory_bytes: None }
 }
 
 pub(crate) async fn what_is_no_runner_is_not_ready(_context: Arc<Context>) {
@@ -197,7 +197,7 @@ pub(crate) async fn what_is_no_runner_is_not_ready(_context: Arc<Context>) {
 
 pub(crate) async fn a_runner_that_breaks_the_protocol_is_killed(context: Arc<Context>) {
     // `Ready`, and then a frame of 4 GB.
-    let script = r"printf '\1\0\0\0\0\377\377\377\377' >&0; exec sleep 1000";
+    let script = r"printf '\5\0\0\0\0\0\0\0\0\377\377\377\377' >&0; exec sleep 1000";
     let (process, mut frames, _network) = RunnerProcess::spawn(shell(script)).await.unwrap();
     assert!(frames.recv().await.is_none());
     until(|| is_dead(process.pid())).await;
