@@ -2,10 +2,17 @@
 //! does what the test says, and images out of thin air.
 
 use crate::{
+    context::Context,
     guests::{Guests, Launch, RunEvent},
     link::{Change, Changes, Link, Listing, Resource},
     logs::RunLog,
     network::{Network, Switch, addresses::Addresses},
+    pod::{
+        checks::Checks,
+        hooks::{Hook, HookFailure},
+        probes::{Kind, Verdict},
+        subject::Subject,
+    },
     workloads::{Code, Workloads},
 };
 use async_trait::async_trait;
@@ -19,6 +26,7 @@ use coracle_runner::{
 use futures::StreamExt;
 use serde_json::Value;
 use std::{
+    any::Any,
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
@@ -247,9 +255,10 @@ struct GuestsState {
     running: Vec<Guest>,
     stopped: Vec<String>,
     obedient: bool,
+    start_failure: Option<String>,
 }
 
-/// A runner that starts everything and ends what it is told to.
+/// A runner that starts everything, unless told otherwise, and ends what it is told to.
 #[derive(Default)]
 pub(crate) struct FakeGuests {
     state: Mutex<GuestsState>,
@@ -263,6 +272,11 @@ impl FakeGuests {
     /// From now on guests end by themselves when they are asked to stop.
     pub(crate) fn obedient(&self) {
         self.state.lock().unwrap().obedient = true;
+    }
+
+    /// From now on nothing can be started, for this reason.
+    pub(crate) fn fail_start(&self, message: Option<&str>) {
+        self.state.lock().unwrap().start_failure = message.map(str::to_owned);
     }
 
     /// What runs in a container.
@@ -302,6 +316,10 @@ impl FakeGuests {
 #[async_trait]
 impl Guests for FakeGuests {
     async fn launch(&self, launch: Launch) -> Result<(), String> {
+        if let Some(message) = self.state.lock().unwrap().start_failure.clone() {
+            launch.events.try_send((launch.guest.run.clone(), RunEvent::StartFailed(message))).unwrap();
+            return Ok(());
+        }
         launch.events.try_send((launch.guest.run.clone(), RunEvent::Started)).unwrap();
         let container = launch.log.container();
         let guest = Guest { container, start: launch.guest, events: launch.events, log: launch.log };
@@ -323,6 +341,77 @@ impl Guests for FakeGuests {
 
     async fn kill(&self, _namespace_uid: &str, run: &RunId) {
         self.end(|guest| guest.start.run == *run, 137, ExitCause::Killed);
+    }
+}
+
+/// Probes that say what the test says, and hooks that end as it says.
+#[derive(Default)]
+pub(crate) struct FakeChecks {
+    probed: Mutex<Vec<(Subject, mpsc::Sender<Verdict>)>>,
+    hooks: Mutex<Vec<(String, Hook)>>,
+    /// What hooks come to; a hook that is not among them never ends.
+    results: Mutex<BTreeMap<(String, &'static str), Result<(), String>>>,
+    changed: tokio::sync::Notify,
+}
+
+impl FakeChecks {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// A probe of the run that a container was last probed in comes to this.
+    pub(crate) fn say(&self, container: &str, kind: Kind, healthy: bool) {
+        let probed = self.probed.lock().unwrap();
+        let (subject, said) = probed.iter().rev().find(|one| one.0.name() == container).expect("it is not probed");
+        let (index, run) = (subject.index, subject.run.clone());
+        let verdict = Verdict { index, run, kind, healthy, message: String::new(), grace: None };
+        said.try_send(verdict).unwrap();
+    }
+
+    /// How often a container was begun to be probed.
+    pub(crate) fn probed(&self, container: &str) -> usize {
+        self.probed.lock().unwrap().iter().filter(|one| one.0.name() == container).count()
+    }
+
+    /// A hook of a container, running or not yet, comes to this.
+    pub(crate) fn answer(&self, container: &str, hook: Hook, result: Result<(), &str>) {
+        let key = (container.to_owned(), name(hook));
+        self.results.lock().unwrap().insert(key, result.map_err(str::to_owned));
+        self.changed.notify_waiters();
+    }
+
+    /// Hooks that were begun, in order.
+    pub(crate) fn hooks(&self) -> Vec<(String, Hook)> {
+        self.hooks.lock().unwrap().clone()
+    }
+}
+
+fn name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::PostStart => "postStart",
+        Hook::PreStop => "preStop",
+    }
+}
+
+#[async_trait]
+impl Checks for FakeChecks {
+    fn probe(&self, _: &Arc<Context>, subject: Subject, said: mpsc::Sender<Verdict>) -> Box<dyn Any + Send + Sync> {
+        self.probed.lock().unwrap().push((subject, said));
+        Box::new(())
+    }
+
+    async fn hook(&self, _: &Arc<Context>, subject: &Subject, hook: Hook, _: Duration) -> Result<(), HookFailure> {
+        self.hooks.lock().unwrap().push((subject.name().to_owned(), hook));
+        let key = (subject.name().to_owned(), name(hook));
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(result) = self.results.lock().unwrap().get(&key) {
+                return result.clone().map_err(|message| HookFailure { message });
+            }
+            changed.await;
+        }
     }
 }
 

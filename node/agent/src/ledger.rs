@@ -33,6 +33,9 @@ pub(crate) struct Remembered {
     /// How its newest run ended, if it does not run.
     pub(crate) end: Option<Ended>,
     pub(crate) last: Option<Ended>,
+    /// It ended to run again, whatever its restart policy says; entries of older agents do not say.
+    #[serde(default)]
+    pub(crate) again: bool,
 }
 
 /// One pod as it is remembered.

@@ -53,7 +53,7 @@ use crate::{
         notices::{Notices, Teller},
         routes::Routes,
     },
-    pod::{manager::Manager, probes::Probes, volumes},
+    pod::{checks, manager::Manager, probes::Probes, volumes},
     reflector::{Cache, Sink},
     reports::Reports,
     sandbox::Owners,
@@ -221,6 +221,7 @@ impl Agent {
         let context = Context {
             link: link.clone(),
             workloads: Arc::new(workloads),
+            checks: Arc::new(checks::Real),
             guests: Runners::new(&config.data_dir, &config.program, exchange.clone(), owners.clone()),
             owners,
             network: Network { addresses, switch: exchange.clone() },

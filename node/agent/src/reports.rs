@@ -3,6 +3,7 @@
 
 use crate::{
     link::{Link, PODS},
+    pod::{spec, status::OWN_CONDITIONS},
     retry::Reconnect,
     static_pods::manifest::is_static_uid,
 };
@@ -168,18 +169,13 @@ fn is_refusal(error: &ApiError) -> bool {
 /// Conditions that others wrote since are kept.
 fn merged(ours: &Value, theirs: &Value) -> Value {
     let mut merged = ours.clone();
-    let known = |kind: &Value| {
-        ours["conditions"].as_array().is_some_and(|all| all.iter().any(|condition| condition["type"] == *kind))
-    };
-    let more: Vec<Value> = theirs["conditions"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|condition| !known(&condition["type"]))
-        .cloned()
-        .collect();
+    let kind = |condition: &Value| condition["type"].as_str().unwrap_or_default().to_owned();
+    let of_others: Vec<&Value> =
+        spec::items(theirs, "conditions").iter().filter(|one| !OWN_CONDITIONS.contains(&kind(one).as_str())).collect();
     if let Some(conditions) = merged["conditions"].as_array_mut() {
-        conditions.extend(more);
+        // What others wrote since is newer than what we saw of it.
+        conditions.retain(|ours| of_others.iter().all(|one| one["type"] != ours["type"]));
+        conditions.extend(of_others.into_iter().cloned());
     }
     merged
 }
@@ -225,6 +221,18 @@ mod tests {
         link.wait("the newest", |link| phase(link) == "\"Failed\"").await;
         let stored = link.stored(PODS, &key()).unwrap();
         assert_eq!(stored["status"]["conditions"][0]["type"], "PodScheduled");
+
+        // Another has changed its mind since the owner looked; the owner's own conditions are the owner's.
+        let said = |gate: &str, ready: &str| json!([{"type": "Ready", "status": ready}, {"type": "example.com/gate", "status": gate}]);
+        let mut other = link.stored(PODS, &key()).unwrap();
+        other["status"]["conditions"] = said("True", "False");
+        link.put(PODS, other);
+        let status = json!({"phase": "Running", "conditions": said("False", "True")});
+        reports.submit(Report { pod: Arc::new(pod.clone()), status, then_delete: false });
+        link.wait("both conditions", |link| {
+            link.stored(PODS, &key()).unwrap()["status"]["conditions"] == said("True", "True")
+        })
+        .await;
 
         reports.submit(report(&pod, "Succeeded", true));
         link.wait("deleted", |link| link.stored(PODS, &key()).is_none()).await;

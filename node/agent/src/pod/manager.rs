@@ -6,7 +6,7 @@ use crate::{
     ledger::Entry,
     pod::{
         spec, volumes,
-        worker::{Desired, Outcome, Worker},
+        worker::{Desired, Outcome, Worker, ending::Eviction},
     },
     reflector::Sink,
     static_pods::{manifest::is_static_uid, mirror::Mirrors},
@@ -16,7 +16,7 @@ use serde_json::Value;
 use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,6 +26,7 @@ use tracing::{info, warn};
 struct Handle {
     desired: watch::Sender<Desired>,
     view: watch::Receiver<Arc<Value>>,
+    evicted: Arc<OnceLock<Eviction>>,
 }
 
 /// The pods of this node as others in the agent see them.
@@ -53,6 +54,20 @@ impl Registry {
             let pod = handle.view.borrow();
             (meta::namespace(&pod) == namespace && meta::name(&pod) == name).then(|| pod.clone())
         })
+    }
+}
+
+impl Registry {
+    /// Has a pod end to give its node room: it fails with the reason `Evicted` and stays so. Only the first word counts.
+    /// Whether there is such a pod.
+    pub(crate) fn evict(&self, uid: &str, eviction: Eviction) -> bool {
+        let handles = self.handles();
+        let Some(handle) = handles.get(uid) else { return false };
+        // Its owner looks again, and finds this.
+        if handle.evicted.set(eviction).is_ok() {
+            handle.desired.send_modify(|_| ());
+        }
+        true
     }
 }
 
@@ -170,8 +185,9 @@ impl Manager {
         let entry = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
         let (desired, wanted) = watch::channel(Desired::Present(pod.clone()));
         let (view, seen) = watch::channel(pod.clone());
-        let worker = Worker::new(self.context.clone(), pod.clone(), entry.as_ref(), wanted, view);
-        handles.insert(uid.clone(), Handle { desired, view: seen });
+        let evicted: Arc<OnceLock<Eviction>> = Arc::default();
+        let worker = Worker::new(self.context.clone(), pod.clone(), entry.as_ref(), wanted, view, evicted.clone());
+        handles.insert(uid.clone(), Handle { desired, view: seen, evicted });
         drop(handles);
         let (context, registry, stop, pod) =
             (self.context.clone(), self.registry.clone(), self.stop.clone(), pod.clone());

@@ -5,7 +5,7 @@ use crate::{
     clock::Pace,
     context::Caches,
     events::Recorder,
-    fake::{FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually},
+    fake::{FakeChecks, FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually},
     ledger::Ledger,
     logs::Logs,
     pod::probes::Probes,
@@ -37,6 +37,7 @@ async fn context(directory: &Path, link: &Arc<FakeLink>, guests: &Arc<FakeGuests
     Arc::new(Context {
         link: link.clone(),
         workloads: FakeWorkloads::new(),
+        checks: FakeChecks::new(),
         guests: guests.clone(),
         network: FakeSwitch::network(directory, "10.244.4.0/22").0,
         recorder,

@@ -6,7 +6,7 @@ use crate::{
     ledger::{Entry, Remembered},
     pod::{
         spec::{self, RestartPolicy},
-        state::{Container, Ended, PodState, Stage},
+        state::{Container, Ended, Kind, PodState, Stage},
         status::{self, Phase},
     },
 };
@@ -16,10 +16,10 @@ use tokio::time::Instant;
 
 /// What of the containers must survive.
 pub(crate) fn remember(state: &PodState) -> Vec<Remembered> {
-    state.containers.iter().map(remember_container).collect()
+    state.containers.iter().map(|container| remember_container(state, container)).collect()
 }
 
-fn remember_container(container: &Container) -> Remembered {
+fn remember_container(state: &PodState, container: &Container) -> Remembered {
     let (running_since, end) = match &container.stage {
         Stage::Running { started_at } => (Some(started_at.clone()), None),
         Stage::Ended { end, .. } => (None, Some(end.clone())),
@@ -33,11 +33,13 @@ fn remember_container(container: &Container) -> Remembered {
         running_since,
         end,
         last: container.last.clone(),
+        again: state.hides_end(container),
     }
 }
 
 /// The state of a pod that an earlier agent process ran, as a kubelet finds it after a reboot: finished pods stay
-/// finished, a `Never` pod that was running has failed, all others begin again with their init containers.
+/// finished, a `Never` pod that was running has failed, all others begin again with their init containers. Hooks and
+/// probes begin again with every run; a pod that was being stopped is stopped again by what its object says.
 pub(crate) fn restore(pod: &Value, entry: &Entry, now_text: &str, now: Instant) -> PodState {
     let mut state = PodState::new(pod, entry.start_time.clone());
     state.failed.clone_from(&entry.failed);
@@ -47,6 +49,11 @@ pub(crate) fn restore(pod: &Value, entry: &Entry, now_text: &str, now: Instant) 
         let Some(known) = entry.containers.iter().find(|known| known.name == container.name) else { continue };
         interrupted |= known.running_since.is_some();
         restore_container(container, known, now_text, now);
+    }
+    // Sidecars let others begin before those ran.
+    let has_run = state.has_run();
+    for container in state.containers.iter_mut().filter(|container| container.kind == Kind::Sidecar) {
+        container.passed = has_run;
     }
     if state.is_finished() {
         return state;
@@ -58,11 +65,8 @@ pub(crate) fn restore(pod: &Value, entry: &Entry, now_text: &str, now: Instant) 
         }
         return state;
     }
-    for container in state.containers.iter_mut().filter(|container| container.init) {
-        if let Stage::Ended { end, .. } = &container.stage {
-            container.last = Some(end.clone());
-            container.stage = Stage::ordinary();
-        }
+    for container in state.containers.iter_mut().filter(|container| container.is_init()) {
+        container.begin_anew();
     }
     state
 }
@@ -104,6 +108,7 @@ fn remembered_by_status(status: &Value) -> Remembered {
         running_since: status["state"]["running"]["startedAt"].as_str().map(str::to_owned),
         end: ended(&status["state"]),
         last: ended(&status["lastState"]),
+        again: false,
     }
 }
 
@@ -124,6 +129,8 @@ fn restore_container(container: &mut Container, known: &Remembered, now_text: &s
         (None, Some(end)) => end.clone(),
         (None, None) => return,
     };
+    container.replaced = known.again;
+    container.passed = container.kind == Kind::Init && end.exit_code == 0;
     container.stage = Stage::Ended { end, at: now };
 }
 
@@ -154,6 +161,7 @@ mod tests {
             running_since: running.then(|| "s".to_owned()),
             end: code.map(end),
             last: None,
+            again: false,
         }
     }
 

@@ -1,29 +1,39 @@
 //! A pod's state machine, pure: what happened so far, and what has to happen next.
 //!
 //! ```text
-//!  pod:        volumes, network ──▶ init containers, one by one ──▶ app containers, together ──▶ finished
-//!                 │                │ fails, policy Never ──────────────────────────────────▲
-//!                 └──────┬─────────┴── deletion or shutdown at any point: every run is stopped
+//!  pod:   volumes, network ──▶ init containers in order ──▶ app containers, together ──▶ sidecars end ──▶ finished
+//!            │           ▲      │ fails, policy Never ────────────────────────────────▲
+//!            │           └──────┼── an init image changed: all runs are stopped, then it begins anew
+//!            └──────────────────┴── deletion, eviction or shutdown at any point: all runs are stopped
 //!
 //!  container:  Waiting ──attempt──▶ Running ──exit──▶ Ended ──(policy: no)──▶ stays
 //!                ▲ ▲ │ fails: ErrImagePull ↔ ImagePullBackOff,   │
-//!                │ └─┘ CreateContainer(Config)Error, RunContainerError (each with its back-off)
+//!                │ └─┘ CreateContainer(Config)Error (each with its back-off)
 //!                └──────────── CrashLoopBackOff ◀──(policy: yes, back-off)
 //! ```
 //!
 //! - *Waiting*: nothing runs; `retry_at` says when the next attempt may begin (absent: as soon as its turn comes).
 //! - *an attempt* pulls, compiles, resolves the environment and starts; the stage shown meanwhile is the old one.
-//! - *Running*: a runner said that the first instruction is about to run.
-//! - *Ended*: the last run is over. Whether there is another is the restart policy's decision alone.
+//! - *Running*: a runner said that the first instruction is about to run. It is *started* when its `postStart` hook has
+//!   run and its startup probe has succeeded, and *ready* when its readiness probe succeeds as well.
+//! - *Ended*: the last run is over. Whether there is another is decided by the restart policy, but for what probes and
+//!   changed images ended.
+//! - A run on its way to its end is in [`stopping`], whatever its stage.
+
+pub(crate) mod container;
+pub(crate) mod stopping;
+
+pub(crate) use container::{Container, Ended, Failure, Kind, Stage};
 
 use crate::{
     pod::spec::{self, RestartPolicy},
     retry::{Backoff, go_duration},
 };
+use container::Checked;
 use coracle_runner::protocol::{Exit, ExitCause, RunId};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{net::Ipv4Addr, time::Duration};
+use stopping::{Act, Stopping};
 use tokio::time::Instant;
 
 /// How long a failed pull shows as `ErrImagePull` before it shows as `ImagePullBackOff`.
@@ -33,147 +43,8 @@ const END_SHOWN: Duration = Duration::from_secs(1);
 /// How soon a container whose config maps or secrets are missing looks again.
 const CONFIG_RETRY: Duration = Duration::from_secs(5);
 
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ended {
-    pub(crate) exit_code: i32,
-    /// `Completed`, `Error` or `OOMKilled`.
-    pub(crate) reason: String,
-    pub(crate) message: String,
-    pub(crate) started_at: String,
-    pub(crate) finished_at: String,
-    pub(crate) container_id: String,
-}
-
-/// Where a container stands; see the module.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Stage {
-    Waiting {
-        /// `None`: the pod's ordinary reason (`ContainerCreating`, `PodInitializing`).
-        reason: Option<&'static str>,
-        message: String,
-        retry_at: Option<Instant>,
-        /// When `ErrImagePull` turns into `ImagePullBackOff`.
-        back_off_shown_at: Option<Instant>,
-    },
-    Running {
-        started_at: String,
-    },
-    Ended {
-        end: Ended,
-        at: Instant,
-    },
-}
-
-impl Stage {
-    /// Waiting for its turn and nothing else.
-    pub(crate) fn ordinary() -> Self {
-        Self::Waiting { reason: None, message: String::new(), retry_at: None, back_off_shown_at: None }
-    }
-}
-
-/// Why an attempt did not lead to a running container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Failure {
-    InvalidImageName(String),
-    ErrImageNeverPull(String),
-    ErrImagePull(String),
-    RegistryUnavailable(String),
-    CreateContainerConfigError(String),
-    CreateContainerError(String),
-    RunContainerError(String),
-}
-
-impl Failure {
-    /// The waiting reason.
-    pub(crate) fn reason(&self) -> &'static str {
-        match self {
-            Self::InvalidImageName(_) => "InvalidImageName",
-            Self::ErrImageNeverPull(_) => "ErrImageNeverPull",
-            Self::ErrImagePull(_) => "ErrImagePull",
-            Self::RegistryUnavailable(_) => "RegistryUnavailable",
-            Self::CreateContainerConfigError(_) => "CreateContainerConfigError",
-            Self::CreateContainerError(_) => "CreateContainerError",
-            Self::RunContainerError(_) => "RunContainerError",
-        }
-    }
-
-    /// For people.
-    pub(crate) fn message(&self) -> &str {
-        match self {
-            Self::InvalidImageName(message)
-            | Self::ErrImageNeverPull(message)
-            | Self::ErrImagePull(message)
-            | Self::RegistryUnavailable(message)
-            | Self::CreateContainerConfigError(message)
-            | Self::CreateContainerError(message)
-            | Self::RunContainerError(message) => message,
-        }
-    }
-}
-
-/// One container of the pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Container {
-    pub(crate) name: String,
-    pub(crate) init: bool,
-    /// As the spec names it.
-    pub(crate) image: String,
-    pub(crate) stage: Stage,
-    /// An attempt to start it is under way.
-    pub(crate) attempting: bool,
-    /// The run that was handed to a runner and has not ended.
-    pub(crate) run: Option<RunId>,
-    /// `coracle://…` of the newest run; empty before the first.
-    pub(crate) id: String,
-    pub(crate) image_id: String,
-    pub(crate) restarts: u32,
-    /// The end before the one that `stage` shows.
-    pub(crate) last: Option<Ended>,
-    /// Its image was changed in the spec: run it again whatever the restart policy says.
-    pub(crate) replaced: bool,
-    crash: Backoff,
-    attempts: Backoff,
-}
-
-impl Container {
-    fn new(spec: &Value, init: bool) -> Self {
-        Self {
-            name: spec::text(spec, "name").to_owned(),
-            init,
-            image: spec::text(spec, "image").to_owned(),
-            stage: Stage::ordinary(),
-            attempting: false,
-            run: None,
-            id: String::new(),
-            image_id: String::new(),
-            restarts: 0,
-            last: None,
-            replaced: false,
-            crash: Backoff::default(),
-            attempts: Backoff::default(),
-        }
-    }
-
-    pub(crate) fn is_running(&self) -> bool {
-        matches!(self.stage, Stage::Running { .. })
-    }
-
-    /// Number of the run that an attempt begun now leads to.
-    pub(crate) fn next_run(&self) -> u32 {
-        if self.id.is_empty() { 0 } else { self.restarts + 1 }
-    }
-
-    fn restarts_after(&self, end: &Ended, policy: RestartPolicy) -> bool {
-        match policy {
-            _ if self.replaced => true,
-            _ if self.init && end.exit_code == 0 => false,
-            RestartPolicy::Always => true,
-            RestartPolicy::OnFailure => end.exit_code != 0,
-            RestartPolicy::Never => false,
-        }
-    }
-}
+/// Exit code of what could not even be started.
+const START_ERROR: i32 = 128;
 
 /// Something that people should hear of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,6 +60,10 @@ pub(crate) enum Notice {
 pub(crate) struct Plan {
     /// Containers to begin an attempt for.
     pub(crate) start: Vec<usize>,
+    /// What to do about runs that are on their way to their end.
+    pub(crate) acts: Vec<(usize, Act)>,
+    /// Nothing will run again by the restart policy, but sidecars still do: they are to be stopped.
+    pub(crate) close: bool,
     pub(crate) notices: Vec<Notice>,
     /// When to look again if nothing happens before.
     pub(crate) wake: Option<Instant>,
@@ -198,6 +73,19 @@ impl Plan {
     fn wake_at(&mut self, at: Instant) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
+}
+
+/// What a changed image asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replacement {
+    /// Nothing: the next attempt uses it.
+    None,
+    /// The attempt under way is to be given up.
+    Attempt,
+    /// The container's run is to be stopped.
+    Run,
+    /// Every run is to be stopped: the pod begins anew.
+    Pod,
 }
 
 /// The whole pod.
@@ -214,6 +102,8 @@ pub(crate) struct PodState {
     pub(crate) address: Option<Ipv4Addr>,
     /// Nothing is started any more.
     pub(crate) stopping: bool,
+    /// Nothing is started until every run has ended; then the pod begins anew.
+    pub(crate) renewing: bool,
     /// The pod as a whole failed: reason and message.
     pub(crate) failed: Option<(String, String)>,
     describe: String,
@@ -232,6 +122,7 @@ impl PodState {
             prepared: false,
             address: None,
             stopping: false,
+            renewing: false,
             failed: None,
             describe: spec::describe(pod),
         }
@@ -240,7 +131,15 @@ impl PodState {
     /// What to do at `now`. Also moves containers on whose shown state has run out.
     pub(crate) fn plan(&mut self, now: Instant) -> Plan {
         let mut plan = Plan::default();
-        if self.stopping || self.failed.is_some() || !self.prepared {
+        self.plan_stops(now, &mut plan);
+        if self.renewing && !self.stopping && !self.is_busy() {
+            self.begin_anew();
+        }
+        if self.starts_nothing() || !self.prepared {
+            return plan;
+        }
+        if self.is_finished() {
+            plan.close = self.is_busy();
             return plan;
         }
         for index in self.turn() {
@@ -249,21 +148,57 @@ impl PodState {
         plan
     }
 
-    /// The containers whose turn it is: the first init container that has not succeeded, or else all app containers.
+    /// Whether no attempt may begin, and none that is under way may go on.
+    pub(crate) fn starts_nothing(&self) -> bool {
+        self.stopping || self.renewing || self.failed.is_some()
+    }
+
+    fn plan_stops(&mut self, now: Instant, plan: &mut Plan) {
+        for index in 0..self.containers.len() {
+            let turn = self.may_end(index);
+            let Some(stopping) = &mut self.containers[index].stopping else { continue };
+            let (act, wake) = stopping.advance(now, turn);
+            plan.acts.extend(act.map(|act| (index, act)));
+            plan.wake_at(wake);
+        }
+    }
+
+    /// When a pod ends as a whole, its sidecars serve all others to their end, and then end in reverse order.
+    fn may_end(&self, index: usize) -> bool {
+        let whole = self.stopping || self.renewing;
+        let before = |other: usize| self.containers[other].is_busy() && other > index;
+        !whole || self.containers[index].kind != Kind::Sidecar || !(0..self.containers.len()).any(before)
+    }
+
+    /// The containers whose turn it is: the first init container that has not passed and the sidecars before it, or
+    /// else all sidecars and app containers.
     fn turn(&self) -> Vec<usize> {
-        let succeeded =
-            |container: &Container| matches!(&container.stage, Stage::Ended { end, .. } if end.exit_code == 0);
-        let pending = self.containers.iter().position(|container| container.init && !succeeded(container));
-        match pending {
-            Some(index) => vec![index],
-            None => (0..self.containers.len()).filter(|index| !self.containers[*index].init).collect(),
+        let frontier = self.containers.iter().position(|container| container.is_init() && !container.passed);
+        let lives = |index: &usize| self.containers[*index].kind != Kind::Init;
+        match frontier {
+            Some(index) => (0..index).filter(lives).chain([index]).collect(),
+            None => (0..self.containers.len()).filter(lives).collect(),
+        }
+    }
+
+    /// Whether all init containers have let the app containers begin.
+    pub(crate) fn is_initialized(&self) -> bool {
+        self.containers.iter().all(|container| !container.is_init() || container.passed)
+    }
+
+    /// Everything has ended, to begin with the init containers again. What had ended for good stays ended.
+    pub(crate) fn begin_anew(&mut self) {
+        self.renewing = false;
+        let policy = self.restart_policy;
+        for container in self.containers.iter_mut().filter(|one| one.is_init() || !one.is_over(policy)) {
+            container.begin_anew();
         }
     }
 
     fn plan_container(&mut self, index: usize, now: Instant, plan: &mut Plan) {
         let policy = self.restart_policy;
         let container = &mut self.containers[index];
-        if container.attempting || container.run.is_some() {
+        if container.is_busy() {
             return;
         }
         match &mut container.stage {
@@ -306,6 +241,7 @@ impl PodState {
                 );
                 container.crash.next(until);
                 container.last = Some(end);
+                (container.failed_probe, container.mishap) = (false, None);
                 container.stage = Stage::Waiting {
                     reason: Some("CrashLoopBackOff"),
                     message,
@@ -320,7 +256,14 @@ impl PodState {
 
     /// An attempt begins.
     pub(crate) fn attempt(&mut self, index: usize) {
-        self.containers[index].attempting = true;
+        let container = &mut self.containers[index];
+        container.attempting = true;
+        // An end that was not shown as one must not be seen now.
+        if container.replaced || container.failed_probe || container.mishap.is_some() {
+            let passed = container.passed;
+            container.begin_anew();
+            container.passed = passed;
+        }
     }
 
     /// The attempt got as far as handing a run to a runner.
@@ -330,32 +273,108 @@ impl PodState {
         container.image_id = image_id;
     }
 
-    /// The spec names another image by now: a running container is to run again with it, a waiting one need not wait.
-    /// Answers the run that has to end for it.
-    pub(crate) fn image_changed(&mut self, index: usize, image: &str) -> Option<RunId> {
+    /// The spec names another image by now. A container that waits need not wait any more; a running one runs again
+    /// with it. An ordinary init container that has run already has the whole pod begin anew.
+    pub(crate) fn image_changed(&mut self, index: usize, image: &str) -> Replacement {
+        let settled = self.starts_nothing() || self.is_finished();
         let container = &mut self.containers[index];
         image.clone_into(&mut container.image);
-        container.attempts = Backoff::default();
-        match &mut container.stage {
-            Stage::Waiting { retry_at, .. } => *retry_at = None,
-            Stage::Running { .. } => container.replaced = true,
-            Stage::Ended { .. } => {}
+        (container.attempts, container.crash) = (Backoff::default(), Backoff::default());
+        if settled {
+            return Replacement::None;
         }
-        container.run.clone()
+        if container.kind == Kind::Init && (container.passed || container.run.is_some()) {
+            self.renewing = true;
+            for container in self.containers.iter_mut().filter(|container| container.is_busy()) {
+                container.replaced = true;
+            }
+            return Replacement::Pod;
+        }
+        match &mut container.stage {
+            _ if container.run.is_some() => {
+                container.replaced = true;
+                return Replacement::Run;
+            }
+            _ if container.attempting => return Replacement::Attempt,
+            Stage::Waiting { retry_at, .. } => *retry_at = None,
+            Stage::Running { .. } | Stage::Ended { .. } => {}
+        }
+        Replacement::None
     }
 
-    /// The run has begun.
-    pub(crate) fn started(&mut self, index: usize, id: String, at: String) {
+    /// Begins to end the run of a container, or shortens the grace of one that ends already. Whether it was begun.
+    pub(crate) fn stop(&mut self, index: usize, now: Instant, grace: Duration) -> bool {
+        let container = &mut self.containers[index];
+        if let Some(stopping) = &mut container.stopping {
+            stopping.shorten(now, grace);
+            return false;
+        }
+        if container.run.is_none() {
+            return false;
+        }
+        let has_hook = container.has_pre_stop && container.is_running();
+        container.stopping = Some(Stopping::new(has_hook, now, grace));
+        true
+    }
+
+    /// The run has begun. Whether its `postStart` hook is to be run now.
+    pub(crate) fn started(&mut self, index: usize, id: String, at: String) -> bool {
         let container = &mut self.containers[index];
         container.restarts = container.next_run();
         container.id = id;
         container.attempting = false;
-        container.replaced = false;
+        container.checked = container.unchecked;
         container.attempts = Backoff::default();
         let old = std::mem::replace(&mut container.stage, Stage::Running { started_at: at });
         if let Stage::Ended { end, .. } = old {
             container.last = Some(end);
         }
+        self.settle(index);
+        !self.containers[index].checked.hooked
+    }
+
+    /// Its `postStart` hook has run.
+    pub(crate) fn hooked(&mut self, index: usize) {
+        self.containers[index].checked.hooked = true;
+        self.settle(index);
+    }
+
+    /// Its startup probe has succeeded.
+    pub(crate) fn startup_passed(&mut self, index: usize) {
+        self.containers[index].checked.startup = true;
+        self.settle(index);
+    }
+
+    /// What its readiness probe says now.
+    pub(crate) fn readiness(&mut self, index: usize, ready: bool) {
+        self.containers[index].checked.ready = ready;
+    }
+
+    /// Once started, a sidecar lets the next one begin, whatever becomes of it afterwards.
+    fn settle(&mut self, index: usize) {
+        let container = &mut self.containers[index];
+        container.passed |= container.kind == Kind::Sidecar && container.is_started();
+    }
+
+    /// A probe wants its run to end: whether the container runs again after that.
+    pub(crate) fn probe_failed(&mut self, index: usize) -> bool {
+        let (policy, container) = (self.restart_policy, &mut self.containers[index]);
+        container.failed_probe = true;
+        container.kind == Kind::Sidecar || policy != RestartPolicy::Never
+    }
+
+    /// Its `postStart` hook failed: what is shown when the run has ended for it.
+    pub(crate) fn hook_failed(&mut self, index: usize, message: String) {
+        self.containers[index].mishap = Some(("PostStartHookError", message));
+    }
+
+    /// The runner could not start the run: it counts as one that ended at once.
+    pub(crate) fn start_failed(&mut self, index: usize, id: String, message: String, at: &str, now: Instant) {
+        let passed = self.containers[index].passed;
+        self.started(index, id, at.to_owned());
+        self.containers[index].passed = passed;
+        self.containers[index].mishap = Some(("RunContainerError", message.clone()));
+        self.ended(index, (START_ERROR, "StartError"), message, at.to_owned(), now);
     }
 
     /// The attempt ended without a running container.
@@ -387,26 +406,33 @@ impl PodState {
 
     /// The run has ended.
     pub(crate) fn exited(&mut self, index: usize, exit: &Exit, finished_at: String, now: Instant) {
-        let container = &mut self.containers[index];
-        let started_at = match &container.stage {
-            Stage::Running { started_at } => started_at.clone(),
-            _ => finished_at.clone(),
-        };
         let reason = match exit.cause {
             ExitCause::OutOfMemory => "OOMKilled",
             ExitCause::Exited if exit.code == 0 => "Completed",
             ExitCause::Exited | ExitCause::Trapped | ExitCause::Killed => "Error",
         };
+        self.ended(index, (exit.code, reason), exit.message.clone(), finished_at, now);
+    }
+
+    fn ended(&mut self, index: usize, how: (i32, &str), message: String, finished_at: String, now: Instant) {
+        let container = &mut self.containers[index];
+        let started_at = match &container.stage {
+            Stage::Running { started_at } => started_at.clone(),
+            _ => finished_at.clone(),
+        };
         let end = Ended {
-            exit_code: exit.code,
-            reason: reason.to_owned(),
-            message: exit.message.clone(),
+            exit_code: how.0,
+            reason: how.1.to_owned(),
+            message,
             started_at,
             finished_at,
             container_id: container.id.clone(),
         };
         container.run = None;
         container.attempting = false;
+        container.stopping = None;
+        container.checked = Checked::default();
+        container.passed |= container.kind == Kind::Init && end.exit_code == 0 && !container.replaced;
         container.stage = Stage::Ended { end, at: now };
     }
 
@@ -417,24 +443,35 @@ impl PodState {
 
     /// Whether anything runs or is about to.
     pub(crate) fn is_busy(&self) -> bool {
-        self.containers.iter().any(|container| container.run.is_some() || container.attempting)
+        self.containers.iter().any(Container::is_busy)
     }
 
-    /// Whether nothing will ever run again by the restart policy.
+    /// Whether an app container has ever run.
+    pub(crate) fn has_run(&self) -> bool {
+        self.containers.iter().any(|container| !container.is_init() && !container.id.is_empty())
+    }
+
+    /// Whether the end of a container is not to be shown as one, since it is about to run again for another reason than
+    /// its restart policy.
+    pub(crate) fn hides_end(&self, container: &Container) -> bool {
+        let special = container.replaced || container.failed_probe || container.mishap.is_some();
+        special && !self.stopping && self.failed.is_none() && container.runs_again(self.restart_policy)
+    }
+
+    /// Whether nothing will ever run again by the restart policy; sidecars may still run.
     pub(crate) fn is_finished(&self) -> bool {
         if self.failed.is_some() {
             return !self.is_busy();
         }
-        let over = |container: &Container| {
-            container.run.is_none()
-                && !container.attempting
-                && matches!(&container.stage, Stage::Ended { end, .. } if !container.restarts_after(end, self.restart_policy))
+        let policy = self.restart_policy;
+        let failed = |container: &Container| {
+            let code = |end: &Ended| end.exit_code != 0;
+            container.kind == Kind::Init
+                && !container.replaced
+                && matches!(&container.stage, Stage::Ended { end, .. } if code(end))
         };
-        let init_failed = self.restart_policy == RestartPolicy::Never
-            && self.containers.iter().any(|container| {
-                container.init && matches!(&container.stage, Stage::Ended { end, .. } if end.exit_code != 0)
-            });
-        init_failed || self.containers.iter().filter(|container| !container.init).all(over)
+        policy == RestartPolicy::Never && self.containers.iter().any(failed)
+            || self.containers.iter().filter(|one| !one.is_init()).all(|one| one.is_over(policy))
     }
 }
 

@@ -5,7 +5,7 @@ use crate::{
     clock,
     pod::{
         spec::{self, RestartPolicy},
-        state::{Container, Ended, PodState, Stage},
+        state::{Container, Ended, Kind, PodState, Stage},
     },
 };
 use serde_json::{Map, Value, json};
@@ -31,17 +31,34 @@ impl Phase {
     }
 }
 
+/// Conditions that this node writes alone; all others belong to others.
+pub(crate) const OWN_CONDITIONS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
+
+/// The reason of a pod that was ended to give its node room.
+pub(crate) const EVICTED: &str = "Evicted";
+
 /// The status of `pod`. Conditions keep their transition time from `previous` while their status stays; what others
-/// write (`qosClass`, the scheduler's condition) is kept.
+/// write (`qosClass`, the scheduler's condition, readiness gates) is kept.
 pub(crate) fn derive(pod: &Value, state: &PodState, host_ip: &str, previous: &Value, now: OffsetDateTime) -> Value {
     let phase = phase(state);
+    let is_terminal = matches!(phase, Phase::Succeeded | Phase::Failed);
+    // As long as anything may still run, the pod holds what it holds.
+    let shown = match phase {
+        Phase::Succeeded | Phase::Failed if state.is_busy() && state.has_run() => Phase::Running,
+        Phase::Succeeded | Phase::Failed if state.is_busy() => Phase::Pending,
+        phase => phase,
+    };
     let mut status = Map::new();
-    status.insert("phase".to_owned(), phase.as_str().into());
-    status.insert("conditions".to_owned(), conditions(state, phase, previous, now).into());
-    if let Some((reason, message)) = &state.failed {
+    status.insert("phase".to_owned(), shown.as_str().into());
+    let mut conditions = conditions(pod, state, phase, previous, now);
+    if let Some((reason, message)) = state.failed.as_ref().filter(|_| shown == phase && is_terminal) {
         status.insert("reason".to_owned(), reason.as_str().into());
         status.insert("message".to_owned(), message.as_str().into());
+        if reason == EVICTED {
+            disrupted(&mut conditions, message, now);
+        }
     }
+    status.insert("conditions".to_owned(), conditions.into());
     status.insert("hostIP".to_owned(), host_ip.into());
     status.insert("hostIPs".to_owned(), json!([{"ip": host_ip}]));
     if let Some(address) = state.address {
@@ -49,11 +66,11 @@ pub(crate) fn derive(pod: &Value, state: &PodState, host_ip: &str, previous: &Va
         status.insert("podIPs".to_owned(), json!([{"ip": address.to_string()}]));
     }
     status.insert("startTime".to_owned(), state.start_time.as_str().into());
-    let has_init = state.containers.iter().any(|container| container.init);
+    let has_init = state.containers.iter().any(Container::is_init);
     let of = |init: bool| -> Vec<Value> {
         let specs = spec::containers(pod);
-        let pairs = state.containers.iter().zip(specs).filter(|(container, _)| container.init == init);
-        pairs.map(|(container, spec)| container_status(container, spec, has_init)).collect()
+        let pairs = state.containers.iter().zip(specs).filter(|(container, _)| container.is_init() == init);
+        pairs.map(|(container, spec)| container_status(state, container, spec, has_init)).collect()
     };
     if has_init {
         status.insert("initContainerStatuses".to_owned(), of(true).into());
@@ -65,79 +82,94 @@ pub(crate) fn derive(pod: &Value, state: &PodState, host_ip: &str, previous: &Va
     Value::Object(status)
 }
 
-/// kubelet's rules for a pod's phase.
+/// kubelet's rules for a pod's phase. Sidecars count as running; what they ended with says nothing about the pod.
 pub(crate) fn phase(state: &PodState) -> Phase {
     if state.failed.is_some() {
         return Phase::Failed;
     }
-    let (mut init_pending, mut init_failed) = (false, false);
-    let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
+    let (mut init_pending, mut init_failed, mut sidecar_pending) = (false, false, false);
+    let (mut waiting, mut running, mut stopped, mut succeeded, mut again) = (0, 0, 0, 0, false);
     for container in &state.containers {
-        match (&container.stage, container.init) {
-            (Stage::Running { .. }, true) => init_pending = true,
-            (Stage::Running { .. }, false) => running += 1,
-            (Stage::Ended { end, .. }, true) => init_failed |= end.exit_code != 0,
-            (Stage::Ended { end, .. }, false) => {
+        let last = container.last.as_ref();
+        match (&container.stage, container.kind) {
+            (Stage::Running { .. }, Kind::Init) => init_pending = true,
+            (Stage::Ended { .. }, Kind::Init) if container.replaced => init_pending = true,
+            (Stage::Ended { end, .. }, Kind::Init) => init_failed |= end.exit_code != 0,
+            (Stage::Waiting { .. }, Kind::Init) => match last {
+                Some(end) if end.exit_code != 0 => init_failed = true,
+                // It has run before the pod began anew, but not since.
+                Some(_) | None => init_pending = true,
+            },
+            (Stage::Running { .. }, Kind::Sidecar) => {
+                sidecar_pending |= !container.is_started();
+                running += 1;
+            }
+            (Stage::Waiting { .. }, Kind::Sidecar) if last.is_none() => {
+                sidecar_pending = true;
+                waiting += 1;
+            }
+            (Stage::Ended { .. } | Stage::Waiting { .. }, Kind::Sidecar) => {}
+            (Stage::Running { .. }, Kind::App) => running += 1,
+            (Stage::Ended { end, .. }, Kind::App) => {
                 stopped += 1;
+                let runs_again = container.runs_again(state.restart_policy);
+                again |= runs_again;
                 succeeded += i32::from(end.exit_code == 0);
             }
-            (Stage::Waiting { .. }, true) => match &container.last {
-                Some(end) => init_failed |= end.exit_code != 0,
-                None => init_pending = true,
-            },
-            (Stage::Waiting { .. }, false) if container.last.is_some() => stopped += 1,
-            (Stage::Waiting { .. }, false) => waiting += 1,
+            (Stage::Waiting { .. }, Kind::App) if last.is_some() => {
+                stopped += 1;
+                again = true;
+            }
+            (Stage::Waiting { .. }, Kind::App) => waiting += 1,
         }
     }
-    let never = state.restart_policy == RestartPolicy::Never;
-    if init_failed && never {
+    if init_failed && state.restart_policy == RestartPolicy::Never {
         return Phase::Failed;
     }
-    if init_pending || waiting > 0 {
+    if init_pending || waiting > 0 || (sidecar_pending || init_failed) && !state.is_initialized() {
         return Phase::Pending;
     }
-    if running > 0 || stopped == 0 {
-        return if running > 0 { Phase::Running } else { Phase::Pending };
+    if running > 0 {
+        return Phase::Running;
     }
-    let is_over = never || state.stopping;
-    match state.restart_policy {
-        RestartPolicy::Always if !state.stopping => Phase::Running,
+    match stopped {
+        0 => Phase::Pending,
+        _ if again && !state.stopping => Phase::Running,
         _ if stopped == succeeded => Phase::Succeeded,
-        _ if is_over => Phase::Failed,
-        _ => Phase::Running,
+        _ => Phase::Failed,
     }
 }
 
-fn is_ready(container: &Container) -> bool {
-    match &container.stage {
-        Stage::Running { .. } => !container.init,
-        Stage::Ended { end, .. } => container.init && end.exit_code == 0,
-        Stage::Waiting { .. } => false,
-    }
-}
-
-fn container_status(container: &Container, spec: &Value, has_init: bool) -> Value {
-    let state = match &container.stage {
-        Stage::Waiting { reason, message, .. } => {
-            let ordinary = if has_init { "PodInitializing" } else { "ContainerCreating" };
-            let mut waiting = json!({"reason": reason.unwrap_or(ordinary)});
-            if !message.is_empty() {
-                waiting["message"] = message.as_str().into();
-            }
-            json!({"waiting": waiting})
+fn container_status(state: &PodState, container: &Container, spec: &Value, has_init: bool) -> Value {
+    let ordinary = if has_init { "PodInitializing" } else { "ContainerCreating" };
+    let waiting = |reason: &str, message: &str| {
+        let mut waiting = json!({"reason": reason});
+        if !message.is_empty() {
+            waiting["message"] = message.into();
         }
+        json!({"waiting": waiting})
+    };
+    let mut last = container.last.as_ref();
+    let shown = match &container.stage {
+        Stage::Waiting { reason, message, .. } => waiting(reason.unwrap_or(ordinary), message),
         Stage::Running { started_at } => json!({"running": {"startedAt": started_at}}),
+        // The server takes what has ended under `Never`, or well under `OnFailure`, for ended for good.
+        Stage::Ended { end, .. } if state.hides_end(container) => {
+            last = Some(end);
+            container.mishap.as_ref().map_or_else(|| waiting(ordinary, ""), |(reason, text)| waiting(reason, text))
+        }
         Stage::Ended { end, .. } => terminated(end),
     };
+    let started = if container.kind == Kind::Init { container.is_running() } else { container.is_started() };
     let mut status = json!({
         "name": container.name,
-        "state": state,
-        "lastState": container.last.as_ref().map_or_else(|| json!({}), terminated),
-        "ready": is_ready(container),
+        "state": shown,
+        "lastState": last.map_or_else(|| json!({}), terminated),
+        "ready": container.is_ready(),
         "restartCount": container.restarts,
         "image": spec::text(spec, "image"),
         "imageID": container.image_id,
-        "started": container.is_running(),
+        "started": started,
     });
     if !container.id.is_empty() {
         status["containerID"] = container.id.as_str().into();
@@ -185,10 +217,10 @@ fn initialized(state: &PodState, phase: Phase) -> Verdict {
     if phase == Phase::Succeeded {
         return Verdict { holds: true, reason: "PodCompleted", message: String::new() };
     }
-    let incomplete = || state.containers.iter().filter(|container| container.init && !is_ready(container));
-    if incomplete().next().is_none() {
+    if state.is_initialized() {
         return Verdict::yes();
     }
+    let incomplete = || state.containers.iter().filter(|container| container.is_init() && !container.passed);
     Verdict::no("ContainersNotInitialized", format!("containers with incomplete status: {}", names(incomplete())))
 }
 
@@ -198,24 +230,56 @@ fn containers_ready(state: &PodState, phase: Phase) -> Verdict {
         Phase::Failed => return Verdict::no("PodFailed", String::new()),
         Phase::Pending | Phase::Running => {}
     }
-    let unready = || state.containers.iter().filter(|container| !container.init && !is_ready(container));
+    let unready = || state.containers.iter().filter(|one| one.kind != Kind::Init && !one.is_ready());
     if unready().next().is_none() {
         return Verdict::yes();
     }
     Verdict::no("ContainersNotReady", format!("containers with unready status: {}", names(unready())))
 }
 
-fn conditions(state: &PodState, phase: Phase, previous: &Value, now: OffsetDateTime) -> Vec<Value> {
+/// Ready containers, and the conditions that others were to set first.
+fn ready(pod: &Value, state: &PodState, phase: Phase, known: &[Value]) -> Verdict {
+    let containers = containers_ready(state, phase);
+    if !containers.holds {
+        return containers;
+    }
+    let gates = spec::items(&pod["spec"], "readinessGates").iter().map(|gate| spec::text(gate, "conditionType"));
+    let shut = gates.filter_map(|gate| match known.iter().find(|condition| condition["type"] == gate) {
+        None => Some(format!("corresponding condition of pod readiness gate \"{gate}\" does not exist.")),
+        Some(condition) if condition["status"] == "True" => None,
+        Some(condition) => {
+            let status = spec::text(condition, "status");
+            Some(format!("the status of pod readiness gate \"{gate}\" is not \"True\", but {status}"))
+        }
+    });
+    let shut: Vec<String> = shut.collect();
+    if shut.is_empty() { Verdict::yes() } else { Verdict::no("ReadinessGatesNotReady", shut.join(", ")) }
+}
+
+/// Says why a pod that was doing no wrong had to end.
+fn disrupted(conditions: &mut Vec<Value>, message: &str, now: OffsetDateTime) {
+    let is_said = |condition: &Value| condition["type"] == "DisruptionTarget" && condition["status"] == "True";
+    if !conditions.iter().any(is_said) {
+        conditions.retain(|condition| condition["type"] != "DisruptionTarget");
+        conditions.push(json!({
+            "type": "DisruptionTarget", "status": "True", "lastTransitionTime": clock::seconds(now),
+            "reason": "TerminationByKubelet", "message": message,
+        }));
+    }
+}
+
+fn conditions(pod: &Value, state: &PodState, phase: Phase, previous: &Value, now: OffsetDateTime) -> Vec<Value> {
     let live = matches!(phase, Phase::Pending | Phase::Running);
     let startable = if state.prepared && live { Verdict::yes() } else { Verdict::no("", String::new()) };
+    let known = spec::items(previous, "conditions");
+    let [startable_kind, initialized_kind, ready_kind, containers_kind] = OWN_CONDITIONS;
     let rows = [
-        ("PodReadyToStartContainers", startable),
-        ("Initialized", initialized(state, phase)),
-        ("Ready", containers_ready(state, phase)),
-        ("ContainersReady", containers_ready(state, phase)),
+        (startable_kind, startable),
+        (initialized_kind, initialized(state, phase)),
+        (ready_kind, ready(pod, state, phase, known)),
+        (containers_kind, containers_ready(state, phase)),
     ];
     let now = clock::seconds(now);
-    let known = spec::items(previous, "conditions");
     let mut conditions: Vec<Value> = Vec::with_capacity(rows.len() + 1);
     for (kind, verdict) in &rows {
         let status = if verdict.holds { "True" } else { "False" };

@@ -186,3 +186,194 @@ async fn a_pod_that_failed_as_a_whole_says_why() {
     );
     assert_eq!(condition(&status, "Ready").1, "PodFailed");
 }
+
+/// A container as the phase rules see it.
+#[derive(Clone, Copy, Debug)]
+enum Did {
+    /// It never ran.
+    Wait,
+    /// It runs.
+    Run,
+    /// It ended with this code.
+    End(i32),
+    /// It ended with this code and waits to run again.
+    Loop(i32),
+}
+
+/// Brings a container where it is to be.
+fn bring(state: &mut PodState, index: usize, did: Did) {
+    match did {
+        Did::Wait => {}
+        Did::Run => start(state, index),
+        Did::End(code) => {
+            start(state, index);
+            finish(state, index, code);
+        }
+        Did::Loop(code) => {
+            start(state, index);
+            finish(state, index, code);
+            state.attempt(index);
+            state.attempt_failed(index, &Failure::ErrImagePull("gone".to_owned()), Instant::now());
+        }
+    }
+}
+
+fn sidecar_pod(policy: &str) -> Value {
+    json!({"metadata": {"name": "p", "namespace": "default", "uid": "u"}, "spec": {
+        "restartPolicy": policy,
+        "initContainers": [{"name": "s", "image": "i", "restartPolicy": "Always"}, {"name": "i", "image": "i"}],
+        "containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}],
+    }, "status": {}})
+}
+
+#[tokio::test]
+async fn phases_with_sidecars_are_kubelets() {
+    use Did::{End, Loop, Run, Wait};
+    // Sidecar, init container, two apps.
+    let rows: &[(&str, [Did; 4], Phase)] = &[
+        ("Always", [Wait, Wait, Wait, Wait], Phase::Pending),
+        ("Always", [Run, Wait, Wait, Wait], Phase::Pending),
+        ("Always", [Run, Run, Wait, Wait], Phase::Pending),
+        ("Always", [Run, End(1), Wait, Wait], Phase::Pending),
+        ("Always", [Run, End(0), Wait, Run], Phase::Pending),
+        ("Always", [Run, End(0), Run, Run], Phase::Running),
+        // A sidecar that crashes does not bring the pod back to Pending.
+        ("Always", [End(1), End(0), Run, Run], Phase::Running),
+        ("Always", [Loop(1), End(0), Run, Run], Phase::Running),
+        ("Always", [Loop(1), End(0), End(1), End(1)], Phase::Running),
+        ("Never", [Run, End(0), Run, End(1)], Phase::Running),
+        // It runs on, so the pod has not come to its end.
+        ("Never", [Run, End(0), End(0), End(0)], Phase::Running),
+        ("Never", [End(137), End(0), End(0), End(0)], Phase::Succeeded),
+        ("Never", [End(0), End(0), End(0), End(1)], Phase::Failed),
+        ("OnFailure", [End(137), End(0), End(0), End(0)], Phase::Succeeded),
+        ("OnFailure", [End(137), End(0), End(0), End(1)], Phase::Running),
+        ("OnFailure", [Run, End(0), End(0), Loop(1)], Phase::Running),
+        ("Never", [End(137), End(1), Wait, Wait], Phase::Failed),
+    ];
+    for (policy, did, expected) in rows {
+        let mut state = PodState::new(&sidecar_pod(policy), String::new());
+        state.prepared = true;
+        for (index, did) in did.iter().enumerate() {
+            bring(&mut state, index, *did);
+        }
+        assert_eq!(phase(&state), *expected, "{policy} {did:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_is_over_when_nothing_of_it_runs() {
+    let pod = sidecar_pod("Never");
+    let mut state = PodState::new(&pod, String::new());
+    state.prepared = true;
+    bring(&mut state, 0, Did::Run);
+    bring(&mut state, 1, Did::End(1));
+    let status = show(&pod, &state);
+    assert_eq!((&status["phase"], condition(&status, "Ready").1), (&json!("Pending"), "PodFailed".to_owned()));
+    finish(&mut state, 0, 0);
+    assert_eq!(show(&pod, &state)["phase"], "Failed");
+
+    let mut state = PodState::new(&pod, String::new());
+    state.prepared = true;
+    for (index, did) in [Did::Run, Did::End(0), Did::Run, Did::Run].into_iter().enumerate() {
+        bring(&mut state, index, did);
+    }
+    state.failed = Some((EVICTED.to_owned(), "the node was low on memory".to_owned()));
+    let status = show(&pod, &state);
+    assert_eq!((&status["phase"], status.get("reason")), (&json!("Running"), None));
+    assert_eq!(condition(&status, "Ready"), triple("False", "PodFailed", ""));
+    [0, 2, 3].map(|index| finish(&mut state, index, 137));
+    let status = show(&pod, &state);
+    assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("Evicted")));
+    assert_eq!(
+        condition(&status, "DisruptionTarget"),
+        triple("True", "TerminationByKubelet", "the node was low on memory")
+    );
+    let again = derive(&pod, &state, "127.0.0.1", &status, clock::parse("2026-01-02T00:00:00Z").unwrap());
+    assert_eq!(again["conditions"], status["conditions"], "said once");
+}
+
+#[tokio::test]
+async fn sidecars_count_for_readiness_and_initialization() {
+    let probe = json!({"exec": {"command": ["x"]}});
+    let mut pod = sidecar_pod("Always");
+    pod["spec"]["initContainers"][0]["startupProbe"] = probe.clone();
+    pod["spec"]["initContainers"][0]["readinessProbe"] = probe;
+    let mut state = PodState::new(&pod, String::new());
+    state.prepared = true;
+    start(&mut state, 0);
+    let status = show(&pod, &state);
+    let message = "containers with incomplete status: [s i]";
+    assert_eq!(condition(&status, "Initialized"), triple("False", "ContainersNotInitialized", message));
+    assert_eq!(condition(&status, "ContainersReady").2, "containers with unready status: [s a b]");
+    assert_eq!((&status["initContainerStatuses"][0]["started"], &status["phase"]), (&json!(false), &json!("Pending")));
+    state.startup_passed(0);
+    let status = show(&pod, &state);
+    assert_eq!(condition(&status, "Initialized").2, "containers with incomplete status: [i]");
+    let own = &status["initContainerStatuses"][0];
+    assert_eq!((&own["started"], &own["ready"]), (&json!(true), &json!(false)));
+    start(&mut state, 1);
+    finish(&mut state, 1, 0);
+    start(&mut state, 2);
+    start(&mut state, 3);
+    let status = show(&pod, &state);
+    assert_eq!(
+        condition(&status, "Ready"),
+        triple("False", "ContainersNotReady", "containers with unready status: [s]")
+    );
+    state.readiness(0, true);
+    for kind in ["Initialized", "Ready", "ContainersReady"] {
+        assert_eq!(condition(&show(&pod, &state), kind), triple("True", "", ""), "{kind}");
+    }
+    finish(&mut state, 0, 1);
+    let status = show(&pod, &state);
+    assert_eq!(condition(&status, "Initialized").0, "True", "once initialized, always");
+    assert_eq!(condition(&status, "Ready").2, "containers with unready status: [s]");
+}
+
+#[tokio::test]
+async fn readiness_gates_are_for_others_to_open() {
+    let mut pod = json!({"metadata": {"name": "p"}, "spec": {
+        "containers": [{"name": "a"}], "readinessGates": [{"conditionType": "a.b/one"}, {"conditionType": "a.b/two"}],
+    }, "status": {"conditions": [{"type": "a.b/two", "status": "False"}]}});
+    let mut state = PodState::new(&pod, String::new());
+    state.prepared = true;
+    let unready = "containers with unready status: [a]";
+    assert_eq!(condition(&show(&pod, &state), "Ready"), triple("False", "ContainersNotReady", unready));
+    start(&mut state, 0);
+    let status = show(&pod, &state);
+    assert_eq!(condition(&status, "ContainersReady"), triple("True", "", ""));
+    let shut = "corresponding condition of pod readiness gate \"a.b/one\" does not exist., \
+                the status of pod readiness gate \"a.b/two\" is not \"True\", but False";
+    assert_eq!(condition(&status, "Ready"), triple("False", "ReadinessGatesNotReady", shut));
+    pod["status"]["conditions"] = json!([{"type": "a.b/one", "status": "True"}, {"type": "a.b/two", "status": "True"}]);
+    let status = show(&pod, &state);
+    assert_eq!(condition(&status, "Ready"), triple("True", "", ""));
+    assert_eq!(condition(&status, "a.b/one").0, "True", "it is kept");
+}
+
+#[tokio::test]
+async fn what_ended_only_to_run_again_is_not_shown_as_ended() {
+    let pod = json!({"metadata": {"name": "p"}, "spec": {
+        "restartPolicy": "OnFailure", "containers": [{"name": "a", "lifecycle": {"postStart": {}}}],
+    }, "status": {}});
+    let mut state = PodState::new(&pod, String::new());
+    state.prepared = true;
+    start(&mut state, 0);
+    assert_eq!(show(&pod, &state)["containerStatuses"][0]["started"], false, "its hook runs");
+    state.hook_failed(0, "no such file".to_owned());
+    finish(&mut state, 0, 1);
+    let container = show(&pod, &state)["containerStatuses"][0].clone();
+    assert_eq!(container["state"], json!({"waiting": {"reason": "PostStartHookError", "message": "no such file"}}));
+    assert_eq!(container["lastState"]["terminated"]["exitCode"], 1);
+    start(&mut state, 0);
+    state.probe_failed(0);
+    finish(&mut state, 0, 0);
+    let status = show(&pod, &state);
+    assert_eq!(status["containerStatuses"][0]["state"], json!({"waiting": {"reason": "ContainerCreating"}}));
+    assert_eq!(status["phase"], "Running");
+    state.stopping = true;
+    let status = show(&pod, &state);
+    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["exitCode"], 0, "it does not run again after all");
+    assert_eq!(status["phase"], "Succeeded");
+}

@@ -2,7 +2,8 @@
 //! happened. Nobody else touches the pod's state. It never waits for anything but its own ledger entry, so that
 //! runners are never held up by a pod.
 
-mod ending;
+mod checking;
+pub(crate) mod ending;
 mod work;
 
 use crate::{
@@ -13,17 +14,26 @@ use crate::{
     ledger::{Entry, Remembered},
     pod::{
         attempt::Prepared,
+        hooks::HookFailure,
+        probes::Verdict,
         restore, spec,
         state::{Failure, Notice, PodState},
-        status,
+        status::{self, OWN_CONDITIONS},
     },
     reports::Report,
     static_pods::manifest::is_static_uid,
 };
 use coracle_objects::meta;
-use coracle_runner::protocol::RunId;
+use coracle_runner::protocol::{Exit, RunId};
+use ending::Eviction;
 use serde_json::Value;
-use std::{collections::HashMap, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    collections::HashMap,
+    net::Ipv4Addr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::{
     sync::{mpsc, watch},
     task::{Id, JoinSet},
@@ -59,6 +69,8 @@ enum Ending {
     Gone,
     /// The pod as a whole failed; it stays until it is deleted.
     Failed,
+    /// Its app containers have ended for good, and so its sidecars have to; it stays until it is deleted.
+    Over,
     /// This agent ends.
     Shutdown,
 }
@@ -77,6 +89,10 @@ enum Done {
     SetUp(Result<(String, Ipv4Addr), SetUpFailure>),
     Prepared(usize, RunId, Result<Box<Prepared>, Failure>),
     Launched(usize, RunId, Result<(), String>),
+    PostStarted(usize, RunId, Result<(), HookFailure>),
+    PreStopped(usize, RunId, Result<(), HookFailure>),
+    /// The run's end, with the message that it left.
+    Read(usize, RunId, Exit),
 }
 
 /// One piece of work, to know whose it was if it broke.
@@ -85,6 +101,9 @@ enum Work {
     SetUp,
     Prepare(usize),
     Launch(usize),
+    PostStart(usize),
+    PreStop(usize),
+    Message(usize),
 }
 
 /// Why a pod's containers cannot start yet: an event's reason, and what people read.
@@ -111,8 +130,11 @@ pub(crate) struct Worker {
     works: HashMap<Id, (Work, tokio::task::AbortHandle)>,
     set_up: (Option<Instant>, Duration),
     ending: Option<Ending>,
-    kill_at: Option<Instant>,
-    killed: bool,
+    evicted: Arc<OnceLock<Eviction>>,
+    /// What probes say; there where anything is probed.
+    verdicts: Option<(mpsc::Sender<Verdict>, mpsc::Receiver<Verdict>)>,
+    /// Ends the probing of a container's run when it is dropped.
+    probing: HashMap<usize, Box<dyn Any + Send + Sync>>,
     saved: Option<Saved>,
     reported_end: bool,
     /// It had finished before this agent knew it: its status stays as it is.
@@ -120,13 +142,15 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// A pod that is new here, or that `entry` remembers. `view` shows the pod with its newest status to others.
+    /// A pod that is new here, or that `entry` remembers. `view` shows the pod with its newest status to others;
+    /// `evicted` is looked at whenever `desired` is touched.
     pub(crate) fn new(
         context: Arc<Context>,
         pod: Arc<Value>,
         entry: Option<&Entry>,
         desired: watch::Receiver<Desired>,
         view: watch::Sender<Arc<Value>>,
+        evicted: Arc<OnceLock<Eviction>>,
     ) -> Self {
         let now = context.pace.now();
         let start = || pod["status"]["startTime"].as_str().map_or_else(|| clock::seconds(clock::now()), str::to_owned);
@@ -159,8 +183,9 @@ impl Worker {
             works: HashMap::new(),
             set_up: (Some(now), SET_UP_RETRY.0),
             ending: None,
-            kill_at: None,
-            killed: false,
+            evicted,
+            verdicts: None,
+            probing: HashMap::new(),
             saved: None,
             reported_end: false,
             frozen,
@@ -181,6 +206,7 @@ impl Worker {
                 Ok(()) = self.desired.changed() => self.look(),
                 Some((run, event)) = self.heard.recv() => self.hear(&run, event),
                 Some(done) = self.work.join_next_with_id() => self.done(done),
+                Some(verdict) = checking::next_verdict(&mut self.verdicts) => self.judge(&verdict),
                 () = sleep_until(pace, wake) => {}
                 () = shutdown.cancelled(), if !matches!(self.ending, Some(Ending::Shutdown | Ending::Gone)) => {
                     self.end(Ending::Shutdown, spec::grace(&self.pod).min(SHUTDOWN_GRACE_MAX));
@@ -224,11 +250,14 @@ impl Worker {
         let mut merged = Value::clone(&new);
         merged["status"] = self.shown_status(&new).clone();
         self.pod = Arc::new(merged);
-        if meta::is_terminating(&self.pod)
-            && !matches!(self.ending, Some(Ending::Deleted | Ending::Shutdown | Ending::Gone))
-        {
-            self.end(Ending::Deleted, spec::grace(&self.pod));
+        if meta::is_terminating(&self.pod) {
+            match self.ending {
+                Some(Ending::Shutdown | Ending::Gone) => {}
+                Some(Ending::Deleted) => self.hurry(&new),
+                Some(Ending::Failed | Ending::Over) | None => self.end(Ending::Deleted, spec::grace(&self.pod)),
+            }
         }
+        self.evict();
     }
 
     /// Our own newest status, with the conditions that others wrote to the object since.
@@ -240,32 +269,40 @@ impl Worker {
         }
         let mut status = ours.clone();
         if let Some(conditions) = status["conditions"].as_array_mut() {
-            let own = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
-            conditions.retain(|condition| own.iter().any(|kind| condition["type"] == *kind));
-            let others = spec::items(theirs, "conditions").iter();
-            conditions.extend(others.filter(|one| own.iter().all(|kind| one["type"] != *kind)).cloned());
+            let is_own = |condition: &Value| OWN_CONDITIONS.iter().any(|kind| condition["type"] == *kind);
+            conditions.retain(is_own);
+            conditions.extend(spec::items(theirs, "conditions").iter().filter(|one| !is_own(one)).cloned());
         }
         status
     }
 
     fn tell(&self, index: usize, severity: Severity, reason: &'static str, message: &str) {
         let container = &self.state.containers[index];
-        let path = spec::field_path(&container.name, container.init);
+        let path = spec::field_path(&container.name, container.is_init());
         self.context.recorder.record(&self.pod, &path, severity, reason, message);
     }
 
     /// Does whatever can be done now; answers when to look again.
     async fn advance(&mut self) -> Option<Instant> {
         let now = self.context.pace.now();
-        let mut wakes = vec![self.deadline(now), self.grace_over(now), self.begin_set_up(now)];
-        let plan = self.state.plan(now);
-        for notice in plan.notices {
-            self.tell_notice(&notice);
+        let mut wakes = vec![self.deadline(now), self.begin_set_up(now)];
+        loop {
+            let plan = self.state.plan(now);
+            for notice in plan.notices {
+                self.tell_notice(&notice);
+            }
+            for (index, act) in plan.acts {
+                self.act(index, act);
+            }
+            for index in plan.start {
+                self.prepare(index);
+            }
+            wakes.push(plan.wake);
+            if !plan.close {
+                break;
+            }
+            self.end(Ending::Over, spec::grace(&self.pod));
         }
-        for index in plan.start {
-            self.prepare(index);
-        }
-        wakes.push(plan.wake);
         self.detach_finished();
         wakes.push(self.save(now).await);
         self.report();
@@ -282,15 +319,15 @@ impl Worker {
     /// A runner said something about one of our runs.
     fn hear(&mut self, run: &RunId, event: RunEvent) {
         let Some(index) = self.state.index_of(run) else { return };
-        let now = clock::seconds(clock::now());
         match event {
             RunEvent::Started => {
-                self.state.started(index, format!("coracle://{}", run.0), now);
+                let has_hook = self.state.started(index, checking::id(run), clock::seconds(clock::now()));
                 let message = format!("Started container {}", self.state.containers[index].name);
                 self.tell(index, Severity::Normal, "Started", &message);
+                self.begun(index, run.clone(), has_hook);
             }
-            RunEvent::StartFailed(message) => self.failed(index, &Failure::RunContainerError(message)),
-            RunEvent::Exited(exit) => self.state.exited(index, &exit, now, self.context.pace.now()),
+            RunEvent::StartFailed(message) => self.not_started(index, run, message),
+            RunEvent::Exited(exit) => self.exited(index, run.clone(), exit),
         }
     }
 

@@ -5,7 +5,7 @@ use super::*;
 use crate::{
     context::Caches,
     events::Recorder,
-    fake::{FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually},
+    fake::{FakeChecks, FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually},
     ledger::Ledger,
     link::{CONFIG_MAPS, EVENTS, NAMESPACES, PODS},
     logs::Logs,
@@ -23,6 +23,7 @@ const SPEED: u32 = 100;
 struct World {
     link: Arc<FakeLink>,
     guests: Arc<FakeGuests>,
+    checks: Arc<FakeChecks>,
     workloads: Arc<FakeWorkloads>,
     switch: Arc<FakeSwitch>,
     context: Arc<Context>,
@@ -45,7 +46,7 @@ impl World {
     }
 
     fn with_range(link: Arc<FakeLink>, directory: Arc<tempfile::TempDir>, range: &str) -> Self {
-        let (guests, workloads) = (FakeGuests::new(), FakeWorkloads::new());
+        let (guests, checks, workloads) = (FakeGuests::new(), FakeChecks::new(), FakeWorkloads::new());
         let (network, switch) = FakeSwitch::network(directory.path(), range);
         let (recorder, writer) = Recorder::new(link.clone(), "n");
         let ledger = Ledger::open(directory.path().join("ledger")).unwrap();
@@ -53,6 +54,7 @@ impl World {
         let context = Arc::new(Context {
             link: link.clone(),
             workloads: workloads.clone(),
+            checks: checks.clone(),
             guests: guests.clone(),
             network,
             recorder,
@@ -75,7 +77,7 @@ impl World {
             tokio::spawn(context.reports.clone().run(stop.clone())),
             tokio::spawn(writer.run()),
         ];
-        Self { link, guests, workloads, switch, context, directory, stop, tasks, owners }
+        Self { link, guests, checks, workloads, switch, context, directory, stop, tasks, owners }
     }
 
     /// Ends this agent as Ctrl-C would, and answers what a next one starts from.

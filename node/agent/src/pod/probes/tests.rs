@@ -49,6 +49,7 @@ impl World {
         let context = Arc::new(Context {
             link: link.clone(),
             workloads: FakeWorkloads::new(),
+            checks: Arc::new(crate::pod::checks::Real),
             guests: FakeGuests::new(),
             network,
             recorder,

@@ -5,17 +5,18 @@ use super::{Done, SET_UP_RETRY, SetUpFailure, Work, Worker};
 use crate::{
     context::Context,
     events::Severity,
-    guests::{Launch, PASSABLE},
+    guests::{KILLED, Launch, PASSABLE},
     ledger::is_file_name,
     pod::{
         attempt::{Attempt, Prepared},
+        hooks::HookFailure,
         spec,
         state::Failure,
         volumes::{self, MountFailure},
     },
 };
 use coracle_objects::meta;
-use coracle_runner::protocol::RunId;
+use coracle_runner::protocol::{Exit, ExitCause, RunId};
 use serde_json::Value;
 use std::{
     fmt::Write,
@@ -33,6 +34,17 @@ impl Worker {
     pub(super) fn spawn(&mut self, work: Work, task: impl Future<Output = Done> + Send + 'static) {
         let handle = self.work.spawn(task);
         self.works.insert(handle.id(), (work, handle));
+    }
+
+    /// Ends a piece of work, if it is under way; what it came to is not heard any more.
+    pub(super) fn give_up(&mut self, work: Work) {
+        self.works.retain(|_, (one, handle)| {
+            let given_up = *one == work;
+            if given_up {
+                handle.abort();
+            }
+            !given_up
+        });
     }
 
     /// Namespace and volumes, before anything starts.
@@ -55,7 +67,7 @@ impl Worker {
             context: self.context.clone(),
             pod: spec::with_address(&self.pod, self.state.address),
             namespace_uid: self.namespace_uid.clone(),
-            field_path: spec::field_path(&own.name, own.init),
+            field_path: spec::field_path(&own.name, own.is_init()),
             container,
             run: run.clone(),
         };
@@ -94,7 +106,7 @@ impl Worker {
             Ok((id, _)) => *id,
             Err(error) => error.id(),
         };
-        let work = self.works.remove(&id).map(|(work, _)| work);
+        let Some((work, _)) = self.works.remove(&id) else { return };
         match done {
             Ok((_, Done::SetUp(Ok((namespace_uid, address))))) => {
                 self.namespace_uid = namespace_uid;
@@ -102,7 +114,7 @@ impl Worker {
                 self.state.prepared = true;
             }
             Ok((_, Done::SetUp(Err(failure)))) => self.set_up_failed(&failure),
-            Ok((_, Done::Prepared(index, run, Ok(prepared)))) if !self.state.stopping => {
+            Ok((_, Done::Prepared(index, run, Ok(prepared)))) if !self.state.starts_nothing() => {
                 self.launch(index, run, *prepared);
             }
             Ok((_, Done::Prepared(index, _, Ok(_)))) => self.state.attempt_dropped(index),
@@ -112,33 +124,56 @@ impl Worker {
             Ok((_, Done::Launched(index, _, Err(message)))) => {
                 self.failed(index, &Failure::RunContainerError(message));
             }
-            // It was handed over while the pod began to end: that run has not been asked to stop yet.
-            Ok((_, Done::Launched(_, run, Ok(())))) if self.state.stopping => {
-                if self.killed {
-                    self.kill(run);
-                } else {
-                    self.stop(run);
-                }
-            }
-            Ok((_, Done::Launched(_, _, Ok(())))) => {}
+            Ok((_, Done::Launched(index, run, Ok(())))) => self.launched(index, run),
+            Ok((_, Done::PostStarted(index, run, result))) => self.post_started(index, run, result),
+            Ok((_, Done::PreStopped(index, run, result))) => self.pre_stopped(index, &run, &result),
+            Ok((_, Done::Read(index, run, exit))) => self.ended(index, &run, &exit),
             Err(error) => self.broke(work, &error),
         }
     }
 
+    /// It was handed over while it was to end already: that run has not heard so yet.
+    fn launched(&mut self, index: usize, run: RunId) {
+        let Some(stopping) = &self.state.containers[index].stopping else { return };
+        if stopping.is_killed() {
+            self.kill(run);
+        } else if stopping.is_asked() {
+            self.ask(run);
+        }
+    }
+
     /// Work was aborted because the pod ends, or it panicked.
-    pub(super) fn broke(&mut self, work: Option<Work>, error: &JoinError) {
+    pub(super) fn broke(&mut self, work: Work, error: &JoinError) {
         if !error.is_cancelled() {
             warn!(pod = meta::name(&self.pod), %error, "work for a pod broke");
         }
         let what = || "the node agent failed to do its work".to_owned();
+        let hook_failed = || Err(HookFailure { message: what() });
+        let run = |index: usize| self.state.containers[index].run.clone();
         match work {
-            Some(Work::SetUp) if !self.state.stopping => {
+            Work::SetUp if !self.state.stopping => {
                 self.set_up_failed(&SetUpFailure { reason: "FailedMount", message: what() });
             }
-            Some(Work::Prepare(index)) if self.state.stopping => self.state.attempt_dropped(index),
-            Some(Work::Prepare(index)) => self.failed(index, &Failure::CreateContainerError(what())),
-            Some(Work::Launch(index)) => self.failed(index, &Failure::RunContainerError(what())),
-            Some(Work::SetUp) | None => {}
+            Work::SetUp => {}
+            Work::Prepare(index) if self.state.starts_nothing() => self.state.attempt_dropped(index),
+            Work::Prepare(index) => self.failed(index, &Failure::CreateContainerError(what())),
+            Work::Launch(index) => self.failed(index, &Failure::RunContainerError(what())),
+            Work::PostStart(index) => {
+                if let Some(run) = run(index) {
+                    self.post_started(index, run, hook_failed());
+                }
+            }
+            Work::PreStop(index) => {
+                if let Some(run) = run(index) {
+                    self.pre_stopped(index, &run, &hook_failed());
+                }
+            }
+            Work::Message(index) => {
+                let exit = Exit { code: KILLED, cause: ExitCause::Killed, message: what() };
+                if let Some(run) = run(index) {
+                    self.ended(index, &run, &exit);
+                }
+            }
         }
     }
 
