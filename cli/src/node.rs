@@ -3,7 +3,7 @@
 use crate::{server::absolute, signals::Signals};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use coracle_agent::AgentConfig;
+use coracle_agent::{AgentConfig, PODS_MAX_DEFAULT};
 use coracle_runner::compile::CompileLimits;
 use coracle_server::NodeCredentials;
 use std::{
@@ -52,6 +52,9 @@ pub(crate) struct WorkloadOptions {
     /// Directory whose files describe pods that run on this node, with or without a server [default: static-pods in the node's directory]
     #[arg(long, value_name = "DIR")]
     static_pods: Option<PathBuf>,
+    /// Pods that the node takes at most; its range of addresses is made for as many when it registers first
+    #[arg(long, value_name = "N", default_value_t = PODS_MAX_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=32_765))]
+    max_pods: u32,
 }
 
 impl WorkloadOptions {
@@ -65,7 +68,7 @@ impl WorkloadOptions {
         };
         let registries = self.registries.as_deref().map(absolute).transpose()?;
         let static_pods = self.static_pods.as_deref().map(absolute).transpose()?;
-        Ok(AgentConfig { registries, compile_limits, static_pods, ..config })
+        Ok(AgentConfig { registries, compile_limits, static_pods, pods_max: self.max_pods, ..config })
     }
 }
 
@@ -123,6 +126,7 @@ pub(crate) fn config(
         program: vec![OsString::from(program)],
         registries: None,
         static_pods: None,
+        pods_max: PODS_MAX_DEFAULT,
         compile_limits: CompileLimits::default(),
     })
 }

@@ -193,6 +193,7 @@ mod tests {
             labels: BTreeMap::new(),
             facts: Facts::default(),
             runtime_version: String::new(),
+            pods_max: 1000,
         };
         let directory = tempfile::tempdir().unwrap();
         let addresses = Arc::new(Addresses::open(directory.path(), Duration::ZERO));

@@ -101,6 +101,9 @@ const RUNTIME_VERSION: &str = "wasmtime://48.0.8";
 /// Name of the file in the data directory that describes registries.
 pub const REGISTRIES_FILE: &str = "registries.json";
 
+/// Pods that a node takes where nobody says otherwise.
+pub const PODS_MAX_DEFAULT: u32 = node::PODS_MAX_DEFAULT;
+
 /// Name of the directory in the data directory whose files describe static pods.
 pub const STATIC_PODS_DIRECTORY: &str = "static-pods";
 
@@ -135,6 +138,8 @@ pub struct AgentConfig {
     /// Directory of the files that describe static pods; by default [`STATIC_PODS_DIRECTORY`] in `data_dir`. It need
     /// not be there.
     pub static_pods: Option<PathBuf>,
+    /// Pods that it takes at most; its range of addresses is made for as many when it registers first.
+    pub pods_max: u32,
     /// What the compiler process may use.
     pub compile_limits: CompileLimits,
 }
@@ -333,6 +338,7 @@ fn identity(config: &AgentConfig) -> node::Identity {
         labels: config.labels.clone(),
         facts: machine::facts(&config.data_dir),
         runtime_version: RUNTIME_VERSION.to_owned(),
+        pods_max: config.pods_max,
     }
 }
 

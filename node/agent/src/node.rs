@@ -4,12 +4,13 @@ use crate::{
     clock,
     machine::{self, Facts, Pressure},
 };
+use coracle_objects::ranges::MAX_PODS_ANNOTATION;
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, net::IpAddr};
 use time::OffsetDateTime;
 
-/// Pods that a node takes (`status.capacity.pods`).
-pub(crate) const PODS_MAX: u32 = 1000;
+/// Pods that a node takes where nobody says otherwise (`status.capacity.pods`).
+pub(crate) const PODS_MAX_DEFAULT: u32 = 1000;
 /// A node whose lease is older than this is taken for dead.
 const LEASE_DURATION_SECONDS: u32 = 40;
 /// Namespace of the nodes' leases.
@@ -25,13 +26,18 @@ pub(crate) struct Identity {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) facts: Facts,
     pub(crate) runtime_version: String,
+    pub(crate) pods_max: u32,
 }
 
 /// The Node as this agent would create it, without status.
 pub(crate) fn object(identity: &Identity) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Node",
-        "metadata": {"name": identity.name, "labels": labels(identity)},
+        "metadata": {
+            "name": identity.name,
+            "labels": labels(identity),
+            "annotations": {MAX_PODS_ANNOTATION: identity.pods_max.to_string()},
+        },
         "spec": {},
     })
 }
@@ -65,7 +71,7 @@ pub(crate) fn status(
         "cpu": facts.cpus.to_string(),
         "ephemeral-storage": format!("{}Ki", facts.storage_bytes / 1024),
         "memory": format!("{}Ki", facts.memory_bytes / 1024),
-        "pods": PODS_MAX.to_string(),
+        "pods": identity.pods_max.to_string(),
     });
     let ip = if identity.address.parse::<IpAddr>().is_ok() { "InternalIP" } else { "InternalDNS" };
     json!({
@@ -183,6 +189,7 @@ mod tests {
             ]),
             facts: Facts { cpus: 2, memory_bytes: 4 << 30, storage_bytes: 10 << 30, ..Facts::default() },
             runtime_version: "wasmtime://48.0.3".to_owned(),
+            pods_max: PODS_MAX_DEFAULT,
         }
     }
 

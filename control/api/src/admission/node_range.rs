@@ -8,6 +8,9 @@
 //! A range stays with the *name* of its node when the Node object goes: its machine may still run pods with addresses
 //! from it, and gets the same range back when it registers again. Another node gets it only when no range is free, on
 //! the condition (in the same command) that no Node of the old name exists.
+//!
+//! A node that is made for many pods says so when it registers ([`ranges::MAX_PODS_ANNOTATION`]) and gets a larger range.
+//! What is held are always the smallest parts of it, so that ranges of all sizes exclude each other.
 
 use super::Claims;
 use crate::door::{Door, Target, read_error};
@@ -15,6 +18,7 @@ use coracle_objects::{ApiError, Cause, catalogue, meta, ranges};
 use coracle_store::{Expect, Op, command::UniqueChange};
 use rand::Rng;
 use serde_json::{Value, json};
+use std::net::Ipv4Addr;
 
 /// One field and the list that has superseded it.
 const FIELDS: [&str; 2] = ["podCIDR", "podCIDRs"];
@@ -56,9 +60,10 @@ pub(super) fn allocate(
     let allocation = Allocation { door, name: &target.name };
     let asked = range_of(node).to_owned();
     let (range, claims) = if asked.is_empty() {
-        match allocation.pick()? {
+        let bits = wanted_bits(target, node)?;
+        match allocation.pick(bits)? {
             Some(found) => found,
-            None => return Ok(Claims { warnings: vec![exhausted(&target.name)], ..Claims::default() }),
+            None => return Ok(Claims { warnings: vec![exhausted(&target.name, bits)], ..Claims::default() }),
         }
     } else {
         let claims = allocation.named(&asked)?.map_err(|detail| {
@@ -78,21 +83,34 @@ pub(super) fn allocate(
     Ok(claims)
 }
 
-fn exhausted(name: &str) -> String {
-    let (count, all) = (ranges::node_ranges().len(), ranges::text(ranges::POD_RANGE));
+/// How large a range the node asks for.
+fn wanted_bits(target: &Target, node: &Value) -> Result<u8, ApiError> {
+    let Some(text) = meta::annotation(node, ranges::MAX_PODS_ANNOTATION) else { return Ok(ranges::NODE_RANGE_BITS) };
+    text.parse().ok().and_then(ranges::node_range_bits).ok_or_else(|| {
+        let path = format!("metadata.annotations[{}]", ranges::MAX_PODS_ANNOTATION);
+        let most = (1_u32 << (32 - ranges::LARGEST_NODE_RANGE_BITS)) - ranges::RESERVED_ADDRESSES;
+        let cause = Cause::invalid(&path, &Value::from(text), &format!("must be a number of pods, at most {most}"));
+        target.kind.invalid(meta::name(node), vec![cause])
+    })
+}
+
+fn exhausted(name: &str, bits: u8) -> String {
+    let (count, all) = (ranges::node_ranges(bits).len(), ranges::text(ranges::POD_RANGE));
     format!(
-        "node {name} has no spec.podCIDR, and pods on it get no addresses: all {count} ranges (/{}) of {all} belong to other nodes",
-        ranges::NODE_RANGE_BITS
+        "node {name} has no spec.podCIDR, and pods on it get no addresses: all {count} ranges (/{bits}) of {all} belong to \
+         other nodes, at least in part"
     )
 }
 
+type Range = (Ipv4Addr, u8);
+
 /// How a range could be had.
 enum Access {
-    /// It is free, or this name's own.
+    /// All of it is free, or this name's own.
     Free,
-    /// It was that of a node that is not there any more.
-    Abandoned(String),
-    /// It is the named node's.
+    /// Parts of it were those of nodes that are not there any more.
+    Abandoned,
+    /// A part of it is the named node's.
     Taken(String),
 }
 
@@ -102,62 +120,97 @@ struct Allocation<'a> {
 }
 
 impl Allocation<'_> {
-    fn holder(&self, range: &str) -> Result<Option<String>, ApiError> {
-        self.door.store().unique_holder(&key(range)).map_err(|error| read_error(&error))
+    fn holder(&self, block: Range) -> Result<Option<String>, ApiError> {
+        self.door.store().unique_holder(&key(block)).map_err(|error| read_error(&error))
     }
 
-    fn access(&self, range: &str) -> Result<Access, ApiError> {
-        let Some(holder) = self.holder(range)?.filter(|holder| holder != self.name) else { return Ok(Access::Free) };
-        let found = self.door.store().get(&node_key(&holder)).map_err(|error| read_error(&error))?;
-        Ok(if found.is_some() { Access::Taken(holder) } else { Access::Abandoned(holder) })
-    }
-
-    /// The range that this name had before, or else a free one, or else one whose node is gone. Where there is a
-    /// choice it is random, so that servers that choose at the same time seldom meet.
-    fn pick(&self) -> Result<Option<(String, Claims)>, ApiError> {
-        let (mut free, mut abandoned) = (Vec::new(), Vec::new());
-        for range in ranges::node_ranges().map(ranges::text) {
-            if self.holder(&range)?.is_some_and(|holder| holder == self.name) {
-                return Ok(Some((range.clone(), self.claim(&range, None))));
+    /// The smallest parts of a range that others hold, or held.
+    fn others(&self, range: Range) -> Result<Vec<(Range, String)>, ApiError> {
+        let mut found = Vec::new();
+        for block in ranges::blocks(range) {
+            if let Some(holder) = self.holder(block)?.filter(|holder| holder != self.name) {
+                found.push((block, holder));
             }
-            match self.access(&range)? {
+        }
+        Ok(found)
+    }
+
+    fn access(&self, range: Range) -> Result<Access, ApiError> {
+        let others = self.others(range)?;
+        for (_, holder) in &others {
+            if self.door.store().get(&node_key(holder)).map_err(|error| read_error(&error))?.is_some() {
+                return Ok(Access::Taken(holder.clone()));
+            }
+        }
+        Ok(if others.is_empty() { Access::Free } else { Access::Abandoned })
+    }
+
+    /// The smallest parts that this name holds.
+    fn own(&self) -> Result<Vec<Range>, ApiError> {
+        let mut own = Vec::new();
+        for block in ranges::node_ranges(ranges::NODE_RANGE_BITS) {
+            if self.holder(block)?.is_some_and(|holder| holder == self.name) {
+                own.push(block);
+            }
+        }
+        Ok(own)
+    }
+
+    /// The range that this name had before, or else a free one, or else one whose nodes are gone. Where there is a
+    /// choice it is random, so that servers that choose at the same time seldom meet.
+    fn pick(&self, bits: u8) -> Result<Option<(String, Claims)>, ApiError> {
+        let own = self.own()?;
+        let all = ranges::node_ranges(bits);
+        if let Some(range) = all.clone().find(|range| ranges::blocks(*range).all(|block| own.contains(&block))) {
+            return Ok(Some((ranges::text(range), self.claim(range, &own)?)));
+        }
+        let (mut free, mut abandoned) = (Vec::new(), Vec::new());
+        for range in all.clone() {
+            match self.access(range)? {
                 Access::Free => free.push(range),
-                Access::Abandoned(holder) => abandoned.push((range, holder)),
+                Access::Abandoned => abandoned.push(range),
                 Access::Taken(_) => {}
             }
         }
         // The first node of a cluster gets the first range.
-        let chosen = if free.len() == ranges::node_ranges().len() { 0 } else { any(free.len()) };
-        if let Some(range) = free.get(chosen) {
-            return Ok(Some((range.clone(), self.claim(range, None))));
-        }
-        let chosen = abandoned.get(any(abandoned.len()));
-        Ok(chosen.map(|(range, holder)| (range.clone(), self.claim(range, Some(holder)))))
+        let chosen = if free.len() == all.len() { 0 } else { any(free.len()) };
+        let Some(range) = free.get(chosen).or_else(|| abandoned.get(any(abandoned.len()))) else { return Ok(None) };
+        Ok(Some((ranges::text(*range), self.claim(*range, &own)?)))
     }
 
     /// A range that somebody asked for by name. The inner error says why it cannot be had.
-    fn named(&self, range: &str) -> Result<Result<Claims, String>, ApiError> {
-        if !ranges::node_ranges().any(|one| ranges::text(one) == range) {
-            let (bits, all) = (ranges::NODE_RANGE_BITS, ranges::text(ranges::POD_RANGE));
-            return Ok(Err(format!("must be one of the ranges with prefix /{bits} in {all}")));
-        }
+    fn named(&self, text: &str) -> Result<Result<Claims, String>, ApiError> {
+        let sizes = ranges::LARGEST_NODE_RANGE_BITS..=ranges::NODE_RANGE_BITS;
+        let known = |range: &Range| sizes.contains(&range.1) && ranges::node_ranges(range.1).any(|one| one == *range);
+        let Some(range) = ranges::parse(text).filter(known) else {
+            let (least, most) = (ranges::LARGEST_NODE_RANGE_BITS, ranges::NODE_RANGE_BITS);
+            let all = ranges::text(ranges::POD_RANGE);
+            return Ok(Err(format!("must be one of the ranges with a prefix from /{least} to /{most} in {all}")));
+        };
         Ok(match self.access(range)? {
-            Access::Free => Ok(self.claim(range, None)),
-            Access::Abandoned(holder) => Ok(self.claim(range, Some(&holder))),
+            Access::Free | Access::Abandoned => Ok(self.claim(range, &self.own()?)?),
             Access::Taken(holder) => Err(format!("provided range is already allocated to node {holder}")),
         })
     }
 
-    fn claim(&self, range: &str, former: Option<&str>) -> Claims {
+    /// Takes all parts of a range and gives back what else this name holds: it had a range of another size.
+    fn claim(&self, range: Range, own: &[Range]) -> Result<Claims, ApiError> {
         let mut claims = Claims::default();
-        if let Some(former) = former {
+        for (block, former) in self.others(range)? {
             // Taken for the former holder first, which fails when a third one was faster.
-            claims.uniques.push(UniqueChange { key: key(range), holder: Some(former.to_owned()) });
-            claims.uniques.push(UniqueChange { key: key(range), holder: None });
-            claims.checks.push(Op::Check { key: node_key(former), expect: Expect::Absent });
+            claims.uniques.push(UniqueChange { key: key(block), holder: Some(former.clone()) });
+            claims.uniques.push(UniqueChange { key: key(block), holder: None });
+            let check = Op::Check { key: node_key(&former), expect: Expect::Absent };
+            if !claims.checks.contains(&check) {
+                claims.checks.push(check);
+            }
         }
-        claims.uniques.push(UniqueChange { key: key(range), holder: Some(self.name.to_owned()) });
-        claims
+        let blocks = ranges::blocks(range);
+        for block in own.iter().filter(|block| !blocks.clone().any(|one| one == **block)) {
+            claims.uniques.push(UniqueChange { key: key(*block), holder: None });
+        }
+        claims.uniques.extend(blocks.map(|block| UniqueChange { key: key(block), holder: Some(self.name.to_owned()) }));
+        Ok(claims)
     }
 }
 
@@ -166,8 +219,8 @@ fn any(count: usize) -> usize {
     if count == 0 { 0 } else { rand::rng().random_range(0..count) }
 }
 
-fn key(range: &str) -> String {
-    format!("podcidr/{range}")
+fn key(block: Range) -> String {
+    format!("podcidr/{}", ranges::text(block))
 }
 
 fn node_key(name: &str) -> coracle_store::Key {

@@ -36,7 +36,7 @@ async fn patch(door: &Door, identity: Identity, name: &str, patch: Value) -> Res
 
 async fn fill(door: &Door) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
-    for index in 0..ranges::node_ranges().len() {
+    for index in 0..ranges::node_ranges(ranges::NODE_RANGE_BITS).len() {
         all.insert(created(door, &format!("n{index}")).await);
     }
     all
@@ -53,11 +53,14 @@ async fn create_raw(door: &Door, name: &str, spec: Value) -> Result<Written, Api
 async fn every_node_gets_its_own_range_until_none_is_left() {
     let (door, _) = testing::door().await;
     let all = fill(&door).await;
-    assert_eq!(all, ranges::node_ranges().map(ranges::text).collect());
+    assert_eq!(all, ranges::node_ranges(ranges::NODE_RANGE_BITS).map(ranges::text).collect());
     let written = create_raw(&door, "late", json!({})).await.unwrap();
     let late: Value = serde_json::from_slice(&written.bytes).unwrap();
     assert_eq!(range_of(&late), "");
-    assert!(written.warnings[0].contains("all 64 ranges (/22) of 10.244.0.0/16 belong to other nodes"), "{written:?}");
+    assert!(
+        written.warnings[0].contains("all 64 ranges (/22) of 10.244.0.0/16 belong to other nodes, at least in part"),
+        "{written:?}"
+    );
     // One that came too late gets a range as soon as there is one.
     let entry = door.store().get(&one("n7").key()).unwrap().unwrap();
     let freed: Value = serde_json::from_slice(&entry.value).unwrap();
@@ -80,7 +83,7 @@ async fn a_range_stays_with_the_name_of_its_node() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nodes_created_at_once_never_share_a_range() {
     let (door, _) = testing::door().await;
-    for index in 0..ranges::node_ranges().len() {
+    for index in 0..ranges::node_ranges(ranges::NODE_RANGE_BITS).len() {
         let name = format!("n{index}");
         created(&door, &name).await;
         delete(&door, &name).await;
@@ -154,4 +157,37 @@ async fn a_node_of_an_older_store_gets_its_range_with_its_next_change() {
     assert_eq!(range_of(&object), "", "a heartbeat changes nothing but the status");
     let changed = patch(&door, Identity::node("old"), "old", json!({"metadata": {"labels": {"zone": "a"}}})).await;
     assert_eq!(range_of(&changed.unwrap()), "10.244.0.0/22");
+}
+
+#[tokio::test]
+async fn nodes_for_many_pods_get_large_ranges_that_meet_no_others() {
+    let (door, _) = testing::door().await;
+    let large = |name: &str, pods: &str| {
+        let mut object = node(name, &json!({}));
+        object["metadata"]["annotations"] = json!({ranges::MAX_PODS_ANNOTATION: pods});
+        object
+    };
+    let make = async |name: &str, pods: &str| testing::create(&door, &nodes(), large(name, pods)).await;
+    let mut held = vec![created(&door, "small").await];
+    for (name, pods, bits) in [("a", "10000", 18), ("b", "1000", 22), ("c", "4000", 20), ("d", "16000", 18)] {
+        let range = range_of(&make(name, pods).await.unwrap()).to_owned();
+        assert!(range.ends_with(&format!("/{bits}")), "{range}");
+        held.push(range);
+    }
+    let blocks: Vec<Range> = held.iter().flat_map(|text| ranges::blocks(ranges::parse(text).unwrap())).collect();
+    assert_eq!(blocks.len(), 1 + 16 + 1 + 4 + 16);
+    assert_eq!(blocks.iter().collect::<BTreeSet<_>>().len(), blocks.len(), "{held:?}");
+
+    // It comes back with its size, or with another one, which gives the rest to others.
+    delete(&door, "a").await;
+    assert_eq!(range_of(&make("a", "10000").await.unwrap()), held[1]);
+    delete(&door, "a").await;
+    let less = range_of(&make("a", "1000").await.unwrap()).to_owned();
+    assert!(ranges::contains(ranges::parse(&held[1]).unwrap(), ranges::parse(&less).unwrap().0), "{less}");
+    delete(&door, "a").await;
+    assert_eq!(range_of(&make("e", "10000").await.unwrap()).rsplit_once('/').unwrap().1, "18");
+    for pods in ["many", "-1", "40000"] {
+        let error = make("f", pods).await.unwrap_err();
+        assert!(error.message.contains("must be a number of pods, at most 32765"), "{error}");
+    }
 }
