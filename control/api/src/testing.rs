@@ -48,6 +48,26 @@ pub(crate) fn pod(name: &str) -> Value {
     })
 }
 
+/// A pod called `name` on `node` ("" for none), Running unless `status` has another `phase`; `status` is also that of
+/// its one container, `main`.
+pub(crate) async fn running_pod(door: &Door, name: &str, node: &str, status: &Value) -> Value {
+    let collection = Target::collection(catalogue::pods(), "default");
+    let mut object = pod(name);
+    if !node.is_empty() {
+        object["spec"]["nodeName"] = Value::from(node);
+    }
+    let mut pod = create(door, &collection, object).await.unwrap();
+    let phase = status["phase"].as_str().unwrap_or("Running");
+    let container = json!({
+        "name": "main", "image": "app:1", "imageID": "", "ready": false, "restartCount": 0, "state": status["state"],
+    });
+    pod["status"] = json!({"phase": phase, "containerStatuses": [container]});
+    let target = Target::object(catalogue::pods(), "default", name).with_subresource("status").unwrap();
+    let body = Body::Value(pod);
+    let written = door.update(&Identity::admin(), &target, body, WriteOptions::default()).await.unwrap();
+    serde_json::from_slice(&written.bytes).unwrap()
+}
+
 /// A config map.
 pub(crate) fn config_map(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": "1"}})

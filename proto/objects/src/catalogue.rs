@@ -23,6 +23,8 @@ const ALL_BUT_DELETE_COLLECTION: &[Verb] =
 
 const GET_PATCH_UPDATE: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
 const CREATE: &[Verb] = &[Verb::Create];
+/// `kubectl` connects with POST or, over WebSocket, with GET.
+const CONNECT: &[Verb] = &[Verb::Create, Verb::Get];
 const GET: &[Verb] = &[Verb::Get];
 const UPDATE: &[Verb] = &[Verb::Update];
 
@@ -78,7 +80,9 @@ rows! {
         subresources: [("status", "Node", GET_PATCH_UPDATE)];
     pods = pod, "" / "v1", "Pod", "pods", "pod",
         short: ["po"], categories: ["all"], namespaced: true, verbs: ALL,
-        subresources: [("binding", "Binding", CREATE), ("log", "Pod", GET), ("status", "Pod", GET_PATCH_UPDATE)];
+        subresources: [("attach", "PodAttachOptions", CONNECT), ("binding", "Binding", CREATE),
+            ("exec", "PodExecOptions", CONNECT), ("log", "Pod", GET),
+            ("portforward", "PodPortForwardOptions", CONNECT), ("status", "Pod", GET_PATCH_UPDATE)];
     secrets = secret, "" / "v1", "Secret", "secrets", "secret",
         short: [], categories: [], namespaced: true, verbs: ALL, subresources: [];
     services = service, "" / "v1", "Service", "services", "service",

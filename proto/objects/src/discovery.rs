@@ -215,12 +215,13 @@ mod tests {
         }
         assert_eq!(listed, catalogue::all().iter().map(|kind| kind.plural).collect::<Vec<_>>());
         let subresources = &aggregated(true)["items"][0]["versions"][0]["resources"][5]["subresources"];
-        assert_eq!(
-            subresources[0],
+        let expected = |name: &str, verbs: &[&str], kind: &str| {
             json!({
-                "subresource": "binding", "verbs": ["create"],
-                "responseKind": {"group": "", "version": "v1", "kind": "Binding"}
+                "subresource": name, "verbs": verbs, "responseKind": {"group": "", "version": "v1", "kind": kind}
             })
-        );
+        };
+        assert_eq!(subresources[0], expected("attach", &["create", "get"], "PodAttachOptions"));
+        assert_eq!(subresources[1], expected("binding", &["create"], "Binding"));
+        assert_eq!(subresources[2], expected("exec", &["create", "get"], "PodExecOptions"));
     }
 }

@@ -44,12 +44,21 @@ impl Verb {
 /// A path below an object, e.g. `pods/x/status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subresource {
-    /// `status`, `log`, `binding`, `finalize`.
+    /// `status`, `log`, `binding`, `finalize`, `exec`.
     pub name: &'static str,
     /// Kind of its body, e.g. `Pod`, `Binding`.
     pub kind: &'static str,
     /// What works on it.
     pub verbs: &'static [Verb],
+}
+
+impl Subresource {
+    /// Whether it opens a connection (Kubernetes' `connect`): then there is no body, and the kind names the options
+    /// that come as query parameters.
+    #[must_use]
+    pub fn connects(&self) -> bool {
+        matches!(self.name, "attach" | "exec" | "portforward" | "proxy")
+    }
 }
 
 /// A printed column.

@@ -22,6 +22,7 @@ use crate::{
     client::DoorClient,
     identity::Identity,
     nodelink::{LogReader, NodeLinks},
+    sessions::SessionSlots,
 };
 use coracle_client::Client;
 use coracle_objects::{ApiError, Cause, Reason, error::Details};
@@ -54,6 +55,7 @@ pub struct Door {
     ready: OnceLock<ReadyCheck>,
     logs: OnceLock<Arc<dyn LogReader>>,
     links: OnceLock<Arc<NodeLinks>>,
+    session_slots: Arc<SessionSlots>,
     closing: CancellationToken,
 }
 
@@ -66,6 +68,7 @@ impl Door {
             ready: OnceLock::new(),
             logs: OnceLock::new(),
             links: OnceLock::new(),
+            session_slots: Arc::default(),
             closing: CancellationToken::new(),
         })
     }
@@ -143,7 +146,12 @@ impl Door {
         self.links.get().ok_or_else(|| ApiError::new(Reason::ServiceUnavailable, "no node can be reached yet"))
     }
 
-    /// Ends every watch and log stream that runs through this door; called once when the server stops.
+    /// How many connections to pods there may be.
+    pub(crate) fn session_slots(&self) -> &Arc<SessionSlots> {
+        &self.session_slots
+    }
+
+    /// Ends every watch, session and log stream that runs through this door; called once when the server stops.
     pub fn close(&self) {
         self.closing.cancel();
     }

@@ -71,7 +71,8 @@ impl Target {
     /// 405.
     pub fn require(&self, verb: Verb) -> Result<(), ApiError> {
         let allowed = match self.kind.subresource(self.subresource) {
-            Some(subresource) => subresource.verbs.contains(&verb),
+            // Connections have doors of their own; nothing is read or written through them as objects are.
+            Some(subresource) => !subresource.connects() && subresource.verbs.contains(&verb),
             None => self.kind.allows(verb),
         };
         if allowed { Ok(()) } else { Err(method_not_allowed()) }

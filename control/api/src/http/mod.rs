@@ -5,6 +5,7 @@
 mod accept;
 mod answer;
 mod body;
+mod connect;
 mod delete_options;
 mod discovery;
 mod health;
@@ -88,7 +89,7 @@ fn require_get(method: &Method) -> Result<(), ApiError> {
 }
 
 /// Subresources of pods that Kubernetes has and this server has not.
-const UNSERVED: [&str; 7] = ["attach", "ephemeralcontainers", "eviction", "exec", "portforward", "proxy", "resize"];
+const UNSERVED: [&str; 4] = ["ephemeralcontainers", "eviction", "proxy", "resize"];
 
 /// 404 for a path that is nothing.
 fn path_not_found(path: &str) -> ApiError {

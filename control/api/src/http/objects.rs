@@ -1,6 +1,8 @@
 //! Verbs on objects and collections.
 
-use super::{accept::Accept, answer, body, delete_options, logs, path::ObjectPath, query::Query, views::View, watch};
+use super::{
+    accept::Accept, answer, body, connect, delete_options, logs, path::ObjectPath, query::Query, views::View, watch,
+};
 use crate::{
     door::{
         Body, DeleteOptions, Door, Removed, Target, Written,
@@ -39,6 +41,9 @@ impl Call<'_> {
         let path = &self.path;
         let target = Target::object(path.kind, path.namespace.as_str(), path.name.as_str());
         let target = target.with_subresource(&path.subresource)?;
+        if matches!(target.subresource, "attach" | "exec" | "portforward") {
+            return connect::answer(self.door, self.identity, &target, &self.query, self.parts).await;
+        }
         let view = View::new(path.kind, self.accept, &self.query)?;
         let is_collection = path.name.is_empty();
         match self.parts.method {

@@ -24,6 +24,11 @@ impl Query {
         self.pairs.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 
+    /// Every value of a parameter that may stand more than once.
+    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.pairs.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
     /// A switch. As in Kubernetes, a bare `?watch` switches it on.
     pub(super) fn flag(&self, name: &str) -> Result<bool, ApiError> {
         let Some((_, value)) = self.pairs.iter().find(|(key, _)| key == name) else { return Ok(false) };

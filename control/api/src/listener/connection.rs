@@ -67,7 +67,8 @@ async fn serve_http(stream: TlsStream<TcpStream>, app: App, shutdown: Cancellati
         app.call(request)
     });
     let builder = builder(is_http2, is_node);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    // A connection that switches to another protocol ends here and belongs to who speaks it.
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
         () = shutdown.cancelled() => {

@@ -113,6 +113,14 @@ impl NodeLinks {
         self.state.lock().nodes.contains_key(node)
     }
 
+    /// Refuses when the node holds no control stream.
+    ///
+    /// # Errors
+    /// 503.
+    pub(crate) fn require_connected(&self, node: &str) -> Result<(), ApiError> {
+        if self.is_connected(node) { Ok(()) } else { Err(not_connected(node)) }
+    }
+
     /// Asks a node to open a session and waits until it has.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ mod service;
 mod session;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use links::NodeLinks;
 pub use service::NodeLinkService;

@@ -158,9 +158,11 @@ impl SessionWriter {
         let line = &self.line;
         let to_node = line.to_node.lock().clone().ok_or_else(|| lost(&line.node))?;
         tokio::select! {
-            sent = to_node.send(Ok(frame)) => sent.map_err(|_| lost(&line.node)),
+            // A session that is over takes nothing, also when there is room.
+            biased;
             () = line.ended.cancelled() => Err(lost(&line.node)),
             () = line.gone.cancelled() => Err(lost(&line.node)),
+            sent = to_node.send(Ok(frame)) => sent.map_err(|_| lost(&line.node)),
         }
     }
 }

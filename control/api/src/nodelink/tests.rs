@@ -19,13 +19,13 @@ use tonic::{
     transport::{Channel, Endpoint, Server},
 };
 
-struct Setting {
-    links: Arc<NodeLinks>,
+pub(crate) struct Setting {
+    pub(crate) links: Arc<NodeLinks>,
     channel: Channel,
     closing: CancellationToken,
 }
 
-async fn setting() -> Setting {
+pub(crate) async fn setting() -> Setting {
     let closing = CancellationToken::new();
     let links = NodeLinks::new(closing.clone());
     let mut authenticator = Authenticator::new().with_token("admin", Identity::admin());
@@ -59,7 +59,7 @@ fn frame(frame: Frame) -> SessionFrame {
 }
 
 /// A node as a test plays it.
-struct Node {
+pub(crate) struct Node {
     token: &'static str,
     client: NodeLinkClient<Channel>,
     to_server: mpsc::Sender<NodeSignal>,
@@ -76,7 +76,7 @@ impl Node {
     }
 
     /// Connected: the server has answered a ping.
-    async fn ready(setting: &Setting, name: &'static str) -> Self {
+    pub(crate) async fn ready(setting: &Setting, name: &'static str) -> Self {
         let mut node = Self::connect(setting, name, name).await;
         node.ping().await.unwrap();
         node
@@ -91,14 +91,14 @@ impl Node {
         }
     }
 
-    async fn asked(&mut self) -> OpenSession {
+    pub(crate) async fn asked(&mut self) -> OpenSession {
         match self.signals.message().await.unwrap().and_then(|message| message.signal) {
             Some(server_signal::Signal::OpenSession(open)) => open,
             other => panic!("not asked for a session: {other:?}"),
         }
     }
 
-    async fn open(&mut self, session_id: String) -> (mpsc::Sender<SessionFrame>, Streaming<SessionFrame>) {
+    pub(crate) async fn open(&mut self, session_id: String) -> (mpsc::Sender<SessionFrame>, Streaming<SessionFrame>) {
         let (sender, outgoing) = mpsc::channel(1);
         let answer = self.client.session(with_token(self.token, ReceiverStream::new(outgoing))).await.unwrap();
         sender.send(frame(Frame::SessionId(session_id))).await.unwrap();

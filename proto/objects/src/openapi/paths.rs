@@ -98,7 +98,7 @@ pub(super) fn of_group(group: &str, version: &str, dialect: Dialect) -> Map<Stri
         let object = format!("{collection}/{{name}}");
         paths.insert(collection, path_item(kind, None, collection_operations(kind), in_path, "", dialect));
         paths.insert(object.clone(), path_item(kind, None, object_operations(kind), of_object, "", dialect));
-        for sub in kind.subresources {
+        for sub in kind.subresources.iter().filter(|sub| !sub.connects()) {
             let operations = subresource_operations(kind, sub);
             let item = path_item(kind, Some(sub), operations, of_object, "", dialect);
             paths.insert(format!("{object}/{}", sub.name), item);

@@ -51,7 +51,7 @@ pub(super) fn definitions(kinds: impl Iterator<Item = &'static Kind>, dialect: D
         own.push((shared_name("DeleteOptions"), group_version_kind(kind.group, kind.version, "DeleteOptions")));
         own.push((shared_name("WatchEvent"), group_version_kind(kind.group, kind.version, "WatchEvent")));
         definitions.insert(list_name_of(kind), list(kind, dialect));
-        for body in kind.subresources.iter().map(|sub| sub.kind).chain([kind.kind]) {
+        for body in kind.subresources.iter().filter(|sub| !sub.connects()).map(|sub| sub.kind).chain([kind.kind]) {
             let name = table::type_name(kind.group, kind.version, body);
             waiting.extend(table::type_named(&name));
             own.push((name, group_version_kind(kind.group, kind.version, body)));

@@ -1,0 +1,196 @@
+//! Port-forward over SPDY: a pair of streams (`data` and `error`, with one `requestid`) for each connection, which gets
+//! a session of its own on the node's link.
+
+use super::{
+    Gone, IDLE_MAX, Idle,
+    bridge::end_status,
+    spdy::{Connection, Stream, StreamReader, StreamWriter},
+};
+use crate::nodelink::{NodeLinks, Said, Session, SessionReader, SessionWriter};
+use bytes::Bytes;
+use coracle_objects::ApiError;
+use coracle_wire::v1::{PortForwardRequest, open_session::Purpose};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Connections forwarded at a time through one connection of a client.
+const FORWARDS_MAX: usize = 100;
+/// How long the second stream of a pair may take.
+const PAIR_TIMEOUT: Duration = Duration::from_secs(30);
+/// Half pairs that wait at a time.
+const HALF_PAIRS_MAX: usize = 2 * FORWARDS_MAX;
+/// The one channel of a forwarded connection.
+const CHANNEL: u32 = 0;
+
+/// Opens connections to one pod.
+#[derive(Clone)]
+pub(crate) struct Opener {
+    pub(crate) links: Arc<NodeLinks>,
+    pub(crate) node: String,
+    /// For every connection, but for its port.
+    pub(crate) request: PortForwardRequest,
+}
+
+impl Opener {
+    /// A session with `port` of the pod.
+    pub(super) async fn open(&self, port: u16) -> Result<Session, ApiError> {
+        let request = PortForwardRequest { port: u32::from(port), ..self.request.clone() };
+        self.links.open_session(&self.node, Purpose::PortForward(request)).await
+    }
+
+    /// What kubelet says when it cannot.
+    pub(super) fn failure(&self, port: u16, error: &str) -> String {
+        let PortForwardRequest { pod, pod_uid, .. } = &self.request;
+        format!("error forwarding port {port} to pod {pod}, uid {pod_uid}: {error}")
+    }
+}
+
+/// A pair of streams, as far as it has come.
+struct HalfPair {
+    since: Instant,
+    stream: Stream,
+    is_error: bool,
+}
+
+/// Serves a client until it goes away, or is idle for too long.
+pub(super) async fn serve(mut connection: Connection, opener: Opener, closing: &CancellationToken) {
+    let mut halves: HashMap<String, HalfPair> = HashMap::new();
+    let mut running = JoinSet::new();
+    let idle = Arc::new(Idle::new());
+    let mut check = tokio::time::interval(PAIR_TIMEOUT / 3);
+    loop {
+        let stream = tokio::select! {
+            stream = connection.accept() => stream,
+            Some(_) = running.join_next() => continue,
+            _ = check.tick() => {
+                // Dropping streams is all that can be done for a client that opened only one of two.
+                halves.retain(|_, half| half.since.elapsed() < PAIR_TIMEOUT);
+                continue;
+            }
+            () = idle.expired() => {
+                tracing::info!(idle = ?IDLE_MAX, "a port-forward was idle for too long");
+                None
+            }
+            () = closing.cancelled() => None,
+        };
+        let Some(stream) = stream else { break };
+        idle.touch();
+        let is_error = match stream.headers.get("streamtype") {
+            "error" => true,
+            "data" => false,
+            _ => {
+                stream.writer.refuse().await.ok();
+                continue;
+            }
+        };
+        let id = stream.headers.get("requestid").to_owned();
+        let (data, error) = match halves.remove(&id) {
+            Some(other) if other.is_error != is_error => {
+                if is_error {
+                    (other.stream, stream)
+                } else {
+                    (stream, other.stream)
+                }
+            }
+            other => {
+                if other.is_none() && halves.len() < HALF_PAIRS_MAX {
+                    halves.insert(id, HalfPair { since: Instant::now(), stream, is_error });
+                } else {
+                    stream.writer.refuse().await.ok();
+                }
+                continue;
+            }
+        };
+        let (opener, idle) = (opener.clone(), Arc::clone(&idle));
+        let is_over = running.len() >= FORWARDS_MAX;
+        running.spawn(async move { pair(data, error, &opener, &idle, is_over).await });
+    }
+    running.shutdown().await;
+    connection.finisher().finish().await;
+    tokio::time::timeout(PAIR_TIMEOUT, connection.closed().cancelled()).await.ok();
+}
+
+/// One forwarded connection, from its opening to its end.
+async fn pair(data: Stream, error: Stream, opener: &Opener, idle: &Idle, is_over: bool) {
+    let Ok(port) = data.headers.get("port").parse::<u16>() else {
+        error.writer.send(Bytes::from_static(b"the header \"port\" is no port")).await.ok();
+        return finish(&data.writer, &error.writer).await;
+    };
+    let forwarded = tokio::select! {
+        forwarded = async {
+            if is_over {
+                let message = format!("{FORWARDS_MAX} connections are forwarded already; end one and try again");
+                return Err(ApiError::bad_request(message));
+            }
+            join(opener.open(port).await?, data.reader, &data.writer, idle).await
+        } => forwarded,
+        // Nobody wants to know.
+        () = data.writer.is_reset() => return,
+    };
+    if let Err(failure) = forwarded {
+        let text = opener.failure(port, &failure.message);
+        error.writer.send(text.into()).await.ok();
+    }
+    finish(&data.writer, &error.writer).await;
+}
+
+async fn finish(data: &StreamWriter, error: &StreamWriter) {
+    data.finish().await.ok();
+    error.finish().await.ok();
+}
+
+/// Carries bytes both ways until the node ends the session or the client has gone.
+async fn join(session: Session, mut from: StreamReader, to: &StreamWriter, idle: &Idle) -> Result<(), ApiError> {
+    let (mut reader, writer) = session.split();
+    let upward = async {
+        while let Some(bytes) = from.next().await {
+            idle.touch();
+            if writer.send(CHANNEL, bytes).await.is_err() {
+                break;
+            }
+        }
+        writer.close(CHANNEL).await.ok();
+        // The other direction ends the session.
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = downward(&mut reader, to, idle) => ended,
+        never = upward => never,
+    }
+}
+
+async fn downward(reader: &mut SessionReader, to: &StreamWriter, idle: &Idle) -> Result<(), ApiError> {
+    loop {
+        match said(reader).await? {
+            Some((bytes, close)) => {
+                idle.touch();
+                let sent = async {
+                    to.send(bytes).await?;
+                    if close { to.finish().await } else { Ok(()) }
+                };
+                if sent.await == Err(Gone) {
+                    return Ok(());
+                }
+            }
+            None => return Ok(()),
+        }
+    }
+}
+
+/// What the pod says next on a forwarded connection, and whether it says no more; `None` at the end.
+pub(super) async fn said(reader: &mut SessionReader) -> Result<Option<(Bytes, bool)>, ApiError> {
+    match reader.next().await? {
+        Said::Channel(frame) => Ok(Some((frame.data, frame.close))),
+        Said::End(status) => {
+            let status = end_status(&status);
+            if status["status"] == "Success" { Ok(None) } else { Err(ApiError::from_status(&status)) }
+        }
+        Said::Data(_) => Err(ApiError::internal("the node sent something else than a connection's bytes")),
+    }
+}
+
+/// As [`SessionWriter::send`] on the one channel.
+pub(super) async fn send(writer: &SessionWriter, bytes: Bytes) -> Result<(), ApiError> {
+    writer.send(CHANNEL, bytes).await
+}
