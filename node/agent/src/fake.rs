@@ -21,7 +21,7 @@ use coracle_net::fabric::DialFailure;
 use coracle_objects::{ApiError, ObjectKey, Reason, meta, registry_auth::Keyring};
 use coracle_runner::{
     compile::CompileError,
-    protocol::{Exit, ExitCause, GuestKind, RunId, StartGuest},
+    protocol::{Exit, ExitCause, GuestKind, RunId, RunSample, StartGuest},
 };
 use futures::StreamExt;
 use serde_json::Value;
@@ -341,6 +341,11 @@ impl Guests for FakeGuests {
 
     async fn kill(&self, _namespace_uid: &str, run: &RunId) {
         self.end(|guest| guest.start.run == *run, 137, ExitCause::Killed);
+    }
+
+    async fn sample(&self, _namespace_uid: &str) -> Vec<RunSample> {
+        let sample = |guest: &Guest| RunSample { run: guest.start.run.clone(), cpu_nanos: 0, memory_bytes: 0 };
+        self.state.lock().unwrap().running.iter().map(sample).collect()
     }
 }
 

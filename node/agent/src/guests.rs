@@ -5,12 +5,13 @@ use crate::{
     clock,
     logs::RunLog,
     network::{ca_bundle, exchange::Exchange, line::Line},
+    samples::Samples,
     sandbox::Owners,
 };
 use async_trait::async_trait;
 use coracle_runner::{
     process::{RunnerConfig, RunnerProcess},
-    protocol::{Exit, ExitCause, FromRunner, LookupFailure, LookupResult, RunId, StartGuest, ToRunner},
+    protocol::{Exit, ExitCause, FromRunner, LookupFailure, LookupResult, RunId, RunSample, StartGuest, ToRunner},
 };
 use std::{
     collections::HashMap,
@@ -35,6 +36,8 @@ const LOOKUPS_MAX: usize = 256;
 const ANSWERS_MAX: usize = 1024;
 /// A runner that has not ended a killed run for so long hangs: the run is taken for ended and the runner killed.
 pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// A runner that has not said for so long what its runs use is not waited for.
+const SAMPLE_PATIENCE: Duration = Duration::from_secs(2);
 /// Exit code of what was ended from outside.
 pub(crate) const KILLED: i32 = 137;
 
@@ -73,6 +76,10 @@ pub(crate) trait Guests: Send + Sync + 'static {
 
     /// Ends a run, and the whole runner if it does not obey; returns once that is sure.
     async fn kill(&self, namespace_uid: &str, run: &RunId);
+
+    /// What the runs of a namespace have used, in no order; nothing when its runner does not answer in time.
+    #[expect(dead_code, reason = "for the statistics of a node")]
+    async fn sample(&self, namespace_uid: &str) -> Vec<RunSample>;
 }
 
 struct Run {
@@ -93,6 +100,7 @@ struct Runner {
     process: RunnerProcess,
     line: Arc<Line>,
     lookups: Arc<Semaphore>,
+    samples: Samples,
     runs: Mutex<Runs>,
 }
 
@@ -159,6 +167,7 @@ impl Runners {
             process,
             line: Line::new(channel),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            samples: Samples::default(),
             runs: Mutex::default(),
         });
         let (answers, asked) = mpsc::channel(ANSWERS_MAX);
@@ -228,6 +237,16 @@ impl Guests for Runners {
             warn!(namespace = runner.namespace, pid = runner.process.pid(), "the runner does not obey and is killed");
             runner.process.kill();
         }
+    }
+
+    async fn sample(&self, namespace_uid: &str) -> Vec<RunSample> {
+        let Some(runner) = self.current(namespace_uid).await else { return Vec::new() };
+        let Some((question, answered)) = runner.samples.ask() else { return Vec::new() };
+        let answer = async {
+            runner.process.send(ToRunner::Sample { question }).await.ok()?;
+            answered.await.ok()
+        };
+        tokio::time::timeout(SAMPLE_PATIENCE, answer).await.ok().flatten().unwrap_or_default()
     }
 }
 
@@ -320,6 +339,10 @@ impl Routing {
                 return;
             }
             FromRunner::InputTaken { .. } => return,
+            FromRunner::Sampled { question, runs, more } => {
+                let known = runner.runs();
+                return runner.samples.answered(question, runs, more, |run| known.by_id.contains_key(run));
+            }
             FromRunner::Lookup { question, pod_uid, name } => return self.look_up(runner, question, pod_uid, name),
             FromRunner::Started(run) => (run, RunEvent::Started),
             FromRunner::StartFailed { run, message } => (run, RunEvent::StartFailed(message)),

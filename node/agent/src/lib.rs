@@ -32,6 +32,7 @@ mod pod;
 mod reflector;
 mod reports;
 mod retry;
+mod samples;
 mod sandbox;
 mod static_pods;
 mod workloads;

@@ -1,6 +1,7 @@
 //! What every instance of a run is made from: a command's only one, or one for each request.
 
 use crate::{
+    cpu::{self, Account},
     guests::{Seat, Shared, Signals},
     host::{
         memory::MemoryAccount,
@@ -31,18 +32,21 @@ pub(crate) struct Blueprint {
     pub(crate) signals: Signals,
     network: PodNetwork,
     stdin: Input,
+    /// What it uses of the CPU is charged to this.
+    pub(crate) account: Arc<Account>,
     memory: Arc<MemoryAccount>,
 }
 
 impl Blueprint {
     pub(crate) fn new(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> Self {
-        let Seat { signals, stdin, memory } = seat.clone();
+        let Seat { signals, stdin, cpu, memory } = seat.clone();
         Self {
             shared: Arc::clone(shared),
             start: Arc::clone(start),
             network: shared.switch.open(&start.pod_uid, &start.network, signals.stop.clone()),
             signals,
             stdin,
+            account: cpu,
             memory,
         }
     }
@@ -111,7 +115,7 @@ impl Blueprint {
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(HOST_CALL_BYTES);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
+        store.epoch_deadline_callback(|_| Ok(cpu::interrupted()));
         Ok(store)
     }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     confine,
+    cpu::Threads,
     engine::{Allocation, EngineOptions},
     guests::Guests,
     link,
@@ -10,6 +11,7 @@ use crate::{
         switch::{DIAL_TIMEOUT, Switch},
     },
 };
+use nix::libc;
 use std::{
     error::Error,
     io::{self, Write},
@@ -19,10 +21,13 @@ use std::{
     sync::Arc,
 };
 use thiserror::Error;
+use tokio::runtime::Runtime;
 
 /// How many task polls a worker makes between looks at timers and sockets. A poll of a guest that computes lasts a
 /// whole tick, so tokio's default of 61 would make sleeping guests wait for a tenth of a second and more.
 const POLLS_PER_LOOK: u32 = 8;
+/// How much the guests' threads stand back: the kernel gives them a third of what it gives to others.
+const GUESTS_NICENESS: libc::c_int = 5;
 /// Threads for what cannot be asynchronous: files. They come and go with the work.
 const MAX_FILE_THREADS: usize = 32;
 
@@ -113,7 +118,7 @@ fn parse(arguments: &[String]) -> Result<Arguments, ChildError> {
 fn serve(arguments: &Arguments) -> Result<(), ChildError> {
     let (stream, network) = confine::take_sockets().map_err(ChildError::Confine)?;
     // While it can still be asked: it looks into files of the system.
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = Threads::of_this_machine();
     let confining = confine::before_threads(&arguments.root, arguments.user, arguments.memory_bytes);
     let confining = confining.map_err(ChildError::Confine)?;
 
@@ -125,14 +130,7 @@ fn serve(arguments: &Arguments) -> Result<(), ChildError> {
             arguments.engine.engine(Allocation::OnDemand)
         })
         .map_err(|error| ChildError::Engine(format!("{error:#}")))?;
-    let guests_runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
-        .max_blocking_threads(MAX_FILE_THREADS)
-        .event_interval(POLLS_PER_LOOK)
-        .thread_name("guests")
-        .enable_all()
-        .build()
-        .map_err(ChildError::Runtime)?;
+    let guests_runtime = guests_runtime(threads).map_err(ChildError::Runtime)?;
     // Stream and channel have a thread and a reactor of their own: however busy the guests are, a kill arrives at once.
     let link_runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ChildError::Runtime)?;
@@ -148,6 +146,7 @@ fn serve(arguments: &Arguments) -> Result<(), ChildError> {
         arguments.max_instances,
         outbox,
         Arc::clone(&switch),
+        threads,
         guests_runtime.handle().clone(),
     )
     .map_err(|error| ChildError::Engine(format!("{error:#}")))?;
@@ -157,6 +156,28 @@ fn serve(arguments: &Arguments) -> Result<(), ChildError> {
     // The agent is gone, and so are the guests: nobody waits for them.
     guests_runtime.shutdown_background();
     Ok(())
+}
+
+/// The runtime of the guests, whose threads stand back: agent, link and ticker go first when all want the processors.
+///
+/// Threads begin with the niceness of the one that makes them, so a thread that exists for this makes the first ones,
+/// and they make the rest. Nobody needs a right to be nicer.
+fn guests_runtime(threads: Threads) -> io::Result<Runtime> {
+    let build = move || {
+        // SAFETY: a plain system call on the calling thread, which is what Linux takes 0 for.
+        if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, GUESTS_NICENESS) } != 0 {
+            complain(&format!("guests are as important as the agent: {}", io::Error::last_os_error()));
+        }
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads.count())
+            .max_blocking_threads(MAX_FILE_THREADS)
+            .event_interval(POLLS_PER_LOOK)
+            .thread_name("guests")
+            .enable_all()
+            .build()
+    };
+    let builder = std::thread::Builder::new().name("guests".into()).spawn(build)?;
+    builder.join().map_err(|_| io::Error::other("the thread that makes the others panicked"))?
 }
 
 #[cfg(test)]

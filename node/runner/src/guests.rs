@@ -5,6 +5,7 @@
 use crate::{
     child,
     code::CodeCache,
+    cpu::{Account, Cpu, Threads},
     host::{
         memory::MemoryAccount,
         names::{ANSWER_TIMEOUT, Questions},
@@ -12,11 +13,10 @@ use crate::{
         trust::Trust,
     },
     http_server::Room,
-    link::Outbox,
+    link::{self, Outbox},
     network::switch::Switch,
-    protocol::{FromRunner, JOINED_RUNS_MAX, RunId, StartGuest, ToRunner},
+    protocol::{FromRunner, JOINED_RUNS_MAX, RunId, RunSample, StartGuest, ToRunner},
     run,
-    ticker::Ticker,
 };
 use parking_lot::Mutex;
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
@@ -28,7 +28,7 @@ use wasmtime::Engine;
 pub(crate) struct Shared {
     pub(crate) code: CodeCache,
     pub(crate) root: PathBuf,
-    pub(crate) ticker: Ticker,
+    pub(crate) cpu: Cpu,
     pub(crate) questions: Questions,
     pub(crate) outbox: Outbox,
     pub(crate) switch: Arc<Switch>,
@@ -48,6 +48,19 @@ impl Shared {
             target.joined = target.joined.saturating_sub(1);
         }
     }
+
+    /// What every run has used so far.
+    fn samples(&self) -> Vec<RunSample> {
+        let runs = self.runs.lock();
+        // Those that joined another are counted there.
+        let own = runs.iter().filter(|(_, known)| known.start.joins.is_none());
+        own.map(|(run, Known { seat, .. })| RunSample {
+            run: run.clone(),
+            cpu_nanos: seat.cpu.used_nanos(),
+            memory_bytes: seat.memory.used_bytes(),
+        })
+        .collect()
+    }
 }
 
 /// A run as frames and other runs find it.
@@ -60,11 +73,12 @@ struct Known {
     joined: u32,
 }
 
-/// What a run is given beside its description. One that joins another has the other's account.
+/// What a run is given beside its description. One that joins another has the other's accounts.
 #[derive(Debug, Clone)]
 pub(crate) struct Seat {
     pub(crate) signals: Signals,
     pub(crate) stdin: Input,
+    pub(crate) cpu: Arc<Account>,
     pub(crate) memory: Arc<MemoryAccount>,
 }
 
@@ -90,10 +104,11 @@ impl Guests {
         max_instances: u32,
         outbox: Outbox,
         switch: Arc<Switch>,
+        threads: Threads,
         runtime: Handle,
     ) -> wasmtime::Result<Self> {
         let shared = Shared {
-            ticker: Ticker::start(&engine)?,
+            cpu: Cpu::start(&engine, threads, &runtime)?,
             code: CodeCache::new(engine, root.clone())?,
             trust: Arc::new(Trust::new(&root)),
             root,
@@ -114,6 +129,16 @@ impl Guests {
             ToRunner::Kill(run) => self.signal(&run, |signals| signals.kill.cancel()),
             ToRunner::Input { run, bytes, end } => self.input(&run, &bytes, end),
             ToRunner::LookupAnswer { question, result } => self.shared.questions.answer(question, result),
+            ToRunner::Sample { question } => {
+                let chunks = link::sampled(question, self.shared.samples());
+                let lane = self.shared.outbox.prompt.clone();
+                // The runtime of the link: guests that compute must not delay it.
+                tokio::spawn(async move {
+                    for chunk in chunks {
+                        let _ = lane.send(chunk).await;
+                    }
+                });
+            }
         }
     }
 
@@ -138,8 +163,11 @@ impl Guests {
             return refuse("a run of that name is already there");
         }
         let mut signals = Signals::default();
-        let memory = match &start.joins {
-            None => MemoryAccount::new(start.memory_limit_bytes),
+        let (cpu, memory) = match &start.joins {
+            None => (
+                Account::new(start.cpu_limit_millis, start.cpu_request_millis),
+                MemoryAccount::new(start.memory_limit_bytes),
+            ),
             Some(target) => {
                 let Some(target) = runs.get_mut(target) else { return refuse("the container is not running") };
                 if target.start.joins.is_some() {
@@ -152,10 +180,10 @@ impl Guests {
                 target.joined += 1;
                 start = joined(start, &target.start);
                 signals.kill = target.over.child_token();
-                Arc::clone(&target.seat.memory)
+                (Arc::clone(&target.seat.cpu), Arc::clone(&target.seat.memory))
             }
         };
-        let seat = Seat { stdin: Input::new(start.stdin, &signals.stop), signals, memory };
+        let seat = Seat { stdin: Input::new(start.stdin, &signals.stop), signals, cpu, memory };
         let start = Arc::new(start);
         let known = Known { start: Arc::clone(&start), seat: seat.clone(), over: CancellationToken::new(), joined: 0 };
         runs.insert(start.run.clone(), known);

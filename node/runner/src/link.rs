@@ -9,7 +9,7 @@ use crate::{
     frame::{self, MAX_FROM_RUNNER_BYTES, MAX_TO_RUNNER_BYTES},
     guests::Guests,
     network::switch::Switch,
-    protocol::{Confinement, FromRunner},
+    protocol::{Confinement, FromRunner, RunSample},
 };
 use std::os::unix::net::UnixStream as StdUnixStream;
 use tokio::{
@@ -23,13 +23,17 @@ use tokio::{
 
 /// Frames waiting in each lane.
 const LANE_FRAMES: usize = 64;
+/// A part of an answer that is about so long is sent; far below what a frame may have.
+const SAMPLES_BYTES: usize = 16 << 10;
+/// What a sample takes beside its name, at most.
+const SAMPLE_BYTES: usize = 24;
 /// How much buffer is kept between writes.
 const KEPT_BUFFER_BYTES: usize = 64 << 10;
 
 /// Where frames to the agent are put.
 #[derive(Debug, Clone)]
 pub(crate) struct Outbox {
-    /// Overtakes logs: `Ready`, `Started`, `StartFailed`, `Lookup`.
+    /// Overtakes logs: `Ready`, `Started`, `StartFailed`, `Lookup`, `Sampled`.
     pub(crate) prompt: mpsc::Sender<FromRunner>,
     /// Keeps its order: `Log`, `Exited`.
     pub(crate) ordered: mpsc::Sender<FromRunner>,
@@ -46,6 +50,26 @@ pub(crate) fn outbox() -> (Outbox, Outgoing) {
     let (prompt, prompt_receiver) = mpsc::channel(LANE_FRAMES);
     let (ordered, ordered_receiver) = mpsc::channel(LANE_FRAMES);
     (Outbox { prompt, ordered }, Outgoing { prompt: prompt_receiver, ordered: ordered_receiver })
+}
+
+/// The answer to a question for samples, in parts that fit into frames. There is always one.
+pub(crate) fn sampled(question: u64, samples: Vec<RunSample>) -> Vec<FromRunner> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = 0;
+    for sample in samples {
+        let size = sample.run.0.len() + SAMPLE_BYTES;
+        if bytes > 0 && bytes + size > SAMPLES_BYTES {
+            parts.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += size;
+        if let Some(part) = parts.last_mut() {
+            part.push(sample);
+        }
+    }
+    let last = parts.len() - 1;
+    let part = |(index, runs)| FromRunner::Sampled { question, runs, more: index < last };
+    parts.into_iter().enumerate().map(part).collect()
 }
 
 /// Says that the runner is ready and serves until the stream ends or breaks.
@@ -112,6 +136,32 @@ async fn write_frames(mut stream: OwnedWriteHalf, confinement: Confinement, mut 
                 Some(frame) => prompt.push(frame),
                 None => return,
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::RunId;
+
+    #[test]
+    fn many_samples_are_told_in_parts_that_fit() {
+        let sample = |number: u64| RunSample {
+            run: RunId(format!("{number:0>80}")),
+            cpu_nanos: u64::MAX,
+            memory_bytes: u64::MAX,
+        };
+        for count in [0, 1, 10_000] {
+            let parts = sampled(7, (0..count).map(sample).collect());
+            let mut seen = 0;
+            for (index, part) in parts.iter().enumerate() {
+                frame::encode(part, MAX_FROM_RUNNER_BYTES, &mut Vec::new()).unwrap();
+                let FromRunner::Sampled { question: 7, runs, more } = part else { panic!("{part:?}") };
+                assert_eq!(*more, index + 1 < parts.len());
+                seen += u64::try_from(runs.len()).unwrap();
+            }
+            assert_eq!(seen, count);
         }
     }
 }

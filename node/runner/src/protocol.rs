@@ -84,6 +84,8 @@ pub struct StartGuest {
     /// A run beside that of a container: in its pod's network, with its environment, mounts and addresses instead of
     /// those above, counted into what it uses, listening on none of its ports, and over when it is.
     pub joins: Option<RunId>,
+    /// What it was promised of the CPU, in thousandths of a core: its weight against others when there is not enough.
+    pub cpu_request_millis: Option<u32>,
 }
 
 /// Standard output or standard error.
@@ -172,6 +174,22 @@ pub enum ToRunner {
         /// The answer.
         result: LookupResult,
     },
+    /// What have the runs used? Answered by one or more `Sampled`.
+    Sample {
+        /// To match the answer.
+        question: u64,
+    },
+}
+
+/// What a run has used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSample {
+    /// Which run.
+    pub run: RunId,
+    /// CPU time since it was started, in nanoseconds.
+    pub cpu_nanos: u64,
+    /// What counts against its memory limit now.
+    pub memory_bytes: u64,
 }
 
 /// Runner to agent.
@@ -220,5 +238,14 @@ pub enum FromRunner {
         pod_uid: String,
         /// The name as the guest wrote it.
         name: String,
+    },
+    /// Answer to `Sample`, or a part of it.
+    Sampled {
+        /// Which question.
+        question: u64,
+        /// Runs that have not ended, each once over all parts.
+        runs: Vec<RunSample>,
+        /// Another part follows.
+        more: bool,
     },
 }

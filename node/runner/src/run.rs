@@ -86,7 +86,7 @@ async fn command(blueprint: &Blueprint, code: &Code, listeners: Vec<Listener>) -
     let mut store = blueprint.store(outputs.clone(), listeners).map_err(|error| error.to_string())?;
     let shared = &blueprint.shared;
     let _ = shared.outbox.prompt.send(FromRunner::Started(blueprint.start.run.clone())).await;
-    let guest = shared.ticker.drive(execute(code, &mut store));
+    let guest = shared.cpu.drive(&blueprint.account, execute(code, &mut store));
     let exit = tokio::select! {
         biased;
         () = blueprint.signals.kill.cancelled() => endings::killed(),

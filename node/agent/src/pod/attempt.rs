@@ -79,6 +79,7 @@ impl Attempt {
             CompileError::Failed(what) => create(format!("module {} could not be compiled: {what}", module.name)),
         })?;
         let (memory_limit_bytes, cpu_limit_millis) = env::limits(&self.container);
+        let cpu_request_millis = env::cpu_request(&self.container);
         let guest = StartGuest {
             run: self.run.clone(),
             pod_uid: meta::uid(&self.pod).to_owned(),
@@ -91,6 +92,7 @@ impl Attempt {
             cpu_limit_millis,
             stdin: if self.container["stdin"] == true { StdinMode::Open } else { StdinMode::UntilStop },
             joins: None,
+            cpu_request_millis,
             network: spec::network(&self.pod, &self.container),
         };
         Ok(Prepared { guest, image_id: image.id })

@@ -321,10 +321,20 @@ fn add_service(variables: &mut BTreeMap<String, String>, service: &Value) {
 /// `resources.limits.memory` in bytes and `resources.limits.cpu` in thousandths of a core.
 pub(crate) fn limits(container: &Value) -> (Option<u64>, Option<u32>) {
     let limits = &container["resources"]["limits"];
-    let quantity = |name: &str| limits[name].as_str().and_then(|text| text.parse::<Quantity>().ok());
-    let memory = quantity("memory").and_then(|quantity| u64::try_from(quantity.ceil()).ok());
-    let cpu = quantity("cpu").and_then(|quantity| u32::try_from(quantity.milli()).ok());
-    (memory, cpu)
+    let memory = limits["memory"].as_str().and_then(|text| text.parse::<Quantity>().ok());
+    (memory.and_then(|quantity| u64::try_from(quantity.ceil()).ok()), cpu_millis(&limits["cpu"]))
+}
+
+/// `resources.requests.cpu` in thousandths of a core; a limit without a request is one too.
+pub(crate) fn cpu_request(container: &Value) -> Option<u32> {
+    let resources = &container["resources"];
+    cpu_millis(&resources["requests"]["cpu"]).or_else(|| cpu_millis(&resources["limits"]["cpu"]))
+}
+
+/// An amount of CPU. None at all says nothing, as in Kubernetes.
+fn cpu_millis(amount: &Value) -> Option<u32> {
+    let quantity = amount.as_str()?.parse::<Quantity>().ok()?;
+    u32::try_from(quantity.milli()).ok().filter(|millis| *millis > 0)
 }
 
 #[cfg(test)]

@@ -175,4 +175,13 @@ fn limits_are_read() {
     let container = json!({"resources": {"limits": {"memory": "64Mi", "cpu": "250m"}}});
     assert_eq!(limits(&container), (Some(64 << 20), Some(250)));
     assert_eq!(limits(&json!({})), (None, None));
+    assert_eq!(limits(&json!({"resources": {"limits": {"cpu": "0"}}})), (None, None));
+    for (resources, request) in [
+        (json!({}), None),
+        (json!({"limits": {"cpu": "250m"}}), Some(250)),
+        (json!({"limits": {"cpu": "2"}, "requests": {"cpu": "0.1"}}), Some(100)),
+        (json!({"requests": {"cpu": "0"}}), None),
+    ] {
+        assert_eq!(cpu_request(&json!({"resources": resources})), request, "{resources}");
+    }
 }

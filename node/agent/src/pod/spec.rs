@@ -146,10 +146,6 @@ pub(crate) fn unsupported(pod: &Value) -> Vec<(&'static str, String)> {
         if container["lifecycle"].as_object().is_some_and(|hooks| !hooks.is_empty()) {
             found.push(("HooksNotSupported", format!("This node does not run hooks yet: lifecycle of {name} ignored")));
         }
-        if let Some(limit) = container["resources"]["limits"]["cpu"].as_str() {
-            let message = format!("This node does not enforce CPU limits yet: {name} may use more than {limit}");
-            found.push(("CPULimitNotSupported", message));
-        }
     }
     found
 }
@@ -196,7 +192,7 @@ mod tests {
             "containers": [{"name": "a", "livenessProbe": {}, "readinessProbe": {}}, {"name": "b", "lifecycle": {"preStop": {}}}],
         }});
         let reasons: Vec<&str> = unsupported(&pod).iter().map(|row| row.0).collect();
-        assert_eq!(reasons, ["CPULimitNotSupported", "ProbesNotSupported", "HooksNotSupported"]);
+        assert_eq!(reasons, ["ProbesNotSupported", "HooksNotSupported"]);
         let ports = json!([{"containerPort": 80, "hostPort": 8080}]);
         let told = |host_network: bool| {
             let spec = json!({"hostNetwork": host_network, "containers": [{"name": "a", "ports": ports}]});

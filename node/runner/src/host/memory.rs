@@ -33,6 +33,11 @@ impl MemoryAccount {
         Arc::new(Self { limit_bytes, ..Self::default() })
     }
 
+    /// What is in use now.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.used_bytes.load(Relaxed)
+    }
+
     /// Gives what was counted: all of it, short of counting beyond 64 bits.
     fn take(&self, by_bytes: u64) -> Result<u64, OutOfMemory> {
         let mut used_bytes = self.used_bytes.load(Relaxed);

@@ -50,10 +50,13 @@ pub(super) async fn respond(server: Arc<Server>, request: Request<Incoming>) -> 
     let (fate, gone) = (Fate::default(), CancellationToken::new());
     let client = Client::new(gone.clone());
     let (doing, fares) = (Arc::clone(&server), fate.clone());
-    server.spawn(async move {
+    let guest = async move {
         doing.guest(request, answer, &fares, &gone).await;
         drop(pass);
-    });
+    };
+    let blueprint = &server.blueprint;
+    // All of it, since much of what a request costs is to make an instance and to clear up behind it.
+    server.spawn(blueprint.shared.cpu.drive(&blueprint.account, guest));
     match answered.await {
         Ok(Ok(response)) => ResponseBody::of_guest(response, fate, client),
         Ok(Err(_)) => ResponseBody::text(StatusCode::INTERNAL_SERVER_ERROR, "the guest refused the request\n"),
@@ -71,7 +74,7 @@ impl Server {
             Ok(store) => store,
             Err(error) => return self.blueprint.complain(format!("{asked}: {error}\n")).await,
         };
-        let guest = self.blueprint.shared.ticker.drive(call(&self.code, &mut store, request, answer));
+        let guest = call(&self.code, &mut store, request, answer);
         let result = tokio::select! {
             result = guest => Some(result),
             () = abandoned(gone) => None,

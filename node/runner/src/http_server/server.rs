@@ -9,14 +9,15 @@
 use super::{gate::Gate, instance, patience::Patient};
 use crate::{
     blueprint::Blueprint,
+    cpu::Paced,
     endings,
     host::state::GuestState,
     network::{listener::Listener, stream::Stream},
     protocol::Exit,
 };
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
 use parking_lot::Mutex;
@@ -104,7 +105,7 @@ impl Server {
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                     Ok(accepted) => {
-                        connections.spawn(Arc::clone(self).connection(accepted.stream));
+                        connections.spawn(self.paced(Arc::clone(self).connection(accepted.stream)));
                     }
                     // It was there and is lost for want of descriptors: others will be free again.
                     Err(_) => sleep(OUT_OF_DESCRIPTORS).await,
@@ -113,7 +114,7 @@ impl Server {
         }
         // Those that wait already were let in before the stop.
         while let Ok(Some(accepted)) = listener.try_accept() {
-            connections.spawn(Arc::clone(self).connection(accepted.stream));
+            connections.spawn(self.paced(Arc::clone(self).connection(accepted.stream)));
         }
         listener.close();
         self.stopping.cancel();
@@ -130,9 +131,14 @@ impl Server {
         Poll::Ready(())
     }
 
+    /// The container pays for what is done for its clients.
+    fn paced<F: Future>(&self, work: F) -> Paced<F> {
+        self.blueprint.shared.cpu.pace(&self.blueprint.account, work)
+    }
+
     /// Serves one connection to its end.
     async fn connection(self: Arc<Self>, stream: Stream) {
-        let mut builder = Builder::new(TokioExecutor::new());
+        let mut builder = Builder::new(ForStreams(Arc::clone(&self)));
         builder
             .http1()
             .timer(TokioTimer::new())
@@ -187,5 +193,18 @@ impl Server {
     pub(super) fn end(&self, exit: Exit) {
         self.ending.lock().get_or_insert(exit);
         self.ended.cancel();
+    }
+}
+
+/// Runs what the streams of an HTTP/2 connection have to do.
+#[derive(Clone)]
+struct ForStreams(Arc<Server>);
+
+impl<F> Executor<F> for ForStreams
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    fn execute(&self, work: F) {
+        tokio::spawn(self.0.paced(work));
     }
 }

@@ -6,7 +6,7 @@ use coracle_runner::{
     process::{RunnerConfig, RunnerProcess},
     protocol::{
         Exit, ExitCause, FromRunner, GuestKind, LogStream, LookupFailure, LookupResult, Mount, PodNetwork, RunId,
-        StartGuest, StdinMode, ToRunner,
+        RunSample, StartGuest, StdinMode, ToRunner,
     },
 };
 use std::{
@@ -166,6 +166,7 @@ impl Runner {
             mounts: Vec::new(),
             memory_limit_bytes: None,
             cpu_limit_millis: None,
+            cpu_request_millis: None,
             stdin: StdinMode::default(),
             joins: None,
         }
@@ -217,6 +218,34 @@ impl Runner {
                 return frame;
             }
             self.aside.push(frame);
+        }
+    }
+
+    /// Waits until `run` has been started.
+    pub(crate) async fn until_started(&mut self, run: &RunId) {
+        match self.frame_of(run).await {
+            FromRunner::Started(_) => {}
+            other => panic!("not started: {other:?}"),
+        }
+    }
+
+    /// What every run has used so far.
+    pub(crate) async fn samples(&mut self) -> HashMap<RunId, RunSample> {
+        self.runs += 1;
+        let asked = u64::from(self.runs);
+        self.process.send(ToRunner::Sample { question: asked }).await.unwrap();
+        let mut samples = HashMap::new();
+        loop {
+            match self.frame().await {
+                FromRunner::Sampled { question, runs, more } => {
+                    assert_eq!(question, asked);
+                    samples.extend(runs.into_iter().map(|sample| (sample.run.clone(), sample)));
+                    if !more {
+                        return samples;
+                    }
+                }
+                frame => self.aside.push(frame),
+            }
         }
     }
 

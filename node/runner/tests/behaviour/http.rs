@@ -6,7 +6,7 @@ use crate::{
 };
 use coracle_runner::{
     network::DialFailure,
-    protocol::{ExitCause, FromRunner, RunId, ToRunner},
+    protocol::{ExitCause, FromRunner, RunId, StartGuest, ToRunner},
 };
 use futures::future::join_all;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
@@ -29,11 +29,11 @@ use tokio_rustls::TlsAcceptor;
 const PORT: u16 = 8080;
 
 /// Starts the guest that answers, and those who ask it.
-async fn serving(runner: &mut Runner, memory_limit_bytes: Option<u64>) -> (RunId, Neighbours) {
+pub(crate) async fn serving(runner: &mut Runner, set: impl FnOnce(&mut StartGuest)) -> (RunId, Neighbours) {
     let mut start = with_ports(runner.guest(Guest::Http, &["word"]).await, &[PORT]);
     start.env = vec![("COLOUR".into(), "green".into())];
     start.mounts = vec![runner.volume("data", "/data")];
-    start.memory_limit_bytes = memory_limit_bytes;
+    set(&mut start);
     let run = runner.start(start).await;
     while runner.frame().await != FromRunner::Started(run.clone()) {}
     (run, Neighbours::new(runner))
@@ -69,7 +69,7 @@ async fn whole(response: Response<Incoming>) -> (StatusCode, String) {
     (status, String::from_utf8(bytes.to_vec()).unwrap())
 }
 
-async fn ok(neighbours: &Neighbours, path: &str) -> String {
+pub(crate) async fn ok(neighbours: &Neighbours, path: &str) -> String {
     let (status, text) = get(neighbours, path).await;
     assert_eq!(status, StatusCode::OK, "{path}: {text}");
     text
@@ -100,7 +100,7 @@ async fn logged(runner: &mut Runner, mut log: String, text: &str) {
 
 pub(crate) async fn requests_are_answered_by_an_instance_each(context: Arc<Context>) {
     let mut runner = context.runner().await;
-    let (_run, neighbours) = serving(&mut runner, None).await;
+    let (_run, neighbours) = serving(&mut runner, |_| {}).await;
     fs::write(runner.volume_path("data").join("note"), "from the volume").unwrap();
     let mut client = Client::new(&neighbours).await;
     for _ in 0..3 {
@@ -140,7 +140,7 @@ pub(crate) async fn bodies_pass_as_they_come(context: Arc<Context>) {
     const LARGE: usize = 24 << 20;
     let mut runner = context.runner().await;
     // Less than what passes.
-    let (_run, neighbours) = serving(&mut runner, Some(16 << 20)).await;
+    let (_run, neighbours) = serving(&mut runner, |start| start.memory_limit_bytes = Some(16 << 20)).await;
     let mut client = Client::new(&neighbours).await;
     let response = client.ask("/count", Full::new(Bytes::from(vec![b'x'; LARGE]))).await;
     assert_eq!(whole(response).await.1, LARGE.to_string());
@@ -174,7 +174,7 @@ fn tokio_stream(
 
 pub(crate) async fn a_failing_guest_is_one_failed_request(context: Arc<Context>) {
     let mut runner = context.runner().await;
-    let (_run, neighbours) = serving(&mut runner, None).await;
+    let (_run, neighbours) = serving(&mut runner, |_| {}).await;
     for (path, text, complaint) in [
         ("/trap", "the guest gave no answer\n", "POST /trap: wasm trap: wasm `unreachable` instruction executed"),
         ("/exit/3", "the guest gave no answer\n", "POST /exit/3: the guest exited with code 1"),
@@ -196,7 +196,7 @@ pub(crate) async fn a_failing_guest_is_one_failed_request(context: Arc<Context>)
 
 pub(crate) async fn bad_requests_are_refused(context: Arc<Context>) {
     let mut runner = context.runner().await;
-    let (_run, neighbours) = serving(&mut runner, None).await;
+    let (_run, neighbours) = serving(&mut runner, |_| {}).await;
     let long = format!("GET /hello HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(100 << 10));
     let many = format!("GET /hello HTTP/1.1\r\nhost: x\r\n{}\r\n", "x: y\r\n".repeat(200));
     for (request, status) in [
@@ -218,7 +218,7 @@ pub(crate) async fn bad_requests_are_refused(context: Arc<Context>) {
 
 pub(crate) async fn many_requests_share_few_instances(context: Arc<Context>) {
     let mut runner = context.runner_for(4).await;
-    let (_run, neighbours) = serving(&mut runner, None).await;
+    let (_run, neighbours) = serving(&mut runner, |_| {}).await;
     let answers = join_all((0..100).map(|_| ok(&neighbours, "/sleep/5"))).await;
     assert!(answers.iter().all(|answer| answer == "slept\n"));
     // And there is still room for another container.
@@ -230,7 +230,7 @@ pub(crate) async fn many_requests_share_few_instances(context: Arc<Context>) {
 
 pub(crate) async fn busy_requests_starve_nobody(context: Arc<Context>) {
     let mut runner = context.runner().await;
-    let (run, neighbours) = serving(&mut runner, None).await;
+    let (run, neighbours) = serving(&mut runner, |_| {}).await;
     let mut spinners = Vec::new();
     for _ in 0..4 {
         let mut stream = neighbours.connect(PORT).await.unwrap();
@@ -249,7 +249,7 @@ pub(crate) async fn busy_requests_starve_nobody(context: Arc<Context>) {
 
 pub(crate) async fn memory_counts_over_all_instances(context: Arc<Context>) {
     let mut runner = context.runner().await;
-    let (run, neighbours) = serving(&mut runner, Some(40 << 20)).await;
+    let (run, neighbours) = serving(&mut runner, |start| start.memory_limit_bytes = Some(40 << 20)).await;
     // One after the other they have room.
     for _ in 0..3 {
         assert_eq!(ok(&neighbours, "/hold/20/1").await, "held\n");
@@ -265,13 +265,13 @@ pub(crate) async fn memory_counts_over_all_instances(context: Arc<Context>) {
     assert!(exit.message.contains("memory limit of 41943040 bytes"), "{}", exit.message);
     // Its port is free for its next life.
     drop(neighbours);
-    let (_run, neighbours) = serving(&mut runner, None).await;
+    let (_run, neighbours) = serving(&mut runner, |_| {}).await;
     assert_eq!(ok(&neighbours, "/hello").await, "hello\n");
 }
 
 pub(crate) async fn stop_lets_requests_finish(context: Arc<Context>) {
     let mut runner = context.runner().await;
-    let (run, neighbours) = serving(&mut runner, None).await;
+    let (run, neighbours) = serving(&mut runner, |_| {}).await;
     let mut idle = Client::new(&neighbours).await;
     assert_eq!(whole(idle.ask("/hello", Empty::<Bytes>::new()).await).await.1, "hello\n");
     let mut client = Client::new(&neighbours).await;
@@ -293,7 +293,7 @@ pub(crate) async fn stop_lets_requests_finish(context: Arc<Context>) {
 
 pub(crate) async fn kill_ends_everything(context: Arc<Context>) {
     let mut runner = context.runner().await;
-    let (run, neighbours) = serving(&mut runner, None).await;
+    let (run, neighbours) = serving(&mut runner, |_| {}).await;
     let mut stream: UnixStream = neighbours.connect(PORT).await.unwrap();
     stream.write_all(b"GET /sleep/600000 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     runner.process.send(ToRunner::Stop(run.clone())).await.unwrap();
@@ -306,7 +306,7 @@ pub(crate) async fn without_a_port_of_its_own_it_does_not_start(context: Arc<Con
     let mut runner = context.runner().await;
     let start = with_ports(runner.guest(Guest::Http, &[]).await, &[]);
     assert!(runner.refusal(start).await.contains("declares no TCP port"));
-    let (_run, _neighbours) = serving(&mut runner, None).await;
+    let (_run, _neighbours) = serving(&mut runner, |_| {}).await;
     let start = with_ports(runner.guest(Guest::Http, &[]).await, &[PORT]);
     assert_eq!(runner.refusal(start).await, "TCP port 8080 is in use in this pod");
 }
@@ -323,7 +323,7 @@ fn answer(stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Se
 
 pub(crate) async fn requests_go_out_through_the_pod_network(context: Arc<Context>) {
     let mut runner = context.runner().await;
-    let (_run, neighbours) = serving(&mut runner, None).await;
+    let (_run, neighbours) = serving(&mut runner, |_| {}).await;
     let server = SocketAddr::from(([10, 96, 0, 7], 80));
     let mut arrivals = neighbours.listen(server).await;
     tokio::spawn(async move {
@@ -350,7 +350,7 @@ pub(crate) async fn requests_go_out_through_the_pod_network(context: Arc<Context
 
 pub(crate) async fn https_needs_authorities_and_trusts_only_them(context: Arc<Context>) {
     let mut runner = context.runner().await;
-    let (_run, neighbours) = serving(&mut runner, None).await;
+    let (_run, neighbours) = serving(&mut runner, |_| {}).await;
     let (status, text) = get(&neighbours, "/fetch/https/10.96.0.7/x").await;
     assert_eq!(status, StatusCode::BAD_GATEWAY);
     assert!(text.contains("no https: this node gave no certificate authorities"), "{text}");

@@ -11,6 +11,7 @@
 )]
 
 mod compiling;
+mod cpu;
 mod dials;
 mod exits;
 mod files;
@@ -47,6 +48,14 @@ const CASES: &[Case] = cases![
     compiling::garbage_is_refused_with_the_reason,
     compiling::guests_compile_and_say_their_kind,
     compiling::what_is_no_compiler_has_failed,
+    cpu::limits_hold_as_seen_from_outside,
+    cpu::a_debt_is_paid,
+    cpu::requests_are_weights_under_contention,
+    cpu::a_paused_guest_burns_nothing_and_dies_at_once,
+    cpu::requests_to_http_components_are_paid_by_their_container,
+    cpu::spinning_guests_do_not_delay_their_neighbours_answers,
+    cpu::samples_tell_cpu_and_memory,
+    cpu::an_idle_runner_does_not_wake_up,
     exits::components,
     exits::modules,
     exits::components_may_choose_their_code,

@@ -1,0 +1,217 @@
+//! Limits and weights of CPU, and what a guest that computes does to others. Times are CPU times as the kernel counts
+//! them for the whole process, so that a busy machine changes nothing.
+
+use crate::{
+    fixture::{Context, Guest, Runner, killed},
+    http,
+};
+use coracle_runner::protocol::{FromRunner, RunId, ToRunner};
+use std::{
+    fs,
+    sync::Arc,
+    thread::available_parallelism,
+    time::{Duration, Instant},
+};
+use tokio::time::sleep;
+
+/// Computes for ever, without a call.
+pub(crate) const SPINNER: Guest = Guest::Text(r#"(module (func (export "_start") (loop $on br $on)))"#);
+/// Ticks of the clock in `/proc/PID/stat`: Linux gives this unit to programs on every architecture.
+const TICK: Duration = Duration::from_millis(10);
+
+/// CPU time of a whole process, as anybody can read it.
+pub(crate) fn used(pid: u32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    // utime and stime, the 14th and 15th of all.
+    let ticks: u32 = fields[11..13].iter().map(|field| field.parse::<u32>().unwrap()).sum();
+    ticks * TICK
+}
+
+async fn spinner(runner: &mut Runner, limit_millis: Option<u32>, request_millis: Option<u32>) -> RunId {
+    let mut start = runner.guest(SPINNER, &[]).await;
+    (start.cpu_limit_millis, start.cpu_request_millis) = (limit_millis, request_millis);
+    let run = runner.start(start).await;
+    runner.until_started(&run).await;
+    run
+}
+
+/// What the process used per second, in thousandths of a core.
+async fn rate_millis(runner: &Runner, over: Duration) -> u128 {
+    let (before, began) = (used(runner.process.pid()), Instant::now());
+    sleep(over).await;
+    (used(runner.process.pid()) - before).as_nanos() * 1000 / began.elapsed().as_nanos()
+}
+
+pub(crate) async fn limits_hold_as_seen_from_outside(context: Arc<Context>) {
+    for (count, limit) in [(1, 300), (10, 40)] {
+        let mut runner = context.runner().await;
+        for _ in 0..count {
+            spinner(&mut runner, Some(limit), None).await;
+        }
+        // What a new container may spend at once is no part of its rate.
+        sleep(Duration::from_millis(200)).await;
+        let (rate, allowed) = (rate_millis(&runner, Duration::from_secs(3)).await, u128::from(count * limit));
+        assert!(rate <= allowed * 115 / 100, "{count} with {limit}m each: {rate}m");
+        // A machine with other things to do may leave less.
+        assert!(rate >= allowed / 3, "{count} with {limit}m each: {rate}m");
+    }
+}
+
+pub(crate) async fn a_debt_is_paid(context: Arc<Context>) {
+    // Fills 256 MiB with one instruction, which nothing interrupts, again and again.
+    let filler = Guest::Text(
+        r#"(module (memory 4096) (func (export "_start")
+            (loop $on (memory.fill (i32.const 0) (i32.const 1) (i32.const 268435456)) br $on)))"#,
+    );
+    let mut runner = context.runner().await;
+    let mut start = runner.guest(filler, &[]).await;
+    start.cpu_limit_millis = Some(100);
+    let run = runner.start(start).await;
+    runner.until_started(&run).await;
+    // Until the first one is over.
+    while runner.samples().await[&run].cpu_nanos == 0 {
+        sleep(TICK).await;
+    }
+    let before = runner.samples().await[&run].cpu_nanos;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3) || runner.samples().await[&run].cpu_nanos == before {
+        sleep(TICK).await;
+    }
+    let used = runner.samples().await[&run].cpu_nanos;
+    // However long each one takes: over all its life it has what it may, and the one that is not paid for yet.
+    let allowed = began.elapsed().as_nanos() / 10 + u128::from(used - before);
+    assert!(u128::from(used) <= u128::from(before) + allowed, "{used} ns");
+    let quick = used - before;
+    assert!(quick < 1_500_000_000, "{quick} ns in {:?}", began.elapsed());
+}
+
+pub(crate) async fn requests_are_weights_under_contention(context: Arc<Context>) {
+    let cores = available_parallelism().unwrap().get();
+    let mut runner = context.runner_for(u32::try_from(4 * cores).unwrap()).await;
+    let mut runs = Vec::new();
+    for request in [100, 300] {
+        for _ in 0..cores {
+            runs.push((request, spinner(&mut runner, None, Some(request)).await));
+        }
+    }
+    let before = runner.samples().await;
+    sleep(Duration::from_secs(2)).await;
+    let after = runner.samples().await;
+    let had = |request: u32| -> u64 {
+        let of = runs.iter().filter(|(of, _)| *of == request);
+        of.map(|(_, run)| after[run].cpu_nanos - before[run].cpu_nanos).sum()
+    };
+    let (less, more) = (had(100), had(300));
+    assert!(less > 0 && (22..=40).contains(&(more * 10 / less)), "{more} ns and {less} ns");
+}
+
+pub(crate) async fn a_paused_guest_burns_nothing_and_dies_at_once(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    // A thousandth of a core: after what it may spend at once it is paused for long.
+    let run = spinner(&mut runner, Some(1), None).await;
+    sleep(Duration::from_millis(300)).await;
+    let before = used(runner.process.pid());
+    sleep(Duration::from_secs(1)).await;
+    assert!(used(runner.process.pid()) - before <= 3 * TICK, "it waits without looking");
+    let killed_at = Instant::now();
+    runner.process.send(ToRunner::Kill(run.clone())).await.unwrap();
+    assert_eq!(runner.end(&run).await.exit, killed());
+    assert!(killed_at.elapsed() < Duration::from_secs(1));
+}
+
+pub(crate) async fn requests_to_http_components_are_paid_by_their_container(context: Arc<Context>) {
+    let mut runner = context.runner_for(100).await;
+    let (run, neighbours) = http::serving(&mut runner, |start| start.cpu_limit_millis = Some(200)).await;
+    http::ok(&neighbours, "/env/COLOUR").await;
+    let before = (used(runner.process.pid()), Instant::now());
+    let clients = (0..8).map(|_| async {
+        while before.1.elapsed() < Duration::from_secs(3) {
+            http::ok(&neighbours, "/env/COLOUR").await;
+        }
+    });
+    futures::future::join_all(clients).await;
+    let rate = (used(runner.process.pid()) - before.0).as_nanos() * 1000 / before.1.elapsed().as_nanos();
+    // Some of what a new connection costs is not its container's: the channel that it comes by.
+    assert!(rate <= 300, "{rate}m");
+    let samples = runner.samples().await;
+    assert!(samples[&run].cpu_nanos > 100_000_000, "{samples:?}");
+}
+
+/// Half of the answers must come sooner than this, which is generous; without turns they take ten times as long.
+const ANSWER_MAX: Duration = Duration::from_millis(60);
+
+pub(crate) async fn spinning_guests_do_not_delay_their_neighbours_answers(context: Arc<Context>) {
+    let cores = available_parallelism().unwrap().get();
+    let mut runner = context.runner_for(u32::try_from(100 * cores).unwrap()).await;
+    let (_run, neighbours) = http::serving(&mut runner, |start| start.cpu_request_millis = Some(100)).await;
+    http::ok(&neighbours, "/env/COLOUR").await;
+    for _ in 0..32 * cores {
+        spinner(&mut runner, None, None).await;
+    }
+    let mut times = Vec::new();
+    for _ in 0..41 {
+        let asked = Instant::now();
+        http::ok(&neighbours, "/env/COLOUR").await;
+        times.push(asked.elapsed());
+    }
+    times.sort();
+    assert!(times[20] <= ANSWER_MAX, "{times:?}");
+}
+
+pub(crate) async fn samples_tell_cpu_and_memory(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    assert!(runner.samples().await.is_empty());
+    let busy = spinner(&mut runner, None, None).await;
+    let start = runner.guest(Guest::Text(SLEEPER), &[]).await;
+    let idle = runner.start(start).await;
+    runner.until_started(&idle).await;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let samples = runner.samples().await;
+        assert_eq!(samples.len(), 2, "{samples:?}");
+        if samples[&busy].cpu_nanos > 200_000_000 && samples[&idle].memory_bytes == 3 << 16 {
+            assert!(samples[&idle].cpu_nanos < 50_000_000, "{samples:?}");
+            assert_eq!(samples[&busy].memory_bytes, 0);
+            break;
+        }
+        assert!(Instant::now() < deadline, "{samples:?}");
+        sleep(TICK).await;
+    }
+    runner.process.send(ToRunner::Kill(busy.clone())).await.unwrap();
+    runner.end(&busy).await;
+    assert_eq!(runner.samples().await.into_keys().collect::<Vec<_>>(), [idle]);
+}
+
+/// Sleeps for an hour, in one call; has three pages.
+pub(crate) const SLEEPER: &str = r#"(module
+    (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 3)
+    (func (export "_start")
+        ;; The monotonic clock, an hour from now.
+        (i32.store (i32.const 16) (i32.const 1))
+        (i64.store (i32.const 24) (i64.const 3600000000000))
+        (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))))"#;
+
+pub(crate) async fn an_idle_runner_does_not_wake_up(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    for _ in 0..10 {
+        let start = runner.guest(Guest::Text(SLEEPER), &[]).await;
+        let run = runner.start(start).await;
+        while runner.frame().await != FromRunner::Started(run.clone()) {}
+    }
+    sleep(Duration::from_millis(300)).await;
+    let switches = |pid: u32| -> u64 {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let of = |task: fs::DirEntry| {
+            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            let lines = status.lines().filter_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            lines.filter_map(|count| count.trim().parse::<u64>().ok()).sum::<u64>()
+        };
+        tasks.map(|task| of(task.unwrap())).sum()
+    };
+    let before = switches(runner.process.pid());
+    sleep(Duration::from_secs(1)).await;
+    let woken = switches(runner.process.pid()).saturating_sub(before);
+    assert!(woken <= 20, "{woken} times in a second");
+}
