@@ -343,8 +343,14 @@ impl Guests for FakeGuests {
         self.end(|guest| guest.start.run == *run, 137, ExitCause::Killed);
     }
 
-    async fn sample(&self, _namespace_uid: &str) -> Vec<RunSample> {
-        let sample = |guest: &Guest| RunSample { run: guest.start.run.clone(), cpu_nanos: 0, memory_bytes: 0 };
+    async fn sample(&self) -> Vec<RunSample> {
+        let sample = |guest: &Guest| RunSample {
+            run: guest.start.run.clone(),
+            cpu_nanos: 0,
+            memory_bytes: 0,
+            pod_received_bytes: 0,
+            pod_sent_bytes: 0,
+        };
         self.state.lock().unwrap().running.iter().map(sample).collect()
     }
 }

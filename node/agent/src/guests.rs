@@ -77,9 +77,9 @@ pub(crate) trait Guests: Send + Sync + 'static {
     /// Ends a run, and the whole runner if it does not obey; returns once that is sure.
     async fn kill(&self, namespace_uid: &str, run: &RunId);
 
-    /// What the runs of a namespace have used, in no order; nothing when its runner does not answer in time.
+    /// What all runs have used, in no order; those of a runner that does not answer in time are missing.
     #[expect(dead_code, reason = "for the statistics of a node")]
-    async fn sample(&self, namespace_uid: &str) -> Vec<RunSample>;
+    async fn sample(&self) -> Vec<RunSample>;
 }
 
 struct Run {
@@ -107,6 +107,13 @@ struct Runner {
 impl Runner {
     fn runs(&self) -> std::sync::MutexGuard<'_, Runs> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its runs have used; `None` when it does not say.
+    async fn sample(&self) -> Option<Vec<RunSample>> {
+        let (question, answered) = self.samples.ask()?;
+        self.process.send(ToRunner::Sample { question }).await.ok()?;
+        answered.await.ok()
     }
 }
 
@@ -239,14 +246,16 @@ impl Guests for Runners {
         }
     }
 
-    async fn sample(&self, namespace_uid: &str) -> Vec<RunSample> {
-        let Some(runner) = self.current(namespace_uid).await else { return Vec::new() };
-        let Some((question, answered)) = runner.samples.ask() else { return Vec::new() };
-        let answer = async {
-            runner.process.send(ToRunner::Sample { question }).await.ok()?;
-            answered.await.ok()
-        };
-        tokio::time::timeout(SAMPLE_PATIENCE, answer).await.ok().flatten().unwrap_or_default()
+    async fn sample(&self) -> Vec<RunSample> {
+        let slots: Vec<Slot> = self.slots.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let samples = slots.into_iter().map(|slot| async move {
+            let answer = async {
+                let runner = slot.lock().await.clone()?;
+                runner.sample().await
+            };
+            tokio::time::timeout(SAMPLE_PATIENCE, answer).await.ok().flatten().unwrap_or_default()
+        });
+        futures::future::join_all(samples).await.into_iter().flatten().collect()
     }
 }
 

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     fn sample(name: &str, cpu_nanos: u64) -> RunSample {
-        RunSample { run: RunId(name.to_owned()), cpu_nanos, memory_bytes: 1 }
+        RunSample { run: RunId(name.to_owned()), cpu_nanos, memory_bytes: 1, pod_received_bytes: 0, pod_sent_bytes: 0 }
     }
 
     #[test]

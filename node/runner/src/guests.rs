@@ -54,10 +54,15 @@ impl Shared {
         let runs = self.runs.lock();
         // Those that joined another are counted there.
         let own = runs.iter().filter(|(_, known)| known.start.joins.is_none());
-        own.map(|(run, Known { seat, .. })| RunSample {
-            run: run.clone(),
-            cpu_nanos: seat.cpu.used_nanos(),
-            memory_bytes: seat.memory.used_bytes(),
+        own.map(|(run, Known { start, seat, .. })| {
+            let (pod_received_bytes, pod_sent_bytes) = self.switch.traffic(&start.pod_uid);
+            RunSample {
+                run: run.clone(),
+                cpu_nanos: seat.cpu.used_nanos(),
+                memory_bytes: seat.memory.used_bytes(),
+                pod_received_bytes,
+                pod_sent_bytes,
+            }
         })
         .collect()
     }

@@ -26,7 +26,7 @@ const LANE_FRAMES: usize = 64;
 /// A part of an answer that is about so long is sent; far below what a frame may have.
 const SAMPLES_BYTES: usize = 16 << 10;
 /// What a sample takes beside its name, at most.
-const SAMPLE_BYTES: usize = 24;
+const SAMPLE_BYTES: usize = 48;
 /// How much buffer is kept between writes.
 const KEPT_BUFFER_BYTES: usize = 64 << 10;
 
@@ -151,6 +151,8 @@ mod tests {
             run: RunId(format!("{number:0>80}")),
             cpu_nanos: u64::MAX,
             memory_bytes: u64::MAX,
+            pod_received_bytes: u64::MAX,
+            pod_sent_bytes: u64::MAX,
         };
         for count in [0, 1, 10_000] {
             let parts = sampled(7, (0..count).map(sample).collect());

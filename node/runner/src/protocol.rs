@@ -190,6 +190,10 @@ pub struct RunSample {
     pub cpu_nanos: u64,
     /// What counts against its memory limit now.
     pub memory_bytes: u64,
+    /// What its pod has received over the network; the same for all runs of a pod.
+    pub pod_received_bytes: u64,
+    /// What its pod has sent.
+    pub pod_sent_bytes: u64,
 }
 
 /// Runner to agent.

@@ -285,11 +285,6 @@ impl PodNetwork {
         Self { pod, stop }
     }
 
-    /// Bytes that the pod has received and sent.
-    pub(crate) fn traffic(&self) -> (u64, u64) {
-        self.pod.traffic.bytes()
-    }
-
     /// The right to have one socket more.
     pub(crate) fn socket(&self) -> Result<SocketPermit, SocketError> {
         let permit = Arc::clone(&self.pod.sockets).try_acquire_owned().map_err(|_| {

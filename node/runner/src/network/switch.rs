@@ -97,6 +97,11 @@ impl Switch {
         }
     }
 
+    /// Bytes that a pod has received and sent while it was there.
+    pub(crate) fn traffic(&self, pod_uid: &str) -> (u64, u64) {
+        self.pod(pod_uid).map_or((0, 0), |pod| pod.traffic().bytes())
+    }
+
     fn pod(&self, pod_uid: &str) -> Option<Arc<Pod>> {
         self.pods.lock().get(pod_uid).and_then(Weak::upgrade)
     }

@@ -388,7 +388,7 @@ async fn what_leaves_the_pod_is_counted() {
     let accepted = listener.accept().await.unwrap();
     assert_eq!(inside.stream.try_write(b"to myself").unwrap(), 9);
     assert_eq!(accepted.stream.try_read_some(64).unwrap(), b"to myself");
-    assert_eq!(network.traffic(), (0, 0), "what stays inside does not count");
+    assert_eq!(network.pod.traffic().bytes(), (0, 0), "what stays inside does not count");
 
     let (theirs, ours) = UnixStream::pair().unwrap();
     network.pod.offer(at("10.244.1.7:80"), at(OUTSIDE), ours.into()).unwrap();
@@ -397,9 +397,9 @@ async fn what_leaves_the_pod_is_counted() {
     let mut buffer = [0; 64];
     assert_eq!(accepted.stream.try_read(&mut buffer).unwrap(), 8);
     assert_eq!(accepted.stream.try_write(b"answer").unwrap(), 6);
-    assert_eq!(network.traffic(), (8, 6));
+    assert_eq!(network.pod.traffic().bytes(), (8, 6));
 
     let socket = network.bind_datagrams(at("0.0.0.0:5353")).unwrap();
     socket.send(at(OUTSIDE), b"datagram").unwrap();
-    assert_eq!(network.traffic(), (8, 14));
+    assert_eq!(network.pod.traffic().bytes(), (8, 14));
 }
