@@ -1,6 +1,7 @@
 //! An HTTP component that does whatever a test wants: the first word of the path says what, the others are arguments.
 
 mod bodies;
+mod health;
 mod outgoing;
 
 use std::{env, fs, hint::black_box, thread, time::Duration};
@@ -21,6 +22,7 @@ impl Guest for Handler {
         let path = request.path_with_query().unwrap_or_default();
         let words = path.trim_start_matches('/').split('/').collect::<Vec<_>>();
         match words.as_slice() {
+            ["grpc.health.v1.Health", "Check"] => health::check(request, out),
             ["echo"] => bodies::echo(request, out),
             ["count"] => {
                 let length = bodies::length(request);

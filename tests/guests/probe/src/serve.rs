@@ -1,6 +1,7 @@
 //! Servers in one loop: `serve http=8080 echo=9000 sink=9001 mute=9002 idle=9003 udp=9004`.
 //!
-//! - `http` answers `GET /` with who it is and whom it sees, `POST /echo` with the body, `GET /exit` by ending;
+//! - `http` answers `GET /` with who it is and whom it sees, `POST /echo` with the body, `GET /exit` by ending,
+//!   `GET /spin` never, and nobody else from then on; `GET /health` is well until `GET /sick`, and again after `GET /well`;
 //! - `echo` sends back what comes, until end-of-file; `sink` swallows it and answers how many bytes and their sum;
 //! - `mute` accepts and never reads; `idle` listens and never accepts; `udp` sends datagrams back.
 //!
@@ -13,6 +14,7 @@ use std::{
     net::{Shutdown, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd as _,
     process,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 /// How much a connection holds for a peer that does not read, in bytes.
@@ -20,6 +22,9 @@ const PENDING_BYTES_MAX: usize = 256 << 10;
 /// Longest request line and headers, in bytes.
 const HEAD_LENGTH_MAX: usize = 16 << 10;
 const CHUNK: usize = 64 << 10;
+
+/// What `GET /health` says.
+static IS_SICK: AtomicBool = AtomicBool::new(false);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -229,6 +234,16 @@ impl Client {
         }
         match request.as_slice() {
             ["GET", "/exit", _] => process::exit(1),
+            ["GET", "/spin", _] => loop {
+                std::hint::black_box(self.received);
+            },
+            ["GET", "/health", _] if IS_SICK.load(Relaxed) => self.respond("500 Internal Server Error", "sick\n", 5),
+            ["GET", "/health", _] => self.respond("200 OK", "well\n", 5),
+            ["GET", word @ ("/sick" | "/well"), _] => {
+                println!("told to be {}", &word[1..]);
+                IS_SICK.store(*word == "/sick", Relaxed);
+                self.respond("200 OK", "so be it\n", 9);
+            }
             ["GET", "/", _] => {
                 let body = self.who_and_whom();
                 self.respond("200 OK", &body, body.len());
