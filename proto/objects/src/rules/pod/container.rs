@@ -53,7 +53,11 @@ pub(super) fn check_all(spec: &Value, around: &Surroundings<'_>, path: &Path, ca
         check_unique(container, &mut names, &path, causes);
         // Init containers run one by one, so that each has the ports for itself.
         check_host_ports(std::slice::from_ref(container), &inits_path, causes);
-        probe::forbid(container, &path, causes);
+        if text(container, "restartPolicy") == "Always" {
+            probe::check(container, around.grace_seconds, &path, causes);
+        } else {
+            probe::forbid(container, &path, causes);
+        }
         if !list(container, "resizePolicy").is_empty() {
             let value = container["resizePolicy"].clone();
             causes.invalid(&path.child("resizePolicy"), value, "must not be set for init containers");
@@ -80,11 +84,7 @@ fn check_unique<'a>(container: &'a Value, names: &mut HashSet<&'a str>, path: &P
 fn check_restart_policy(container: &Value, path: &Path, causes: &mut Causes) {
     let path = path.child("restartPolicy");
     match text(container, "restartPolicy") {
-        "" => {}
-        "Always" => {
-            let detail = "init containers that keep running beside the app containers (sidecars) are not supported yet";
-            causes.forbidden(&path, detail);
-        }
+        "" | "Always" => {}
         other => causes.not_supported(&path, other, &["Always"]),
     }
 }

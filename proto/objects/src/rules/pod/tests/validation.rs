@@ -126,12 +126,6 @@ fn what_cannot_work_here_is_refused() {
             &["spec.affinity.podAntiAffinity: Forbidden: affinity between pods is not supported yet; nodeAffinity is"],
         ),
         (
-            json!({"initContainers": [{"name": "i", "image": "x:1", "restartPolicy": "Always"}]}),
-            &[
-                "spec.initContainers[0].restartPolicy: Forbidden: init containers that keep running beside the app containers (sidecars) are not supported yet",
-            ],
-        ),
-        (
             json!({"initContainers": [{"name": "i", "image": "x:1", "restartPolicy": "Never"}]}),
             &["spec.initContainers[0].restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""],
         ),

@@ -256,6 +256,26 @@ fn resources_are_amounts_within_limits() {
 }
 
 #[test]
+fn sidecars_have_probes_and_hooks_as_others_do() {
+    let sidecar = |extra: serde_json::Value| {
+        let mut container = json!({"name": "s", "image": "x:1", "restartPolicy": "Always"});
+        json_patch::merge(&mut container, &extra);
+        json!({"initContainers": [container]})
+    };
+    let probe = json!({"tcpSocket": {"port": 80}});
+    expect_create(&[
+        (sidecar(json!({"startupProbe": probe, "livenessProbe": probe, "readinessProbe": probe})), &[]),
+        (sidecar(json!({"lifecycle": {"preStop": {"exec": {"command": ["x"]}}}})), &[]),
+        (
+            sidecar(json!({"livenessProbe": {"tcpSocket": {"port": 0}}})),
+            &[
+                "spec.initContainers[0].livenessProbe.tcpSocket.port: Invalid value: 0: must be between 1 and 65535, inclusive",
+            ],
+        ),
+    ]);
+}
+
+#[test]
 fn probes_have_one_action_and_sane_numbers() {
     expect_container(&[
         (
