@@ -145,12 +145,11 @@ impl Switch for Exchange {
     }
 
     async fn dial_for(&self, uid: &str, host: &str, port: u16) -> Result<OwnedFd, DialFailure> {
-        let address = match host.trim_matches(['[', ']']).parse() {
-            Ok(address) => address,
-            Err(_) => {
-                let found = self.look_up(uid, host).await.map_err(|_| DialFailure::Unreachable)?;
-                *found.first().ok_or(DialFailure::Unreachable)?
-            }
+        let address = if let Ok(address) = host.trim_matches(['[', ']']).parse() {
+            address
+        } else {
+            let found = self.look_up(uid, host).await.map_err(|_| DialFailure::Unreachable)?;
+            *found.first().ok_or(DialFailure::Unreachable)?
         };
         // Nothing of it is bound there; the fabric puts the pod's own address before it.
         let from = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));

@@ -37,11 +37,6 @@ impl Hook {
     fn of(self, container: &Value) -> Option<&Value> {
         container.get("lifecycle")?.get(self.field()).filter(|handler| handler.is_object())
     }
-
-    /// Whether a container has this hook.
-    pub(crate) fn is_in(self, container: &Value) -> bool {
-        self.of(container).is_some()
-    }
 }
 
 /// Why a hook did not do what it should have done.

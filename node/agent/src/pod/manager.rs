@@ -301,4 +301,4 @@ async fn clean_up(context: Arc<Context>, pod: Arc<Value>) {
 
 #[cfg(test)]
 #[path = "manager_tests.rs"]
-pub(crate) mod tests;
+mod tests;

@@ -132,20 +132,6 @@ pub(crate) fn unsupported(pod: &Value) -> Vec<(&'static str, String)> {
             );
             found.push(("HostPortNotSupported", message));
         }
-        let probes: Vec<&str> = ["startupProbe", "livenessProbe", "readinessProbe"]
-            .into_iter()
-            .filter(|probe| container[*probe].is_object())
-            .collect();
-        if !probes.is_empty() {
-            let message = format!(
-                "This node does not run probes yet: container {name} counts as ready while it runs ({} ignored)",
-                probes.join(", ")
-            );
-            found.push(("ProbesNotSupported", message));
-        }
-        if container["lifecycle"].as_object().is_some_and(|hooks| !hooks.is_empty()) {
-            found.push(("HooksNotSupported", format!("This node does not run hooks yet: lifecycle of {name} ignored")));
-        }
     }
     found
 }
@@ -187,12 +173,6 @@ mod tests {
 
     #[test]
     fn what_is_not_run_is_told() {
-        let pod = json!({"spec": {
-            "initContainers": [{"name": "i", "resources": {"limits": {"cpu": "1"}}}],
-            "containers": [{"name": "a", "livenessProbe": {}, "readinessProbe": {}}, {"name": "b", "lifecycle": {"preStop": {}}}],
-        }});
-        let reasons: Vec<&str> = unsupported(&pod).iter().map(|row| row.0).collect();
-        assert_eq!(reasons, ["ProbesNotSupported", "HooksNotSupported"]);
         let ports = json!([{"containerPort": 80, "hostPort": 8080}]);
         let told = |host_network: bool| {
             let spec = json!({"hostNetwork": host_network, "containers": [{"name": "a", "ports": ports}]});

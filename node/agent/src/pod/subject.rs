@@ -65,8 +65,9 @@ pub(crate) mod tests {
 
     /// Container `app` of pod `default/p` at 10.244.0.7, with more fields.
     pub(crate) fn subject(more: Value) -> Subject {
+        let Value::Object(more) = more else { panic!("an object is wanted") };
         let mut container = json!({"name": "app", "ports": [{"name": "http", "containerPort": 8080}]});
-        container.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        container.as_object_mut().unwrap().extend(more);
         let pod = json!({
             "metadata": {"namespace": "default", "name": "p", "uid": "u1"},
             "spec": {"containers": [container]},

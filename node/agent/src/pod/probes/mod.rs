@@ -149,11 +149,11 @@ impl Run {
         let mut flight = Flight::new();
         loop {
             let now = pace.now();
-            for (place, schedule) in self.schedules.iter_mut().enumerate() {
+            for (position, schedule) in self.schedules.iter_mut().enumerate() {
                 if schedule.due().is_some_and(|at| at <= now) {
                     schedule.begin();
                     let one = probe_once(self.context.clone(), self.subject.clone(), schedule.spec);
-                    flight.push(Box::pin(async move { (place, one.await) }));
+                    flight.push(Box::pin(async move { (position, one.await) }));
                 }
             }
             let next = self.schedules.iter().filter_map(Schedule::due).min();
@@ -167,16 +167,16 @@ impl Run {
                 return;
             }
             tokio::select! {
-                Some((place, outcome)) = flight.next() => if !self.done(place, outcome).await { return },
+                Some((position, outcome)) = flight.next() => if !self.done(position, outcome).await { return },
                 () = wait => {}
             }
         }
     }
 
     /// One probe has ended. `false`: nobody wants to know any more.
-    async fn done(&mut self, place: usize, outcome: Outcome) -> bool {
+    async fn done(&mut self, position: usize, outcome: Outcome) -> bool {
         let now = self.context.pace.now();
-        let schedule = &mut self.schedules[place];
+        let schedule = &mut self.schedules[position];
         let (kind, grace) = (schedule.spec.kind, schedule.spec.grace);
         let was_early = schedule.is_early();
         let (result, message) = match &outcome {
@@ -239,7 +239,7 @@ async fn probe_once(context: Arc<Context>, subject: Arc<Subject>, spec: Spec) ->
             let port = subject.port(port)?;
             Ok(over_in(&context.pace, spec.timeout, reach::connect(&context, &subject, host, port)).await.map_or_else(
                 || Outcome::Failure(format!("dial tcp {}: i/o timeout", reach::authority(&subject, host, port))),
-                |result| result.map_or_else(|error| Outcome::Failure(error), |_| Outcome::Success(String::new())),
+                |result| result.map_or_else(Outcome::Failure, |_| Outcome::Success(String::new())),
             ))
         } else if probe["grpc"].is_object() {
             let port = subject.port(&probe["grpc"]["port"])?;

@@ -2,8 +2,9 @@ use super::*;
 use serde_json::json;
 
 fn spec(kind: Kind, more: serde_json::Value) -> Spec {
+    let serde_json::Value::Object(more) = more else { panic!("an object is wanted") };
     let mut probe = json!({"tcpSocket": {"port": 1}});
-    probe.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    probe.as_object_mut().unwrap().extend(more);
     Spec::of(&json!({kind.field(): probe}), kind).unwrap()
 }
 
