@@ -5,8 +5,8 @@ use crate::{
     context::Context,
     guests::{Guests, Launch, RunEvent},
     link::{Change, Changes, Link, Listing, Resource},
-    logs::RunLog,
     network::{Network, Switch, addresses::Addresses},
+    output::{Attached, Audience, Output},
     pod::{
         checks::Checks,
         hooks::{Hook, HookFailure},
@@ -21,7 +21,7 @@ use coracle_net::fabric::DialFailure;
 use coracle_objects::{ApiError, ObjectKey, Reason, meta, registry_auth::Keyring};
 use coracle_runner::{
     compile::CompileError,
-    protocol::{Exit, ExitCause, GuestKind, RunId, RunSample, StartGuest},
+    protocol::{Exit, ExitCause, GuestKind, LogStream, RunId, RunSample, StartGuest},
 };
 use futures::StreamExt;
 use serde_json::Value;
@@ -247,7 +247,8 @@ struct Guest {
     container: String,
     start: StartGuest,
     events: mpsc::Sender<(RunId, RunEvent)>,
-    log: Arc<RunLog>,
+    output: Output,
+    audience: Audience,
 }
 
 #[derive(Default)]
@@ -256,7 +257,14 @@ struct GuestsState {
     stopped: Vec<String>,
     obedient: bool,
     start_failure: Option<String>,
+    /// By run: what was written to it, and whether that has ended.
+    input: BTreeMap<RunId, (Vec<u8>, bool)>,
+    /// By run: how much of its output was passed on.
+    taken: BTreeMap<RunId, usize>,
 }
+
+/// What [`FakeGuests`] calls a command's run instead of a container's name.
+pub(crate) const COMMAND: &str = "a command";
 
 /// A runner that starts everything, unless told otherwise, and ends what it is told to.
 #[derive(Default)]
@@ -290,6 +298,25 @@ impl FakeGuests {
         self.state.lock().unwrap().stopped.clone()
     }
 
+    /// The guest in a container writes something.
+    pub(crate) fn write(&self, container: &str, stream: LogStream, text: &str) {
+        let state = self.state.lock().unwrap();
+        let guest = state.running.iter().find(|guest| guest.container == container).unwrap();
+        guest.audience.show(stream, text.as_bytes());
+        guest.output.append(stream, text.into(), crate::clock::now()).unwrap();
+    }
+
+    /// What was written to a run, and whether that has ended.
+    pub(crate) fn input_of(&self, run: &RunId) -> (String, bool) {
+        let (bytes, ended) = self.state.lock().unwrap().input.get(run).cloned().unwrap_or_default();
+        (String::from_utf8(bytes).unwrap(), ended)
+    }
+
+    /// How much of a run's output was passed on.
+    pub(crate) fn taken_of(&self, run: &RunId) -> usize {
+        self.state.lock().unwrap().taken.get(run).copied().unwrap_or_default()
+    }
+
     /// The guest in a container ends by itself.
     pub(crate) fn exit(&self, container: &str, code: i32) {
         self.end(|guest| guest.container == container, code, ExitCause::Exited);
@@ -306,9 +333,10 @@ impl FakeGuests {
         state.running = running;
         for guest in ended {
             let guest: Guest = guest;
-            guest.log.end(crate::clock::now());
+            guest.output.end(crate::clock::now());
             let exit = Exit { code, cause, message: String::new() };
-            guest.events.try_send((guest.start.run, RunEvent::Exited(exit))).unwrap();
+            let told = guest.events.try_send((guest.start.run, RunEvent::Exited(exit)));
+            assert!(told.is_ok() || guest.container == COMMAND, "somebody waits for a container's end");
         }
     }
 }
@@ -321,8 +349,12 @@ impl Guests for FakeGuests {
             return Ok(());
         }
         launch.events.try_send((launch.guest.run.clone(), RunEvent::Started)).unwrap();
-        let container = launch.log.container();
-        let guest = Guest { container, start: launch.guest, events: launch.events, log: launch.log };
+        let container = match &launch.output {
+            Output::Log(log) => log.container(),
+            Output::Reader(_) => COMMAND.to_owned(),
+        };
+        let Launch { guest: start, events, output, .. } = launch;
+        let guest = Guest { container, start, events, output, audience: Audience::default() };
         self.state.lock().unwrap().running.push(guest);
         Ok(())
     }
@@ -352,6 +384,23 @@ impl Guests for FakeGuests {
             pod_sent_bytes: 0,
         };
         self.state.lock().unwrap().running.iter().map(sample).collect()
+    }
+
+    async fn input(&self, _namespace_uid: &str, run: &RunId, bytes: &[u8], end: bool) -> bool {
+        let mut state = self.state.lock().unwrap();
+        let entry = state.input.entry(run.clone()).or_default();
+        entry.0.extend(bytes);
+        entry.1 |= end;
+        state.running.iter().any(|guest| guest.start.run == *run)
+    }
+
+    async fn output_taken(&self, _namespace_uid: &str, run: &RunId, bytes: usize) {
+        *self.state.lock().unwrap().taken.entry(run.clone()).or_default() += bytes;
+    }
+
+    async fn attach(&self, _namespace_uid: &str, run: &RunId) -> Option<Attached> {
+        let state = self.state.lock().unwrap();
+        state.running.iter().find(|guest| guest.start.run == *run)?.audience.join()
     }
 }
 
@@ -447,19 +496,25 @@ impl FakeWorkloads {
     }
 }
 
+fn image(reference: &str) -> Image {
+    let name = reference.split(':').next().unwrap().to_owned();
+    let module = ImageModule { name, digest: "sha256:1".to_owned(), path: "/module".into() };
+    Image { id: format!("registry/{reference}@sha256:1"), modules: vec![module], size_bytes: 1, pulled: true }
+}
+
 #[async_trait]
 impl Workloads for FakeWorkloads {
-    fn local(&self, _reference: &str, _keyring: &Keyring) -> Result<Local, PullError> {
-        Ok(Local::Absent)
+    /// What was pulled is found by its id, and by nothing else.
+    fn local(&self, reference: &str, _keyring: &Keyring) -> Result<Local, PullError> {
+        let name = reference.strip_prefix("registry/").and_then(|id| id.strip_suffix("@sha256:1"));
+        Ok(name.map_or(Local::Absent, |name| Local::Here(image(name))))
     }
 
     async fn pull(&self, reference: &str, _policy: PullPolicy, _keyring: &Keyring) -> Result<Image, PullError> {
         if let Some(detail) = self.pull_failure.lock().unwrap().clone() {
             return Err(PullError::Pull { reference: reference.to_owned(), detail });
         }
-        let name = reference.split(':').next().unwrap().to_owned();
-        let module = ImageModule { name, digest: "sha256:1".to_owned(), path: "/module".into() };
-        Ok(Image { id: format!("registry/{reference}@sha256:1"), modules: vec![module], size_bytes: 1, pulled: true })
+        Ok(image(reference))
     }
 
     async fn code(&self, _namespace_uid: &str, _module: &ImageModule) -> Result<Code, CompileError> {

@@ -24,6 +24,12 @@ const PAGE_OBJECTS: i64 = 250;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A call that is no stream gets this long.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// What the server may send into one stream, and into all of them, before it is read here. The sessions whose guests do
+/// not read must leave room for the control stream, watches and lists.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024 + SESSIONS_AT_ONCE * STREAM_WINDOW_BYTES;
+/// What a server opens at most: logs and commands, and forwarded connections.
+const SESSIONS_AT_ONCE: u32 = 64 + 128;
 /// How often an idle connection is tried, and how long it may stay silent: a dead server is noticed in between.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
 
@@ -42,6 +48,8 @@ pub(crate) fn channel(config: &AgentConfig) -> Result<Channel, AgentError> {
         .map_err(bad)?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEP_ALIVE.0)
         .keep_alive_timeout(KEEP_ALIVE.1)
         .keep_alive_while_idle(true);

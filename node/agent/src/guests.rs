@@ -3,15 +3,18 @@
 
 use crate::{
     clock,
-    logs::RunLog,
     network::{ca_bundle, exchange::Exchange, line::Line},
+    output::{Attached, Audience, Output},
     samples::Samples,
     sandbox::Owners,
 };
 use async_trait::async_trait;
 use coracle_runner::{
     process::{RunnerConfig, RunnerProcess},
-    protocol::{Exit, ExitCause, FromRunner, LookupFailure, LookupResult, RunId, RunSample, StartGuest, ToRunner},
+    protocol::{
+        Exit, ExitCause, FromRunner, INPUT_WINDOW_BYTES, LookupFailure, LookupResult, RunId, RunSample, StartGuest,
+        StdinMode, ToRunner,
+    },
 };
 use std::{
     collections::HashMap,
@@ -38,6 +41,8 @@ const ANSWERS_MAX: usize = 1024;
 pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// A runner that has not said for so long what its runs use is not waited for.
 const SAMPLE_PATIENCE: Duration = Duration::from_secs(2);
+/// Most bytes of input in one frame.
+const INPUT_PIECE_BYTES: usize = 16 << 10;
 /// Exit code of what was ended from outside.
 pub(crate) const KILLED: i32 = 137;
 
@@ -59,7 +64,7 @@ pub(crate) struct Launch {
     pub(crate) guest: StartGuest,
     /// Must be emptied promptly: one pod that does not would hold up its whole namespace.
     pub(crate) events: mpsc::Sender<(RunId, RunEvent)>,
-    pub(crate) log: Arc<RunLog>,
+    pub(crate) output: Output,
 }
 
 /// What a pod needs of runners.
@@ -80,12 +85,34 @@ pub(crate) trait Guests: Send + Sync + 'static {
     /// What all runs have used, in no order; those of a runner that does not answer in time are missing.
     #[expect(dead_code, reason = "for the statistics of a node")]
     async fn sample(&self) -> Vec<RunSample>;
+
+    /// Writes to a run's standard input, waiting while the guest does not read; `end` closes it. False when the run has
+    /// ended or reads none.
+    async fn input(&self, namespace_uid: &str, run: &RunId, bytes: &[u8], end: bool) -> bool;
+
+    /// So much of a command's output was passed on: it may write more.
+    async fn output_taken(&self, namespace_uid: &str, run: &RunId, bytes: usize);
+
+    /// What a run writes from now on; `None` when it does not run or too many are attached.
+    async fn attach(&self, namespace_uid: &str, run: &RunId) -> Option<Attached>;
 }
 
 struct Run {
     pod_uid: String,
     events: mpsc::Sender<(RunId, RunEvent)>,
-    log: Arc<RunLog>,
+    output: Arc<Output>,
+    /// Made when the first one is attached.
+    audience: Option<Arc<Audience>>,
+    /// What may be written to its standard input; closed with the run.
+    input: Option<Arc<Semaphore>>,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if let Some(input) = &self.input {
+            input.close();
+        }
+    }
 }
 
 #[derive(Default)]
@@ -203,6 +230,7 @@ impl Guests for Runners {
         let alive = slot.take().filter(|runner| !runner.runs().closed);
         let runner = match alive {
             Some(runner) => runner,
+            None if launch.guest.joins.is_some() => return Err("the container is not running".to_owned()),
             None => self.spawn(&launch).await?,
         };
         *slot = Some(runner.clone());
@@ -216,7 +244,15 @@ impl Guests for Runners {
             let pod_uid = launch.guest.pod_uid.clone();
             // Before the guest runs: it may dial at once.
             self.exchange.routes.open(&pod_uid, &runner.line);
-            runs.by_id.insert(run.clone(), Run { pod_uid, events: launch.events, log: launch.log });
+            let entry = Run {
+                pod_uid,
+                events: launch.events,
+                output: Arc::new(launch.output),
+                audience: None,
+                input: (launch.guest.stdin == StdinMode::Open)
+                    .then(|| Arc::new(Semaphore::new(INPUT_WINDOW_BYTES as usize))),
+            };
+            runs.by_id.insert(run.clone(), entry);
         }
         if let Err(error) = runner.process.send(ToRunner::Start(Box::new(launch.guest))).await {
             // If it is not there any more, its end was reported to the run already.
@@ -256,6 +292,35 @@ impl Guests for Runners {
             tokio::time::timeout(SAMPLE_PATIENCE, answer).await.ok().flatten().unwrap_or_default()
         });
         futures::future::join_all(samples).await.into_iter().flatten().collect()
+    }
+
+    async fn input(&self, namespace_uid: &str, run: &RunId, bytes: &[u8], end: bool) -> bool {
+        let Some(runner) = self.current(namespace_uid).await else { return false };
+        let Some(credit) = runner.runs().by_id.get(run).and_then(|entry| entry.input.clone()) else { return false };
+        for piece in bytes.chunks(INPUT_PIECE_BYTES) {
+            let Ok(permits) = credit.acquire_many(u32::try_from(piece.len()).unwrap_or(u32::MAX)).await else {
+                return false;
+            };
+            // They come back when the guest has read.
+            permits.forget();
+            let frame = ToRunner::Input { run: run.clone(), bytes: piece.to_vec(), end: false };
+            if runner.process.send(frame).await.is_err() {
+                return false;
+            }
+        }
+        let last = ToRunner::Input { run: run.clone(), bytes: Vec::new(), end };
+        !end || runner.process.send(last).await.is_ok()
+    }
+
+    async fn output_taken(&self, namespace_uid: &str, run: &RunId, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.tell(namespace_uid, ToRunner::OutputTaken { run: run.clone(), bytes }).await;
+    }
+
+    async fn attach(&self, namespace_uid: &str, run: &RunId) -> Option<Attached> {
+        let runner = self.current(namespace_uid).await?;
+        let mut runs = runner.runs();
+        runs.by_id.get_mut(run)?.audience.get_or_insert_default().join()
     }
 }
 
@@ -330,10 +395,13 @@ impl Routing {
         }
         for (run, entry) in lost {
             self.exchange.routes.close(&entry.pod_uid, &runner.line);
-            entry.log.end(clock::now());
+            entry.output.end(clock::now());
             let message = "the runner process ended unexpectedly".to_owned();
             let exit = Exit { code: KILLED, cause: ExitCause::Killed, message };
-            let _ = entry.events.send((run, RunEvent::Exited(exit))).await;
+            let events = entry.events.clone();
+            // Whoever is attached or writes to it learns first that it is over.
+            drop(entry);
+            let _ = events.send((run, RunEvent::Exited(exit))).await;
         }
     }
 
@@ -341,13 +409,26 @@ impl Routing {
         let (run, event) = match frame {
             FromRunner::Ready(_) => return,
             FromRunner::Log { run, stream, bytes } => {
-                let log = runner.runs().by_id.get(&run).map(|entry| entry.log.clone());
-                if let Some(log) = log {
-                    log.append(stream, &bytes, clock::now());
+                let entry = runner.runs().by_id.get(&run).map(|entry| (entry.output.clone(), entry.audience.clone()));
+                if let Some((output, audience)) = entry {
+                    if let Some(audience) = audience {
+                        audience.show(stream, &bytes);
+                    }
+                    if output.append(stream, bytes, clock::now()).is_err() {
+                        let breach = "it sends more output than it may";
+                        warn!(namespace = runner.namespace, breach, "the runner is killed");
+                        runner.process.kill();
+                    }
                 }
                 return;
             }
-            FromRunner::InputTaken { .. } => return,
+            FromRunner::InputTaken { run, bytes } => {
+                if let Some(credit) = runner.runs().by_id.get(&run).and_then(|entry| entry.input.as_ref()) {
+                    let missing = (INPUT_WINDOW_BYTES as usize).saturating_sub(credit.available_permits());
+                    credit.add_permits(missing.min(bytes as usize));
+                }
+                return;
+            }
             FromRunner::Sampled { question, runs, more } => {
                 let known = runner.runs();
                 return runner.samples.answered(question, runs, more, |run| known.by_id.contains_key(run));
@@ -363,8 +444,8 @@ impl Routing {
             let ended = runner.runs().by_id.remove(&run);
             ended.map(|entry| {
                 self.exchange.routes.close(&entry.pod_uid, &runner.line);
-                entry.log.end(clock::now());
-                entry.events
+                entry.output.end(clock::now());
+                entry.events.clone()
             })
         };
         if let Some(events) = events {

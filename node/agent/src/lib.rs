@@ -17,6 +17,7 @@
 mod clock;
 mod context;
 mod events;
+mod exec;
 #[cfg(test)]
 mod fake;
 mod grpc;
@@ -28,12 +29,14 @@ mod logs;
 mod machine;
 mod network;
 mod node;
+mod output;
 mod pod;
 mod reflector;
 mod reports;
 mod retry;
 mod samples;
 mod sandbox;
+mod sessions;
 mod static_pods;
 mod workloads;
 
@@ -58,6 +61,7 @@ use crate::{
     reflector::{Cache, Sink},
     reports::Reports,
     sandbox::Owners,
+    sessions::Sessions,
     static_pods::{StaticPods, mirror::Keeper},
     workloads::LocalWorkloads,
 };
@@ -300,6 +304,7 @@ impl Agent {
             channel: self.channel,
             node: self.config.node_name.clone(),
             logs: self.context.logs.clone(),
+            sessions: Sessions { context: self.context.clone(), pods: pods.clone() },
             pods,
         };
         tasks.spawn(link.run(stop_link.clone()));

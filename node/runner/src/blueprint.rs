@@ -7,7 +7,7 @@ use crate::{
         memory::MemoryAccount,
         state::{GuestState, StateError, Surroundings},
         stdin::Input,
-        stdio::Output,
+        stdio::{Credit, Output},
     },
     network::{
         error::SocketError,
@@ -35,11 +35,12 @@ pub(crate) struct Blueprint {
     /// What it uses of the CPU is charged to this.
     pub(crate) account: Arc<Account>,
     memory: Arc<MemoryAccount>,
+    credit: Option<Arc<Credit>>,
 }
 
 impl Blueprint {
     pub(crate) fn new(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> Self {
-        let Seat { signals, stdin, cpu, memory } = seat.clone();
+        let Seat { signals, stdin, cpu, memory, credit } = seat.clone();
         Self {
             shared: Arc::clone(shared),
             start: Arc::clone(start),
@@ -48,6 +49,7 @@ impl Blueprint {
             stdin,
             account: cpu,
             memory,
+            credit,
         }
     }
 
@@ -90,8 +92,10 @@ impl Blueprint {
     /// Standard output and standard error for one instance. Each needs its own: a stream promises its writer room that
     /// another one must not take.
     pub(crate) fn outputs(&self) -> [Output; 2] {
-        [LogStream::Stdout, LogStream::Stderr]
-            .map(|stream| Output::new(self.start.run.clone(), stream, self.shared.outbox.ordered.clone()))
+        [LogStream::Stdout, LogStream::Stderr].map(|stream| {
+            let lane = self.shared.outbox.ordered.clone();
+            Output::new(self.start.run.clone(), stream, lane, self.credit.clone())
+        })
     }
 
     /// A store with nothing in it yet.

@@ -10,6 +10,7 @@ use crate::{
         memory::MemoryAccount,
         names::{ANSWER_TIMEOUT, Questions},
         stdin::Input,
+        stdio::Credit,
         trust::Trust,
     },
     http_server::Room,
@@ -85,6 +86,8 @@ pub(crate) struct Seat {
     pub(crate) stdin: Input,
     pub(crate) cpu: Arc<Account>,
     pub(crate) memory: Arc<MemoryAccount>,
+    /// Where somebody waits for what it writes.
+    pub(crate) credit: Option<Arc<Credit>>,
 }
 
 /// What the agent can tell a run.
@@ -132,6 +135,7 @@ impl Guests {
             ToRunner::Start(start) => self.start(*start),
             ToRunner::Stop(run) => self.signal(&run, |signals| signals.stop.cancel()),
             ToRunner::Kill(run) => self.signal(&run, |signals| signals.kill.cancel()),
+            ToRunner::OutputTaken { run, bytes } => self.output_taken(&run, bytes),
             ToRunner::Input { run, bytes, end } => self.input(&run, &bytes, end),
             ToRunner::LookupAnswer { question, result } => self.shared.questions.answer(question, result),
             ToRunner::Sample { question } => {
@@ -188,7 +192,8 @@ impl Guests {
                 (Arc::clone(&target.seat.cpu), Arc::clone(&target.seat.memory))
             }
         };
-        let seat = Seat { stdin: Input::new(start.stdin, &signals.stop), signals, cpu, memory };
+        let credit = start.joins.is_some().then(Credit::new);
+        let seat = Seat { stdin: Input::new(start.stdin, &signals.stop), signals, cpu, memory, credit };
         let start = Arc::new(start);
         let known = Known { start: Arc::clone(&start), seat: seat.clone(), over: CancellationToken::new(), joined: 0 };
         runs.insert(start.run.clone(), known);
@@ -199,6 +204,12 @@ impl Guests {
         // A run that has ended has said so; the agent's frame crossed with it.
         if let Some(known) = self.shared.runs.lock().get(run) {
             act(&known.seat.signals);
+        }
+    }
+
+    fn output_taken(&self, run: &RunId, bytes: u32) {
+        if let Some(credit) = self.shared.runs.lock().get(run).and_then(|known| known.seat.credit.as_ref()) {
+            credit.give(bytes);
         }
     }
 

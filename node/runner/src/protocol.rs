@@ -53,6 +53,13 @@ pub enum StdinMode {
 /// What the agent may send as `Input` before the guest has read any of it; `InputTaken` says what it has read.
 pub const INPUT_WINDOW_BYTES: u32 = 64 << 10;
 
+/// What a run that joins another may write before the agent has said with `OutputTaken` that it was passed on; frames
+/// that were permitted already may exceed it by [`OUTPUT_OVERDRAFT_BYTES`].
+pub const OUTPUT_WINDOW_BYTES: u32 = 256 << 10;
+
+/// See [`OUTPUT_WINDOW_BYTES`].
+pub const OUTPUT_OVERDRAFT_BYTES: u32 = 64 << 10;
+
 /// Runs that may join one other at a time.
 pub const JOINED_RUNS_MAX: u32 = 16;
 
@@ -82,7 +89,8 @@ pub struct StartGuest {
     /// What is on standard input.
     pub stdin: StdinMode,
     /// A run beside that of a container: in its pod's network, with its environment, mounts and addresses instead of
-    /// those above, counted into what it uses, listening on none of its ports, and over when it is.
+    /// those above, counted into what it uses, listening on none of its ports, and over when it is. Somebody waits for
+    /// its output and may be slow, so it writes no more than [`OUTPUT_WINDOW_BYTES`] ahead.
     pub joins: Option<RunId>,
     /// What it was promised of the CPU, in thousandths of a core: its weight against others when there is not enough.
     pub cpu_request_millis: Option<u32>,
@@ -166,6 +174,13 @@ pub enum ToRunner {
         bytes: Vec<u8>,
         /// Nothing follows.
         end: bool,
+    },
+    /// So much of what the run wrote was passed on since the last such frame.
+    OutputTaken {
+        /// Which run.
+        run: RunId,
+        /// How much.
+        bytes: u32,
     },
     /// Answer to `Lookup`.
     LookupAnswer {

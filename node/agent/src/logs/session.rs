@@ -1,5 +1,5 @@
-//! The node link: a control stream for as long as the agent lives, and one more stream per log session, so that a
-//! flood of logs never delays a heartbeat. Always dialled from here.
+//! The node link: a control stream for as long as the agent lives, and one more stream per session, so that a flood of
+//! logs never delays a heartbeat. Always dialled from here.
 
 use crate::{
     clock,
@@ -11,6 +11,7 @@ use crate::{
     },
     pod::{manager::Registry, spec},
     retry::Reconnect,
+    sessions::{Line, Sessions},
 };
 use bytes::Bytes;
 use coracle_objects::{ApiError, Reason, meta};
@@ -28,8 +29,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tracing::{debug, warn};
 
-/// Log sessions at one time; the server is told no beyond it.
+/// Logs, commands and the like at one time; the server is told no beyond it.
 const SESSIONS_MAX: usize = 256;
+/// Connections to pods at one time, beside those.
+const FORWARDS_MAX: usize = 256;
 /// Frames that wait to be sent in one session.
 const FRAMES_MAX: usize = 4;
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -42,13 +45,23 @@ pub(crate) struct NodeLink {
     pub(crate) node: String,
     pub(crate) logs: Arc<Logs>,
     pub(crate) pods: Registry,
+    pub(crate) sessions: Sessions,
+}
+
+/// How many sessions there may be.
+struct Slots {
+    sessions: Arc<Semaphore>,
+    forwards: Arc<Semaphore>,
 }
 
 impl NodeLink {
     /// Runs until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let this = Arc::new(self);
-        let slots = Arc::new(Semaphore::new(SESSIONS_MAX));
+        let slots = Slots {
+            sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
+            forwards: Arc::new(Semaphore::new(FORWARDS_MAX)),
+        };
         let mut reconnect = Reconnect::new();
         let keep = async {
             loop {
@@ -70,7 +83,7 @@ impl NodeLink {
         }
     }
 
-    async fn control(self: &Arc<Self>, slots: &Arc<Semaphore>, stop: &CancellationToken) -> Result<(), ApiError> {
+    async fn control(self: &Arc<Self>, slots: &Slots, stop: &CancellationToken) -> Result<(), ApiError> {
         let (sender, receiver) = mpsc::channel(FRAMES_MAX);
         let signal = |signal| v1::NodeSignal { signal: Some(signal) };
         let hello = node_signal::Signal::Hello(v1::NodeHello { node_name: self.node.clone() });
@@ -101,7 +114,9 @@ impl NodeLink {
         }
     }
 
-    fn open(self: &Arc<Self>, open: v1::OpenSession, slots: &Arc<Semaphore>, stop: &CancellationToken) {
+    fn open(self: &Arc<Self>, open: v1::OpenSession, slots: &Slots, stop: &CancellationToken) {
+        let forwards = matches!(open.purpose, Some(open_session::Purpose::PortForward(_)));
+        let slots = if forwards { &slots.forwards } else { &slots.sessions };
         let (this, slot, stop) = (self.clone(), slots.clone().try_acquire_owned(), stop.clone());
         tokio::spawn(async move {
             let refused = slot.is_err();
@@ -123,32 +138,52 @@ impl NodeLink {
         let mut incoming = response.into_inner();
 
         let (bytes_sender, mut bytes) = mpsc::channel::<Bytes>(FRAMES_MAX);
+        let (input_sender, input) = mpsc::channel(FRAMES_MAX);
+        let (output, mut outgoing) = mpsc::channel(FRAMES_MAX);
         let work = async {
             let result = match open.purpose {
-                _ if refused => Err(ApiError::new(Reason::TooManyRequests, "the node serves too many log readers")),
-                Some(open_session::Purpose::Logs(request)) => self.logs(&request, &bytes_sender).await,
+                _ if refused => Err(ApiError::new(Reason::TooManyRequests, "the node serves too many sessions")),
+                Some(open_session::Purpose::Logs(request)) => {
+                    self.logs(&request, &bytes_sender).await.map(|()| Bytes::new())
+                }
+                Some(purpose) if Sessions::takes(&purpose) => {
+                    self.sessions.serve(purpose, Line { input, output }).await
+                }
                 Some(_) | None => Err(ApiError::bad_request("the node does not know this kind of session")),
             };
             drop(bytes_sender);
             result
         };
         let forward = async {
-            while let Some(data) = bytes.recv().await {
-                sender.send(frame(session_frame::Frame::Data(data))).await.map_err(gone)?;
+            loop {
+                let next = tokio::select! {
+                    Some(data) = bytes.recv() => session_frame::Frame::Data(data),
+                    Some(channel) = outgoing.recv() => session_frame::Frame::Channel(channel),
+                    else => return Ok::<(), ApiError>(()),
+                };
+                sender.send(frame(next)).await.map_err(gone)?;
             }
-            Ok::<(), ApiError>(())
         };
-        // The server ends the stream when its reader is gone.
-        let watch = async { while incoming.next().await.is_some_and(|message| message.is_ok()) {} };
+        // The server ends the stream when its user is gone.
+        let watch = async {
+            while let Some(Ok(message)) = incoming.next().await {
+                if let Some(session_frame::Frame::Channel(channel)) = message.frame {
+                    // Where nobody takes input, it is dropped.
+                    let _ = input_sender.send(channel).await;
+                }
+            }
+        };
         let result = tokio::select! {
             (result, forwarded) = async { tokio::join!(work, forward) } => {
                 forwarded?;
                 result
             }
             () = watch => return Ok(()),
+            // While it waits for its guest to read, the one above does not see the end.
+            () = sender.closed() => return Ok(()),
         };
-        let status = result.err().map(|error| error.to_status().to_string()).unwrap_or_default();
-        let end = session_frame::Frame::End(v1::SessionEnd { status: status.into() });
+        let status = result.unwrap_or_else(|error| error.to_status().to_string().into());
+        let end = session_frame::Frame::End(v1::SessionEnd { status });
         sender.send(frame(end)).await.map_err(gone)?;
         drop(sender);
         // Closing at once could overtake the end; the server closes when it has it.

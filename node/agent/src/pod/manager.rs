@@ -301,4 +301,4 @@ async fn clean_up(context: Arc<Context>, pod: Arc<Value>) {
 
 #[cfg(test)]
 #[path = "manager_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -28,7 +28,13 @@ fn entry(name: &str) -> Entry {
     }
 }
 
-async fn context(directory: &Path, link: &Arc<FakeLink>, guests: &Arc<FakeGuests>, known: &[&str]) -> Arc<Context> {
+/// An agent without processes that remembers the pods `known`.
+pub(crate) async fn context(
+    directory: &Path,
+    link: &Arc<FakeLink>,
+    guests: &Arc<FakeGuests>,
+    known: &[&str],
+) -> Arc<Context> {
     let (recorder, _writer) = Recorder::new(link.clone(), "n");
     let ledger = Ledger::open(directory.join("ledger")).unwrap();
     for name in known {

@@ -1,20 +1,25 @@
 //! A guest's standard output and standard error.
 //!
 //! Output becomes `Log` frames. A stream holds at most one frame that found its lane full; until that has moved on, the
-//! guest gets no permit to write more, so what is buffered per stream is bounded by [`MAX_CHUNK_BYTES`].
+//! guest gets no permit to write more, so what is buffered per stream is bounded by [`MAX_CHUNK_BYTES`]. Where somebody waits for
+//! the output, all streams of the run together also keep within the [`Credit`] that the agent gives.
 
-use crate::protocol::{FromRunner, LogStream, RunId};
+use crate::protocol::{FromRunner, LogStream, OUTPUT_OVERDRAFT_BYTES, OUTPUT_WINDOW_BYTES, RunId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{
+    future::Future,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
 };
 use tokio::{
     io::AsyncWrite,
-    sync::mpsc::{self, error::TrySendError},
+    sync::{
+        Notify,
+        mpsc::{self, error::TrySendError},
+    },
 };
 use tokio_util::sync::PollSender;
 use wasmtime_wasi::{
@@ -25,6 +30,54 @@ use wasmtime_wasi::{
 /// Most bytes that a guest writes at once, and thus in one frame.
 pub(crate) const MAX_CHUNK_BYTES: usize = 16 << 10;
 
+/// How much a run may write before somebody has read it.
+#[derive(Debug)]
+pub(crate) struct Credit {
+    /// Below zero when what was permitted on several streams came to more than was left.
+    left_bytes: Mutex<i64>,
+    given: Notify,
+}
+
+impl Credit {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { left_bytes: Mutex::new(OUTPUT_WINDOW_BYTES.into()), given: Notify::new() })
+    }
+
+    /// So much was read.
+    pub(crate) fn give(&self, bytes: u32) {
+        let mut left_bytes = self.left_bytes.lock();
+        *left_bytes = (*left_bytes + i64::from(bytes)).min(OUTPUT_WINDOW_BYTES.into());
+        drop(left_bytes);
+        self.given.notify_waiters();
+    }
+
+    fn is_left(&self) -> bool {
+        *self.left_bytes.lock() > 0
+    }
+
+    /// Whether so much may be written.
+    fn take(&self, bytes: usize) -> bool {
+        let mut left_bytes = self.left_bytes.lock();
+        let rest = *left_bytes - i64::try_from(bytes).unwrap_or(i64::MAX);
+        if rest < -i64::from(OUTPUT_OVERDRAFT_BYTES) {
+            return false;
+        }
+        *left_bytes = rest;
+        true
+    }
+
+    async fn available(&self) {
+        loop {
+            let mut given = pin!(self.given.notified());
+            given.as_mut().enable();
+            if self.is_left() {
+                return;
+            }
+            given.await;
+        }
+    }
+}
+
 /// Standard output or standard error of one run, shared by all handles that the guest has on it.
 #[derive(Debug, Clone)]
 pub(crate) struct Output(Arc<Pipe>);
@@ -34,13 +87,20 @@ struct Pipe {
     run: RunId,
     stream: LogStream,
     lane: mpsc::Sender<FromRunner>,
+    credit: Option<Arc<Credit>>,
     /// The frame that found the lane full.
     waiting: Mutex<Option<FromRunner>>,
 }
 
 impl Output {
-    pub(crate) fn new(run: RunId, stream: LogStream, lane: mpsc::Sender<FromRunner>) -> Self {
-        Self(Arc::new(Pipe { run, stream, lane, waiting: Mutex::new(None) }))
+    /// `credit` where somebody waits for the output.
+    pub(crate) fn new(
+        run: RunId,
+        stream: LogStream,
+        lane: mpsc::Sender<FromRunner>,
+        credit: Option<Arc<Credit>>,
+    ) -> Self {
+        Self(Arc::new(Pipe { run, stream, lane, credit, waiting: Mutex::new(None) }))
     }
 
     /// Returns when all that was written is in the lane.
@@ -70,6 +130,9 @@ impl OutputStream for Output {
         if bytes.is_empty() {
             return Ok(());
         }
+        if self.0.credit.as_ref().is_some_and(|credit| !credit.take(bytes.len())) {
+            return Err(StreamError::trap("wrote more than was permitted"));
+        }
         match self.0.lane.try_send(self.frame(bytes.into())) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(frame)) => {
@@ -85,7 +148,8 @@ impl OutputStream for Output {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(if self.0.waiting.lock().is_some() { 0 } else { MAX_CHUNK_BYTES })
+        let waits = self.0.waiting.lock().is_some() || self.0.credit.as_ref().is_some_and(|credit| !credit.is_left());
+        Ok(if waits { 0 } else { MAX_CHUNK_BYTES })
     }
 }
 
@@ -93,6 +157,9 @@ impl OutputStream for Output {
 impl Pollable for Output {
     async fn ready(&mut self) {
         self.drained().await;
+        if let Some(credit) = &self.0.credit {
+            credit.available().await;
+        }
     }
 }
 
@@ -108,7 +175,8 @@ impl StdoutStream for Output {
     }
 
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(AsyncOutput { output: self.clone(), lane: PollSender::new(self.0.lane.clone()) })
+        let lane = PollSender::new(self.0.lane.clone());
+        Box::new(AsyncOutput { output: self.clone(), lane, waiting: None })
     }
 }
 
@@ -116,12 +184,25 @@ impl StdoutStream for Output {
 struct AsyncOutput {
     output: Output,
     lane: PollSender<FromRunner>,
+    /// For credit.
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
 }
 
 impl AsyncWrite for AsyncOutput {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let chunk = &bytes[..bytes.len().min(MAX_CHUNK_BYTES)];
+        if let Some(credit) = self.output.0.credit.clone() {
+            while !credit.is_left() {
+                let credit = Arc::clone(&credit);
+                let waiting = self.waiting.get_or_insert_with(|| Box::pin(async move { credit.available().await }));
+                ready!(waiting.as_mut().poll(context));
+                self.waiting = None;
+            }
+        }
         ready!(self.lane.poll_reserve(context)).map_err(io::Error::other)?;
+        if self.output.0.credit.as_ref().is_some_and(|credit| !credit.take(chunk.len())) {
+            return Poll::Ready(Err(io::ErrorKind::WouldBlock.into()));
+        }
         let frame = self.output.frame(chunk.to_vec());
         self.lane.send_item(frame).map_err(io::Error::other)?;
         Poll::Ready(Ok(chunk.len()))
@@ -152,7 +233,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_lane_makes_the_writer_wait_and_keeps_the_order() {
         let (lane, mut receiver) = mpsc::channel(1);
-        let mut output = Output::new(RunId("r".into()), LogStream::Stdout, lane);
+        let mut output = Output::new(RunId("r".into()), LogStream::Stdout, lane, None);
         output.write("one".into()).unwrap();
         assert_eq!(output.check_write().unwrap(), MAX_CHUNK_BYTES);
         output.write("two".into()).unwrap();
@@ -169,15 +250,46 @@ mod tests {
     #[test]
     fn a_write_beyond_the_permit_is_a_trap() {
         let (lane, _receiver) = mpsc::channel(1);
-        let mut output = Output::new(RunId("r".into()), LogStream::Stderr, lane);
+        let mut output = Output::new(RunId("r".into()), LogStream::Stderr, lane, None);
         assert!(matches!(output.write(vec![0; MAX_CHUNK_BYTES + 1].into()), Err(StreamError::Trap(_))));
     }
 
     #[tokio::test]
     async fn the_other_traits_say_the_same() {
         let (lane, mut receiver) = mpsc::channel(1);
-        let output = Output::new(RunId("r".into()), LogStream::Stdout, lane);
+        let output = Output::new(RunId("r".into()), LogStream::Stdout, lane, None);
         Pin::from(output.async_stream()).write_all(b"hello").await.unwrap();
         assert_eq!(text(receiver.recv().await), "hello");
+    }
+
+    #[tokio::test]
+    async fn without_credit_the_writer_waits() {
+        let (lane, mut receiver) = mpsc::channel(100);
+        let credit = Credit::new();
+        let output = |stream| Output::new(RunId("r".into()), stream, lane.clone(), Some(Arc::clone(&credit)));
+        let (mut out, mut err) = (output(LogStream::Stdout), output(LogStream::Stderr));
+        let mut written = 0;
+        while out.check_write().unwrap() > 0 {
+            out.write(vec![b'x'; MAX_CHUNK_BYTES].into()).unwrap();
+            written += MAX_CHUNK_BYTES;
+        }
+        assert_eq!(written, OUTPUT_WINDOW_BYTES as usize);
+        assert_eq!(err.check_write().unwrap(), 0, "all streams share it");
+        assert!(poll!(err.ready()).is_pending());
+        let mut stream = Pin::from(out.async_stream());
+        assert!(poll!(pin!(stream.write_all(b"more"))).is_pending());
+        credit.give(1);
+        err.ready().await;
+        // What both were permitted may be more than was left, but not much.
+        for _ in 0..OUTPUT_OVERDRAFT_BYTES as usize / MAX_CHUNK_BYTES {
+            err.write(vec![b'x'; MAX_CHUNK_BYTES].into()).unwrap();
+        }
+        assert!(matches!(err.write("xx".into()), Err(StreamError::Trap(_))));
+        credit.give(u32::MAX);
+        stream.write_all(b"more").await.unwrap();
+        while let Ok(frame) = receiver.try_recv() {
+            written = text(Some(frame)).len();
+        }
+        assert_eq!(written, 4);
     }
 }

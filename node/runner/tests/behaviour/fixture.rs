@@ -200,7 +200,7 @@ impl Runner {
     }
 
     /// The next frame of `run`; those of others are kept for whoever waits for them.
-    async fn frame_of(&mut self, run: &RunId) -> FromRunner {
+    pub(crate) async fn frame_of(&mut self, run: &RunId) -> FromRunner {
         let of = |frame: &FromRunner| match frame {
             FromRunner::Started(of)
             | FromRunner::StartFailed { run: of, .. }

@@ -1,7 +1,10 @@
 //! Runs that join another: commands in a container that runs already.
 
 use crate::fixture::{Context, Guest, Run, Runner, exited, killed};
-use coracle_runner::protocol::{ExitCause, JOINED_RUNS_MAX, RunId, StartGuest, StdinMode, ToRunner};
+use coracle_runner::protocol::{
+    ExitCause, FromRunner, JOINED_RUNS_MAX, OUTPUT_OVERDRAFT_BYTES, OUTPUT_WINDOW_BYTES, RunId, StartGuest, StdinMode,
+    ToRunner,
+};
 use std::sync::Arc;
 
 /// A command in `target`; everything but the command itself is wrong, to see whose is taken.
@@ -69,6 +72,39 @@ pub(crate) async fn it_counts_into_its_targets_memory(context: Arc<Context>) {
     let start = command(&mut runner, &target, Guest::Toolbox, &["alloc", "64"]).await;
     let exit = runner.run(start).await.exit;
     assert_eq!((exit.code, exit.cause), (137, ExitCause::OutOfMemory), "{}", exit.message);
+}
+
+pub(crate) async fn it_writes_no_more_than_is_read(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    let target = container(&mut runner, None).await;
+    for guest in [Guest::Toolbox, Guest::ToolboxP1] {
+        let start = command(&mut runner, &target, guest, &["fill", "3000000"]).await;
+        let run = runner.start(start).await;
+        let (mut received, mut unread) = (0, 0);
+        loop {
+            match runner.frame_of(&run).await {
+                FromRunner::Log { bytes, .. } => {
+                    received += bytes.len();
+                    unread += bytes.len();
+                    assert!(unread <= (OUTPUT_WINDOW_BYTES + OUTPUT_OVERDRAFT_BYTES) as usize, "{unread} unread bytes");
+                    if unread >= OUTPUT_WINDOW_BYTES as usize {
+                        // Others write and end meanwhile.
+                        let other = runner.guest(Guest::Toolbox, &["echo", "x"]).await;
+                        assert_eq!(runner.run(other).await.exit, exited(0));
+                        let bytes = u32::try_from(unread).unwrap();
+                        runner.process.send(ToRunner::OutputTaken { run: run.clone(), bytes }).await.unwrap();
+                        unread = 0;
+                    }
+                }
+                FromRunner::Exited { exit, .. } => {
+                    assert_eq!(exit, exited(0));
+                    break;
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(received, 3_000_000, "{guest:?}");
+    }
 }
 
 pub(crate) async fn there_is_a_bound_and_a_condition(context: Arc<Context>) {

@@ -84,6 +84,7 @@ const CASES: &[Case] = cases![
     joined::it_has_what_its_target_has,
     joined::it_ends_with_its_target,
     joined::it_counts_into_its_targets_memory,
+    joined::it_writes_no_more_than_is_read,
     joined::there_is_a_bound_and_a_condition,
     limits::memory_beyond_the_limit_kills,
     limits::a_spinning_guest_starves_nobody_and_dies_at_once,

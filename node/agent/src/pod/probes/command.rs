@@ -1,7 +1,11 @@
 //! A command that a probe or a hook runs beside the container's own guest, to its end.
 
 use super::OUTPUT_BYTES_MAX;
-use crate::{context::Context, pod::subject::Subject};
+use crate::{
+    context::Context,
+    exec::{self, ExecFailure, ExecRequest},
+    pod::subject::Subject,
+};
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 
@@ -24,6 +28,16 @@ pub(crate) fn words(exec: &Value) -> Option<Vec<String>> {
 
 /// Runs it in the subject's container.
 pub(crate) async fn run(context: &Arc<Context>, subject: &Subject, command: Vec<String>, limit: Duration) -> End {
-    let _ = (context, subject, command, limit, OUTPUT_BYTES_MAX);
-    End::NotRun("this node does not run commands in containers yet".to_owned())
+    let request = ExecRequest {
+        pod: subject.pod.clone(),
+        namespace_uid: subject.namespace_uid.clone(),
+        container: subject.name().to_owned(),
+        run: subject.run.clone(),
+        command,
+    };
+    match exec::run_to_end(context, request, OUTPUT_BYTES_MAX, limit).await {
+        Ok((code, output)) => End::Exited { code, output: String::from_utf8_lossy(&output).into_owned() },
+        Err(ExecFailure::TimedOut(_)) => End::TimedOut,
+        Err(ExecFailure::NotStarted(why)) => End::NotRun(why),
+    }
 }

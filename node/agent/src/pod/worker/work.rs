@@ -7,6 +7,7 @@ use crate::{
     events::Severity,
     guests::{KILLED, Launch, PASSABLE},
     ledger::is_file_name,
+    output::Output,
     pod::{
         attempt::{Attempt, Prepared},
         hooks::HookFailure,
@@ -94,7 +95,7 @@ impl Worker {
             namespace_uid: self.namespace_uid.clone(),
             guest: prepared.guest,
             events: self.said.clone(),
-            log,
+            output: Output::Log(log),
         };
         let guests = self.context.guests.clone();
         self.spawn(Work::Launch(index), async move { Done::Launched(index, run, guests.launch(launch).await) });
