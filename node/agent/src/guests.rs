@@ -184,13 +184,8 @@ impl Runners {
         }
         let owner = self.owners.of(&launch.namespace_uid);
         let owner = owner.map_err(|error| format!("cannot give the namespace a user of its own: {error}"))?;
-        let config = RunnerConfig {
-            command: self.command.clone(),
-            root,
-            max_instances: INSTANCES_MAX,
-            user: owner.id(),
-            memory_bytes: None,
-        };
+        let config =
+            RunnerConfig { command: self.command.clone(), root, max_instances: INSTANCES_MAX, user: owner.id() };
         let (process, frames, channel) = RunnerProcess::spawn(config).await.map_err(|error| {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             format!("{error}{cause}")

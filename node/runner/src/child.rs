@@ -31,16 +31,13 @@ const GUESTS_NICENESS: libc::c_int = 5;
 /// Threads for what cannot be asynchronous: files. They come and go with the work.
 const MAX_FILE_THREADS: usize = 32;
 
-/// Flags of what a runner becomes and may use.
+/// Flag of the user that a runner or compiler becomes.
 pub(crate) const USER_FLAG: &str = "--user";
-pub(crate) const MEMORY_FLAG: &str = "--memory-bytes";
 
 /// Why a runner cannot serve.
 #[derive(Debug, Error)]
 enum ChildError {
-    #[error(
-        "usage: --root DIR --max-instances N [--memory-reservation-bytes N] [--user N] [--memory-bytes N], not {0:?}"
-    )]
+    #[error("usage: --root DIR --max-instances N [--memory-reservation-bytes N] [--user N], not {0:?}")]
     Usage(String),
     #[error("cannot confine the runner")]
     Confine(#[source] io::Error),
@@ -56,14 +53,13 @@ struct Arguments {
     root: PathBuf,
     max_instances: u32,
     user: Option<u32>,
-    memory_bytes: Option<u64>,
     engine: EngineOptions,
 }
 
 /// Entry point of the runner process: its standard input is the stream to the agent, which moves to descriptor 3, its
 /// standard output the network channel, which moves to descriptor 4; runs until the stream ends. Arguments are those
 /// behind `runner` on the command line; the agent's end appends `--root DIR --max-instances N`.
-/// `--user N` and `--memory-bytes N` say whom it becomes and how much memory it may allocate.
+/// `--user N` says whom it becomes.
 /// `--memory-reservation-bytes N` before them shrinks the address space that each instance reserves, and must be given
 /// to the compiler process alike.
 #[must_use]
@@ -91,7 +87,7 @@ pub(crate) fn complain(text: &str) {
 fn parse(arguments: &[String]) -> Result<Arguments, ChildError> {
     let usage = |word: &str| ChildError::Usage(word.to_owned());
     let (mut root, mut max_instances, mut engine) = (None, None, EngineOptions::default());
-    let (mut user, mut memory_bytes) = (None, None);
+    let mut user = None;
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| usage(word))?;
@@ -99,7 +95,6 @@ fn parse(arguments: &[String]) -> Result<Arguments, ChildError> {
             "--root" => root = Some(PathBuf::from(value)),
             "--max-instances" => max_instances = Some(value.parse().map_err(|_| usage(value))?),
             USER_FLAG => user = Some(value.parse().map_err(|_| usage(value))?),
-            MEMORY_FLAG => memory_bytes = Some(value.parse().map_err(|_| usage(value))?),
             EngineOptions::FLAG => engine = EngineOptions::parse(value).ok_or_else(|| usage(value))?,
             _ => return Err(usage(word)),
         }
@@ -108,7 +103,6 @@ fn parse(arguments: &[String]) -> Result<Arguments, ChildError> {
         root: root.ok_or_else(|| usage("no --root"))?,
         max_instances: max_instances.ok_or_else(|| usage("no --max-instances"))?,
         user,
-        memory_bytes,
         engine,
     })
 }
@@ -119,7 +113,7 @@ fn serve(arguments: &Arguments) -> Result<(), ChildError> {
     let (stream, network) = confine::take_sockets().map_err(ChildError::Confine)?;
     // While it can still be asked: it looks into files of the system.
     let threads = Threads::of_this_machine();
-    let confining = confine::before_threads(&arguments.root, arguments.user, arguments.memory_bytes);
+    let confining = confine::before_threads(&arguments.root, arguments.user);
     let confining = confining.map_err(ChildError::Confine)?;
 
     let engine = arguments

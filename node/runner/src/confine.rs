@@ -7,8 +7,7 @@
 //! 2. [`before_threads`], while there is one thread: its own root where it started as root, its own user and no
 //!    capabilities, no new privileges, limits, death with the agent, and Landlock: `code/` to read, `volumes/` to read
 //!    and write, nothing else, no TCP, no signal or abstract socket to anybody outside.
-//! 3. [`Confining::before_guests`], with engine and threads running: the ceiling of its memory, and the allow-list of
-//!    system calls for all threads.
+//! 3. [`Confining::before_guests`], with engine and threads running: the allow-list of system calls for all threads.
 //! 4. What could not be had is said with `Ready`; whether guests run all the same is the agent's decision.
 //!
 //! The compiler needs less ([`compiler`]): when it begins to read a stranger's bytes it has one file to read and one
@@ -16,7 +15,6 @@
 
 mod account;
 mod landlock;
-mod limits;
 mod syscalls;
 
 use crate::protocol::Confinement;
@@ -92,16 +90,13 @@ unsafe fn close_from(first: RawFd) -> io::Result<()> {
 pub(crate) struct Confining {
     root: PathBuf,
     so_far: Confinement,
-    ceiling: limits::MemoryCeiling,
 }
 
-/// What a runner gives up before it has more than one thread. `user` is the user and group that it becomes;
-/// `memory_bytes` bounds what it allocates from [`Confining::before_guests`] on.
+/// What a runner gives up before it has more than one thread. `user` is the user and group that it becomes.
 ///
 /// # Errors
 /// When something that this machine can do fails; what it cannot do is missing from the [`Confinement`] instead.
-pub(crate) fn before_threads(root: &Path, user: Option<u32>, memory_bytes: Option<u64>) -> io::Result<Confining> {
-    let ceiling = limits::MemoryCeiling::new(memory_bytes);
+pub(crate) fn before_threads(root: &Path, user: Option<u32>) -> io::Result<Confining> {
     // Without procfs it is as it was.
     let _ = fs::write("/proc/self/oom_score_adj", RUNNER_OOM_SCORE);
     nix::unistd::chdir(root)?;
@@ -112,7 +107,7 @@ pub(crate) fn before_threads(root: &Path, user: Option<u32>, memory_bytes: Optio
     // After the change of user, which clears it.
     die_with_parent()?;
     prctl::set_no_new_privs()?;
-    limits::no_core()?;
+    no_core()?;
     // Every preopened directory and every file that a guest opens is a descriptor.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
@@ -121,7 +116,7 @@ pub(crate) fn before_threads(root: &Path, user: Option<u32>, memory_bytes: Optio
     }
     let landlock_abi = landlock::runner(&root)?;
     let so_far = Confinement { landlock_abi, seccomp: false, own_root, own_user: user.is_some() };
-    Ok(Confining { root, so_far, ceiling })
+    Ok(Confining { root, so_far })
 }
 
 impl Confining {
@@ -135,7 +130,6 @@ impl Confining {
     /// # Errors
     /// As [`before_threads`].
     pub(crate) fn before_guests(self) -> io::Result<Confinement> {
-        self.ceiling.set()?;
         Ok(Confinement { seccomp: syscalls::allow_only(&syscalls::runner())?, ..self.so_far })
     }
 }
@@ -151,7 +145,7 @@ pub(crate) fn compiler(user: Option<u32>, beside: &Path) -> io::Result<Confineme
     account::drop_capabilities()?;
     die_with_parent()?;
     prctl::set_no_new_privs()?;
-    limits::no_core()?;
+    no_core()?;
     setrlimit(Resource::RLIMIT_NOFILE, MAX_COMPILER_DESCRIPTORS, MAX_COMPILER_DESCRIPTORS)?;
     if user.is_some() {
         setrlimit(Resource::RLIMIT_NPROC, MAX_THREADS, MAX_THREADS)?;
@@ -159,6 +153,11 @@ pub(crate) fn compiler(user: Option<u32>, beside: &Path) -> io::Result<Confineme
     let landlock_abi = landlock::nothing()?;
     let seccomp = syscalls::allow_only(&syscalls::compiler())?;
     Ok(Confinement { landlock_abi, seccomp, own_root, own_user: user.is_some() })
+}
+
+/// A core file would hold every guest's memory.
+fn no_core() -> io::Result<()> {
+    Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
 }
 
 /// Has the kernel kill this process when the agent dies. If the agent has died already, its end of the stream is

@@ -47,8 +47,6 @@ pub struct RunnerConfig {
     pub max_instances: u32,
     /// User and group that it becomes; none where it stays whoever the agent is.
     pub user: Option<u32>,
-    /// How much memory it may allocate beyond what it reserves at its start.
-    pub memory_bytes: Option<u64>,
 }
 
 /// A running runner. Dropping it kills the process.
@@ -173,9 +171,6 @@ fn command(config: &RunnerConfig, stream: OwnedFd, network: OwnedFd) -> Result<C
         .arg(config.max_instances.to_string());
     if let Some(user) = config.user {
         command.arg(child::USER_FLAG).arg(user.to_string());
-    }
-    if let Some(bytes) = config.memory_bytes {
-        command.arg(child::MEMORY_FLAG).arg(bytes.to_string());
     }
     command
         .env_clear()

@@ -103,8 +103,7 @@ impl Context {
         for part in ["code", "volumes"] {
             fs::create_dir(root.path().join(part)).unwrap();
         }
-        let config =
-            RunnerConfig { command, root: root.path().to_owned(), max_instances, user: None, memory_bytes: None };
+        let config = RunnerConfig { command, root: root.path().to_owned(), max_instances, user: None };
         let (process, frames, network) = RunnerProcess::spawn(config).await.unwrap();
         Runner {
             context: Arc::clone(self),

@@ -170,7 +170,7 @@ pub(crate) async fn a_runner_dies_with_its_agent(_context: Arc<Context>) {
 
 pub(crate) fn shell(script: &str) -> RunnerConfig {
     let command = ["/bin/sh", "-c", script].map(OsString::from).to_vec();
-    RunnerConfig { command, root: PathBuf::from("/nonexistent"), max_instances: 1, user: None, memory_bytes: None }
+    RunnerConfig { command, root: PathBuf::from("/nonexistent"), max_instances: 1, user: None }
 }
 
 pub(crate) async fn what_is_no_runner_is_not_ready(_context: Arc<Context>) {
