@@ -49,6 +49,9 @@ pub(crate) struct WorkloadOptions {
     /// Processor time that compiling one module may take
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     compile_time: u64,
+    /// Run guests although the kernel lacks what holds them in (Landlock, seccomp)
+    #[arg(long)]
+    allow_unconfined_guests: bool,
     /// Directory whose files describe pods that run on this node, with or without a server [default: static-pods in the node's directory]
     #[arg(long, value_name = "DIR")]
     static_pods: Option<PathBuf>,
@@ -68,7 +71,14 @@ impl WorkloadOptions {
         };
         let registries = self.registries.as_deref().map(absolute).transpose()?;
         let static_pods = self.static_pods.as_deref().map(absolute).transpose()?;
-        Ok(AgentConfig { registries, compile_limits, static_pods, pods_max: self.max_pods, ..config })
+        Ok(AgentConfig {
+            registries,
+            compile_limits,
+            static_pods,
+            pods_max: self.max_pods,
+            allow_unconfined_guests: self.allow_unconfined_guests,
+            ..config
+        })
     }
 }
 
@@ -128,6 +138,7 @@ pub(crate) fn config(
         static_pods: None,
         pods_max: PODS_MAX_DEFAULT,
         compile_limits: CompileLimits::default(),
+        allow_unconfined_guests: false,
     })
 }
 

@@ -1,10 +1,15 @@
 //! Runner processes: one per namespace, started when its first guest comes, ended when it had none for a while.
 //! Routes what they say to the pods' owner tasks and logs, and answers their guests' name lookups.
 
+mod appetite;
+mod death;
+
 use crate::{
     clock,
+    confinement::Gate,
     network::{ca_bundle, exchange::Exchange, line::Line},
     output::{Attached, Audience, Output},
+    pod::volumes,
     samples::Samples,
     sandbox::Owners,
 };
@@ -12,18 +17,19 @@ use async_trait::async_trait;
 use coracle_runner::{
     process::{RunnerConfig, RunnerProcess},
     protocol::{
-        Exit, ExitCause, FromRunner, INPUT_WINDOW_BYTES, LookupFailure, LookupResult, RunId, RunSample, StartGuest,
-        StdinMode, ToRunner,
+        Exit, FromRunner, INPUT_WINDOW_BYTES, LookupFailure, LookupResult, RunId, RunSample, StartGuest, StdinMode,
+        ToRunner,
     },
 };
 use std::{
     collections::HashMap,
+    error::Error,
     ffi::OsString,
     fs::{self, Permissions},
     io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 use tokio::sync::{Semaphore, mpsc};
@@ -43,6 +49,8 @@ pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 const SAMPLE_PATIENCE: Duration = Duration::from_secs(2);
 /// Most bytes of input in one frame.
 const INPUT_PIECE_BYTES: usize = 16 << 10;
+/// How long a runner that has closed its stream may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 /// Exit code of what was ended from outside.
 pub(crate) const KILLED: i32 = 137;
 
@@ -55,6 +63,8 @@ pub(crate) enum RunEvent {
     Started,
     StartFailed(String),
     Exited(Exit),
+    /// Its runner died, and the guest with it.
+    Lost(Exit),
 }
 
 /// A guest to run, and who hears of it.
@@ -78,6 +88,11 @@ pub(crate) trait Guests: Send + Sync + 'static {
 
     /// Asks a run to end.
     async fn stop(&self, namespace_uid: &str, run: &RunId);
+
+    /// Why nothing may run here, where that is known before anything is tried.
+    fn refusal(&self) -> Option<String> {
+        None
+    }
 
     /// Ends a run, and the whole runner if it does not obey; returns once that is sure.
     async fn kill(&self, namespace_uid: &str, run: &RunId);
@@ -129,9 +144,28 @@ struct Runner {
     lookups: Arc<Semaphore>,
     samples: Samples,
     runs: Mutex<Runs>,
+    /// What the agent killed it for.
+    fault: OnceLock<String>,
 }
 
 impl Runner {
+    fn kill_because(&self, fault: String) {
+        // The first fault is the one that it is killed for.
+        let _ = self.fault.set(fault);
+        self.process.kill();
+    }
+
+    /// How its containers ended. It has no stream any more, so it will not be long.
+    async fn death(&self) -> Exit {
+        let end = if let Ok(end) = tokio::time::timeout(END_PATIENCE, self.process.ended()).await {
+            end
+        } else {
+            self.kill_because("it closed its stream to the node agent".to_owned());
+            self.process.ended().await
+        };
+        death::exit(&self.namespace, &end, self.fault.get().map(String::as_str))
+    }
+
     fn runs(&self) -> std::sync::MutexGuard<'_, Runs> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -152,6 +186,9 @@ pub(crate) struct Runners {
     data_dir: PathBuf,
     owners: Arc<Owners>,
     exchange: Arc<Exchange>,
+    gate: Arc<Gate>,
+    /// Memory that one runner may take, in bytes.
+    ceiling_bytes: Option<u64>,
     slots: Mutex<HashMap<String, Slot>>,
 }
 
@@ -162,9 +199,18 @@ impl Runners {
         program: &[OsString],
         exchange: Arc<Exchange>,
         owners: Arc<Owners>,
+        gate: Arc<Gate>,
     ) -> Arc<Self> {
         let command = program.iter().cloned().chain([OsString::from("runner")]).collect();
-        Arc::new(Self { command, data_dir: data_dir.to_owned(), owners, exchange, slots: Mutex::default() })
+        Arc::new(Self {
+            command,
+            data_dir: data_dir.to_owned(),
+            owners,
+            exchange,
+            gate,
+            ceiling_bytes: appetite::ceiling(),
+            slots: Mutex::default(),
+        })
     }
 
     fn slot(&self, namespace_uid: &str) -> Slot {
@@ -186,10 +232,8 @@ impl Runners {
         let owner = owner.map_err(|error| format!("cannot give the namespace a user of its own: {error}"))?;
         let config =
             RunnerConfig { command: self.command.clone(), root, max_instances: INSTANCES_MAX, user: owner.id() };
-        let (process, frames, channel) = RunnerProcess::spawn(config).await.map_err(|error| {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            format!("{error}{cause}")
-        })?;
+        let (process, frames, channel) = RunnerProcess::spawn(config).await.map_err(|error| with_cause(&error))?;
+        self.gate.admit(process.confinement())?;
         info!(namespace = launch.namespace, pid = process.pid(), "runner started");
         let runner = Arc::new(Runner {
             namespace: launch.namespace.clone(),
@@ -198,13 +242,46 @@ impl Runners {
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             samples: Samples::default(),
             runs: Mutex::default(),
+            fault: OnceLock::new(),
         });
+        if let Some(ceiling_bytes) = self.ceiling_bytes {
+            tokio::spawn(appetite::guard(Arc::downgrade(&runner), ceiling_bytes));
+        }
         let (answers, asked) = mpsc::channel(ANSWERS_MAX);
         tokio::spawn(answer(runner.clone(), asked));
         tokio::spawn(serve_network(Arc::downgrade(&runner), runner.line.clone(), self.exchange.clone()));
         let routing = Routing { exchange: self.exchange.clone(), answers, slot: self.slot(&launch.namespace_uid) };
         tokio::spawn(routing.run(runner.clone(), frames));
         Ok(runner)
+    }
+
+    /// Starts a runner for nobody and hears what holds it in, so that this is known before there are guests.
+    pub(crate) async fn probe(&self) {
+        let root = self.data_dir.join("probe");
+        let spawned = async {
+            make_root(&root).map_err(|error| format!("cannot make a directory for a runner: {error}"))?;
+            let config = RunnerConfig {
+                command: self.command.clone(),
+                root: root.clone(),
+                max_instances: 1,
+                user: self.owners.compiler().id(),
+            };
+            RunnerProcess::spawn(config).await.map_err(|error| with_cause(&error))
+        };
+        match spawned.await {
+            Ok((process, ..)) => {
+                if let Err(refusal) = self.gate.admit(process.confinement()) {
+                    warn!(refusal, "no guests will run");
+                }
+            }
+            Err(error) => {
+                warn!(error, "cannot start a runner");
+                self.gate.broken(error);
+            }
+        }
+        if let Err(error) = volumes::remove(&root) {
+            warn!(%error, "cannot remove what a trial runner left");
+        }
     }
 
     async fn tell(&self, namespace_uid: &str, frame: ToRunner) {
@@ -273,7 +350,7 @@ impl Guests for Runners {
         // The pod is taken for ended by now, so its guest must not live on.
         if runner.runs().by_id.contains_key(run) {
             warn!(namespace = runner.namespace, pid = runner.process.pid(), "the runner does not obey and is killed");
-            runner.process.kill();
+            runner.kill_because("it did not end a container that was to be ended".to_owned());
         }
     }
 
@@ -317,6 +394,14 @@ impl Guests for Runners {
         let mut runs = runner.runs();
         runs.by_id.get_mut(run)?.audience.get_or_insert_default().join()
     }
+
+    fn refusal(&self) -> Option<String> {
+        self.gate.refusal()
+    }
+}
+
+fn with_cause(error: &dyn Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 /// A runner's root and what is always in it. They stay the agent's, so that no guest can replace them; the runner, who is
@@ -344,7 +429,7 @@ async fn serve_network(runner: Weak<Runner>, line: Arc<Line>, exchange: Arc<Exch
         && let Some(runner) = runner.upgrade()
     {
         warn!(namespace = runner.namespace, pid = runner.process.pid(), "the runner is killed");
-        runner.process.kill();
+        runner.kill_because("it broke the rules of its network channel".to_owned());
     }
 }
 
@@ -388,15 +473,15 @@ impl Routing {
                 *current = None;
             }
         }
+        let exit = if lost.is_empty() { None } else { Some(runner.death().await) };
         for (run, entry) in lost {
             self.exchange.routes.close(&entry.pod_uid, &runner.line);
             entry.output.end(clock::now());
-            let message = "the runner process ended unexpectedly".to_owned();
-            let exit = Exit { code: KILLED, cause: ExitCause::Killed, message };
+            let Some(exit) = exit.clone() else { continue };
             let events = entry.events.clone();
             // Whoever is attached or writes to it learns first that it is over.
             drop(entry);
-            let _ = events.send((run, RunEvent::Exited(exit))).await;
+            let _ = events.send((run, RunEvent::Lost(exit))).await;
         }
     }
 
@@ -455,7 +540,7 @@ impl Routing {
             Ok(false) => return,
             Err(breach) => {
                 warn!(namespace = runner.namespace, breach, "the runner is killed");
-                return runner.process.kill();
+                return runner.kill_because(breach.to_owned());
             }
         }
         let (exchange, answers) = (self.exchange.clone(), self.answers.clone());

@@ -194,6 +194,7 @@ mod tests {
             facts: Facts::default(),
             runtime_version: String::new(),
             pods_max: 1000,
+            confined: (true, "LandlockAndSeccomp", String::new()),
         };
         let directory = tempfile::tempdir().unwrap();
         let addresses = Arc::new(Addresses::open(directory.path(), Duration::ZERO));

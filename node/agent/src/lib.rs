@@ -15,6 +15,7 @@
 //! report what the ledger does not know.
 
 mod clock;
+mod confinement;
 mod context;
 mod events;
 mod exec;
@@ -42,6 +43,7 @@ mod workloads;
 
 use crate::{
     clock::Pace,
+    confinement::{Gate, Verdict},
     context::{Caches, Context},
     grpc::GrpcLink,
     guests::Runners,
@@ -147,6 +149,8 @@ pub struct AgentConfig {
     pub pods_max: u32,
     /// What the compiler process may use.
     pub compile_limits: CompileLimits,
+    /// Guests run although the kernel cannot hold them in.
+    pub allow_unconfined_guests: bool,
 }
 
 /// Why an agent ended.
@@ -207,6 +211,8 @@ struct Agent {
     context: Arc<Context>,
     writer: events::Writer,
     exchange: Arc<Exchange>,
+    runners: Arc<Runners>,
+    gate: Arc<Gate>,
     /// From the fabric and from this crate.
     notices: [mpsc::Receiver<Notice>; 2],
 }
@@ -228,11 +234,13 @@ impl Agent {
         let (exchange, notices) = open_exchange(&config, addresses.clone());
         let (recorder, writer) = events::Recorder::new(link.clone(), &config.node_name);
         let pace = Pace::real();
+        let gate = Arc::new(Gate::new(config.allow_unconfined_guests));
+        let runners = Runners::new(&config.data_dir, &config.program, exchange.clone(), owners.clone(), gate.clone());
         let context = Context {
             link: link.clone(),
             workloads: Arc::new(workloads),
             checks: Arc::new(checks::Real),
-            guests: Runners::new(&config.data_dir, &config.program, exchange.clone(), owners.clone()),
+            guests: runners.clone(),
             owners,
             network: Network { addresses, switch: exchange.clone() },
             recorder,
@@ -245,10 +253,12 @@ impl Agent {
             probes: Probes::new(&pace),
             pace,
         };
-        Ok(Self { config, channel, link, context: Arc::new(context), writer, exchange, notices })
+        Ok(Self { config, channel, link, context: Arc::new(context), writer, exchange, runners, gate, notices })
     }
 
     async fn run(self, entries: Vec<ledger::Entry>, shutdown: CancellationToken) {
+        // The Node says from the beginning what holds its guests in.
+        self.runners.probe().await;
         // Pods end first and may still use the link while they do.
         let (stop_pods, stop_link) = (shutdown.child_token(), CancellationToken::new());
         let (ready_sender, ready) = watch::channel(false);
@@ -310,7 +320,7 @@ impl Agent {
         tasks.spawn(link.run(stop_link.clone()));
         let heartbeat = Heartbeat {
             link: self.link.clone(),
-            identity: identity(&self.config),
+            identity: identity(&self.config, self.gate.verdict()),
             data_dir: self.config.data_dir.clone(),
             ready: ready.clone(),
             addresses: self.context.network.addresses.clone(),
@@ -337,7 +347,7 @@ impl Agent {
     }
 }
 
-fn identity(config: &AgentConfig) -> node::Identity {
+fn identity(config: &AgentConfig, confined: Verdict) -> node::Identity {
     node::Identity {
         name: config.node_name.clone(),
         address: config.address.clone(),
@@ -345,6 +355,7 @@ fn identity(config: &AgentConfig) -> node::Identity {
         facts: machine::facts(&config.data_dir),
         runtime_version: RUNTIME_VERSION.to_owned(),
         pods_max: config.pods_max,
+        confined,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     clock,
+    confinement::{self, Verdict},
     machine::{self, Facts, Pressure},
 };
 use coracle_objects::ranges::MAX_PODS_ANNOTATION;
@@ -27,6 +28,8 @@ pub(crate) struct Identity {
     pub(crate) facts: Facts,
     pub(crate) runtime_version: String,
     pub(crate) pods_max: u32,
+    /// Whether guests are held in.
+    pub(crate) confined: Verdict,
 }
 
 /// The Node as this agent would create it, without status.
@@ -77,7 +80,7 @@ pub(crate) fn status(
     json!({
         "capacity": resources,
         "allocatable": resources,
-        "conditions": conditions(ready, pressure, previous, now),
+        "conditions": conditions(identity, ready, pressure, previous, now),
         "addresses": [
             {"type": ip, "address": identity.address},
             {"type": "Hostname", "address": identity.name},
@@ -97,7 +100,13 @@ pub(crate) fn status(
     })
 }
 
-fn conditions(ready: Result<(), &str>, pressure: Pressure, previous: &Value, now: OffsetDateTime) -> Vec<Value> {
+fn conditions(
+    identity: &Identity,
+    ready: Result<(), &str>,
+    pressure: Pressure,
+    previous: &Value,
+    now: OffsetDateTime,
+) -> Vec<Value> {
     let pick = |under: bool, yes: [&'static str; 2], no: [&'static str; 2]| (under, if under { yes } else { no });
     let rows = [
         (
@@ -133,6 +142,8 @@ fn conditions(ready: Result<(), &str>, pressure: Pressure, previous: &Value, now
         Ok(()) => condition("Ready", true, "KubeletReady", "the node agent is ready to run pods", previous, now),
         Err(why) => condition("Ready", false, "KubeletNotReady", why, previous, now),
     });
+    let (holds, reason, message) = &identity.confined;
+    conditions.push(condition(confinement::CONDITION, *holds, reason, message, previous, now));
     conditions
 }
 
@@ -190,6 +201,7 @@ mod tests {
             facts: Facts { cpus: 2, memory_bytes: 4 << 30, storage_bytes: 10 << 30, ..Facts::default() },
             runtime_version: "wasmtime://48.0.3".to_owned(),
             pods_max: PODS_MAX_DEFAULT,
+            confined: (true, "LandlockAndSeccomp", String::new()),
         }
     }
 

@@ -9,7 +9,14 @@ use crate::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::VecDeque, ffi::OsString, io, os::fd::OwnedFd, path::PathBuf, process::Stdio, sync::Arc, time::Duration,
+    collections::VecDeque,
+    ffi::OsString,
+    io,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    path::PathBuf,
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
 };
 use thiserror::Error;
 use tokio::{
@@ -19,7 +26,7 @@ use tokio::{
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     process::{Child, ChildStderr, Command},
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinHandle,
     time,
 };
@@ -55,8 +62,20 @@ pub struct RunnerProcess {
     outgoing: mpsc::Sender<Vec<u8>>,
     pid: u32,
     confinement: Confinement,
+    end: watch::Receiver<Option<RunnerEnd>>,
     kill: CancellationToken,
     _kill_when_dropped: DropGuard,
+}
+
+/// How a runner's process ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunnerEnd {
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Its exit code, where no signal did.
+    pub code: Option<i32>,
+    /// The last of what it wrote to standard error.
+    pub last_words: String,
 }
 
 /// Why a runner does not answer.
@@ -117,9 +136,10 @@ impl RunnerProcess {
         let (incoming, receiver) = mpsc::channel(INCOMING_FRAMES);
         tokio::spawn(write_frames(writer, frames));
         tokio::spawn(read_frames(reader, incoming, pid, kill.clone()));
-        tokio::spawn(reap(child, pid, kill.clone()));
+        let (ended, end) = watch::channel(None);
+        tokio::spawn(reap(child, pid, kill.clone(), (stderr, tail), ended));
         Ok((
-            Self { outgoing, pid, confinement, kill: kill.clone(), _kill_when_dropped: kill.drop_guard() },
+            Self { outgoing, pid, confinement, end, kill: kill.clone(), _kill_when_dropped: kill.drop_guard() },
             receiver,
             network,
         ))
@@ -141,6 +161,13 @@ impl RunnerProcess {
     /// Ends the process at once, whatever it does; its frames end soon after.
     pub fn kill(&self) {
         self.kill.cancel();
+    }
+
+    /// How it ended, once it has.
+    pub async fn ended(&self) -> RunnerEnd {
+        let mut end = self.end.clone();
+        // The task that waits for the process says it before it ends itself.
+        end.wait_for(Option::is_some).await.ok().and_then(|end| end.clone()).unwrap_or_default()
     }
 
     /// What holds it in, as it says itself before any guest could make it say something else.
@@ -213,7 +240,13 @@ async fn read_frames(
     }
 }
 
-async fn reap(mut child: Child, pid: u32, kill: CancellationToken) {
+async fn reap(
+    mut child: Child,
+    pid: u32,
+    kill: CancellationToken,
+    (stderr, tail): (Option<JoinHandle<()>>, Arc<Mutex<VecDeque<u8>>>),
+    ended: watch::Sender<Option<RunnerEnd>>,
+) {
     let exit = tokio::select! {
         exit = child.wait() => exit,
         () = kill.cancelled() => {
@@ -221,10 +254,16 @@ async fn reap(mut child: Child, pid: u32, kill: CancellationToken) {
             child.wait().await
         }
     };
+    let mut end = RunnerEnd::default();
     match exit {
-        Ok(status) => tracing::info!(pid, %status, "runner ended"),
+        Ok(status) => {
+            tracing::info!(pid, %status, "runner ended");
+            (end.signal, end.code) = (status.signal(), status.code());
+        }
         Err(error) => tracing::warn!(pid, %error, "cannot tell how the runner ended"),
     }
+    end.last_words = words(stderr, &tail).await;
+    ended.send_replace(Some(end));
 }
 
 /// Reads standard error to its end, keeping only the last part.
@@ -244,12 +283,17 @@ async fn last_words(mut child: Child, stderr: Option<JoinHandle<()>>, tail: &Mut
         let _ = child.start_kill();
     }
     let status = child.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
+    match words(stderr, tail).await.trim() {
+        "" => status,
+        text => format!("{text} ({status})"),
+    }
+}
+
+/// What a process that has ended wrote last.
+async fn words(stderr: Option<JoinHandle<()>>, tail: &Mutex<VecDeque<u8>>) -> String {
     if let Some(stderr) = stderr {
         let _ = time::timeout(LAST_WORDS_TIMEOUT, stderr).await;
     }
     let text = tail.lock().iter().copied().collect::<Vec<u8>>();
-    match String::from_utf8_lossy(&text).trim() {
-        "" => status,
-        text => format!("{text} ({status})"),
-    }
+    String::from_utf8_lossy(&text).into_owned()
 }

@@ -156,7 +156,7 @@ impl Command {
                 command.exit = Some(gone());
                 Err(ExecFailure::NotStarted(message))
             }
-            Some((_, RunEvent::Exited(exit))) => {
+            Some((_, RunEvent::Exited(exit) | RunEvent::Lost(exit))) => {
                 command.exit = Some(exit);
                 Ok(command)
             }
@@ -179,7 +179,7 @@ impl Command {
                 biased;
                 Some(chunk) = self.output.next() => return Progress::Output(chunk),
                 event = self.events.recv() => match event {
-                    Some((_, RunEvent::Exited(exit))) => self.exit = Some(exit),
+                    Some((_, RunEvent::Exited(exit) | RunEvent::Lost(exit))) => self.exit = Some(exit),
                     Some(_) => {}
                     None => self.exit = Some(gone()),
                 },

@@ -65,6 +65,9 @@ impl Attempt {
     /// # Errors
     /// What the container waits for now; events have been told.
     pub(crate) async fn prepare(&self) -> Result<Prepared, Failure> {
+        if let Some(refusal) = self.context.guests.refusal() {
+            return Err(self.fail(Failure::CreateContainerError(refusal)));
+        }
         let image = self.image().await.map_err(|failure| self.fail(failure))?;
         let env = self.environment().await;
         let env = env.map_err(|message| self.fail(Failure::CreateContainerConfigError(message)))?;

@@ -328,6 +328,10 @@ impl Worker {
             }
             RunEvent::StartFailed(message) => self.not_started(index, run, message),
             RunEvent::Exited(exit) => self.exited(index, run.clone(), exit),
+            RunEvent::Lost(exit) => {
+                self.tell(index, Severity::Warning, "RunnerDied", &exit.message);
+                self.exited(index, run.clone(), exit);
+            }
         }
     }
 
