@@ -14,6 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 guests=(
     "examples wait-for wasm32-wasip2 init-pod/wait-for.wasm init-pod/wait-for"
     "examples app wasm32-wasip2 init-pod/app.wasm init-pod/app"
+    "examples misfit wasm32-wasip2 misfit/misfit.wasm misfit/guest"
     "examples server wasm32-wasip2 web/server.wasm web/server"
     "examples rewriter wasm32-wasip2 web/rewriter.wasm web/rewriter"
     "tests/guests http wasm32-wasip2 http.wasm http"

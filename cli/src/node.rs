@@ -3,7 +3,7 @@
 use crate::{server::absolute, signals::Signals};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use coracle_agent::{AgentConfig, PODS_MAX_DEFAULT};
+use coracle_agent::{AgentConfig, PODS_MAX_DEFAULT, Reserved, Thresholds};
 use coracle_runner::compile::CompileLimits;
 use coracle_server::NodeCredentials;
 use std::{
@@ -58,6 +58,12 @@ pub(crate) struct WorkloadOptions {
     /// Pods that the node takes at most; its range of addresses is made for as many when it registers first
     #[arg(long, value_name = "N", default_value_t = PODS_MAX_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=32_765))]
     max_pods: u32,
+    /// What of the machine is not for pods, e.g. cpu=500m,memory=256Mi
+    #[arg(long, value_name = "RESOURCES", value_parser = Reserved::parse, default_value = "", hide_default_value = true)]
+    system_reserved: Reserved,
+    /// What has to be left, or pods are evicted [default: memory.available<100Mi, at most 5 % of it; of disk, inodes and process ids 5 %]
+    #[arg(long, value_name = "SIGNALS", value_parser = Thresholds::parse, default_value = "", hide_default_value = true)]
+    eviction_hard: Thresholds,
 }
 
 impl WorkloadOptions {
@@ -77,6 +83,8 @@ impl WorkloadOptions {
             static_pods,
             pods_max: self.max_pods,
             allow_unconfined_guests: self.allow_unconfined_guests,
+            reserved: self.system_reserved,
+            thresholds: self.eviction_hard,
             ..config
         })
     }
@@ -137,6 +145,8 @@ pub(crate) fn config(
         registries: None,
         static_pods: None,
         pods_max: PODS_MAX_DEFAULT,
+        reserved: Reserved::default(),
+        thresholds: Thresholds::default(),
         compile_limits: CompileLimits::default(),
         allow_unconfined_guests: false,
     })

@@ -109,6 +109,20 @@ impl Cluster {
         });
     }
 
+    /// Starts the stopped cluster and waits only until the API answers: its node may take no pods.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn start_again_unready(&mut self) {
+        if let Err(error) = self.spawn() {
+            panic!("the cluster does not start: {error:#}");
+        }
+        let kubectl = self.kubectl();
+        eventually("the API of the cluster", || {
+            kubectl.run("get --raw /livez").map_err(|error| format!("{error}\n{}", self.log()))
+        });
+    }
+
     fn spawn(&mut self) -> Result<()> {
         if self.child.is_some() {
             bail!("it is running already");

@@ -98,7 +98,6 @@ pub(crate) trait Guests: Send + Sync + 'static {
     async fn kill(&self, namespace_uid: &str, run: &RunId);
 
     /// What all runs have used, in no order; those of a runner that does not answer in time are missing.
-    #[expect(dead_code, reason = "for the statistics of a node")]
     async fn sample(&self) -> Vec<RunSample>;
 
     /// Writes to a run's standard input, waiting while the guest does not read; `end` closes it. False when the run has

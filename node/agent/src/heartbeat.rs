@@ -3,14 +3,14 @@
 use crate::{
     clock,
     link::{LEASES, Link, NODES},
-    machine,
     network::addresses::Addresses,
     node,
+    pressure::Pressure,
     retry::Reconnect,
 };
 use coracle_objects::{ApiError, ObjectKey, Reason, meta};
 use serde_json::Value;
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -31,7 +31,7 @@ const STATUS_WRITE_INTERVAL: Duration = Duration::from_mins(5);
 pub(crate) struct Heartbeat {
     pub(crate) link: Arc<dyn Link>,
     pub(crate) identity: node::Identity,
-    pub(crate) data_dir: PathBuf,
+    pub(crate) pressure: watch::Receiver<Pressure>,
     /// Whether the agent knows its pods and can run them.
     pub(crate) ready: watch::Receiver<bool>,
     /// Learns from the Node object which range is this node's.
@@ -52,7 +52,7 @@ impl Heartbeat {
     /// Writes the status when it changed, when it is due, and when `resumed`: somebody may have declared the node
     /// unknown while it was not heard of.
     async fn keep_status(&self, resumed: &Notify) {
-        let mut ready = self.ready.clone();
+        let (mut ready, mut pressure) = (self.ready.clone(), self.pressure.clone());
         let mut reconnect = Reconnect::new();
         let mut written: Option<(Value, Instant)> = None;
         loop {
@@ -82,6 +82,7 @@ impl Heartbeat {
             }
             tokio::select! {
                 changed = ready.changed() => if changed.is_err() { std::future::pending::<()>().await },
+                Ok(()) = pressure.changed() => {}
                 () = resumed.notified() => written = None,
                 () = tokio::time::sleep(STATUS_INTERVAL) => {}
             }
@@ -94,7 +95,7 @@ impl Heartbeat {
             (true, false) => Err("the node has no range of addresses (spec.podCIDR) for pods"),
             (true, true) => Ok(()),
         };
-        node::status(&self.identity, ready, machine::pressure(&self.data_dir), previous, clock::now())
+        node::status(&self.identity, ready, *self.pressure.borrow(), previous, clock::now())
     }
 
     /// Creates the Node or brings labels and status of the one that is there up to date.
@@ -195,11 +196,14 @@ mod tests {
             runtime_version: String::new(),
             pods_max: 1000,
             confined: (true, "LandlockAndSeccomp", String::new()),
+            reserved: crate::Reserved::default(),
+            thresholds: crate::Thresholds::default(),
         };
         let directory = tempfile::tempdir().unwrap();
         let addresses = Arc::new(Addresses::open(directory.path(), Duration::ZERO));
         addresses.set_range("10.244.8.0/22");
-        (Heartbeat { link: link.clone(), identity, data_dir: "/".into(), ready, addresses }, ready_sender)
+        let pressure = watch::Sender::new(Pressure::default()).subscribe();
+        (Heartbeat { link: link.clone(), identity, pressure, ready, addresses }, ready_sender)
     }
 
     #[tokio::test]

@@ -32,6 +32,7 @@ mod network;
 mod node;
 mod output;
 mod pod;
+mod pressure;
 mod reflector;
 mod reports;
 mod retry;
@@ -39,6 +40,7 @@ mod samples;
 mod sandbox;
 mod sessions;
 mod static_pods;
+mod stats;
 mod workloads;
 
 use crate::{
@@ -60,11 +62,13 @@ use crate::{
         routes::Routes,
     },
     pod::{checks, manager::Manager, probes::Probes, volumes},
+    pressure::Pressure,
     reflector::{Cache, Sink},
     reports::Reports,
     sandbox::Owners,
     sessions::Sessions,
     static_pods::{StaticPods, mirror::Keeper},
+    stats::Stats,
     workloads::LocalWorkloads,
 };
 use coracle_images::{ClusterRegistry, Images, RegistrySettings, SettingsError};
@@ -114,6 +118,8 @@ pub const PODS_MAX_DEFAULT: u32 = node::PODS_MAX_DEFAULT;
 /// Name of the directory in the data directory whose files describe static pods.
 pub const STATIC_PODS_DIRECTORY: &str = "static-pods";
 
+pub use pressure::thresholds::{Amount, ParseError, Reserved, Thresholds};
+
 /// How a node runs.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
@@ -147,6 +153,10 @@ pub struct AgentConfig {
     pub static_pods: Option<PathBuf>,
     /// Pods that it takes at most; its range of addresses is made for as many when it registers first.
     pub pods_max: u32,
+    /// What of the machine is not for pods.
+    pub reserved: Reserved,
+    /// Below which remainder pods have to go.
+    pub thresholds: Thresholds,
     /// What the compiler process may use.
     pub compile_limits: CompileLimits,
     /// Guests run although the kernel cannot hold them in.
@@ -310,18 +320,36 @@ impl Agent {
         tasks.spawn(stop_link.clone().run_until_cancelled_owned(teller.run(of_fabric, of_agent)));
         tasks.spawn(self.context.reports.clone().run(stop_link.clone()));
         tasks.spawn(stop_link.clone().run_until_cancelled_owned(self.writer.run()));
+        let stats = Arc::new(Stats::new(
+            self.context.guests.clone(),
+            self.context.logs.clone(),
+            pods.clone(),
+            &self.config.node_name,
+            self.config.data_dir.clone(),
+        ));
+        let pods_in_use = pods.clone();
         let link = NodeLink {
             channel: self.channel,
+            stats: stats.clone(),
             node: self.config.node_name.clone(),
             logs: self.context.logs.clone(),
             sessions: Sessions { context: self.context.clone(), pods: pods.clone() },
             pods,
         };
         tasks.spawn(link.run(stop_link.clone()));
+        let (pressure, felt) = watch::channel(Pressure::default());
+        let relief = pressure::Keeper {
+            stats,
+            registry: pods_in_use,
+            thresholds: self.config.thresholds,
+            data_dir: self.config.data_dir.clone(),
+            pressure,
+        };
+        tasks.spawn(relief.run(stop_pods.clone()));
         let heartbeat = Heartbeat {
             link: self.link.clone(),
             identity: identity(&self.config, self.gate.verdict()),
-            data_dir: self.config.data_dir.clone(),
+            pressure: felt,
             ready: ready.clone(),
             addresses: self.context.network.addresses.clone(),
         };
@@ -356,6 +384,8 @@ fn identity(config: &AgentConfig, confined: Verdict) -> node::Identity {
         runtime_version: RUNTIME_VERSION.to_owned(),
         pods_max: config.pods_max,
         confined,
+        reserved: config.reserved,
+        thresholds: config.thresholds,
     }
 }
 

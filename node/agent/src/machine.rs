@@ -1,5 +1,6 @@
 //! Facts about the machine, read from `/proc` and the like. What cannot be read is left empty rather than invented.
 
+use crate::stats::summary::{DiskUse, MachineUse};
 use std::{fs, path::Path};
 
 /// What a Node object says about its machine.
@@ -14,21 +15,6 @@ pub(crate) struct Facts {
     pub(crate) boot_id: String,
     pub(crate) system_uuid: String,
 }
-
-/// What changes while the machine runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Pressure {
-    pub(crate) memory: bool,
-    pub(crate) disk: bool,
-    pub(crate) processes: bool,
-}
-
-/// Less available memory is pressure (kubelet's default hard eviction threshold).
-const MEMORY_AVAILABLE_MIN_BYTES: u64 = 100 * 1024 * 1024;
-/// Less available storage, in percent, is pressure.
-const STORAGE_AVAILABLE_MIN_PERCENT: u64 = 5;
-/// Fewer free process ids, in percent, is pressure.
-const PROCESSES_FREE_MIN_PERCENT: u64 = 5;
 
 fn line(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
@@ -47,10 +33,47 @@ fn os_release(text: &str, key: &str) -> Option<String> {
     Some(value.trim_matches('"').to_owned())
 }
 
-/// Total and available bytes of the file system below `directory`.
-fn storage(directory: &Path) -> Option<(u64, u64)> {
+/// Time that `/proc/stat` counts in one of its steps.
+const JIFFY_NANOS: u64 = 10_000_000;
+/// The columns of a line of `/proc/stat` that are work: user, nice, system, then interrupts and what a host took.
+const WORKING_COLUMNS: [usize; 6] = [0, 1, 2, 5, 6, 7];
+
+/// The file system below `directory`.
+pub(crate) fn disk(directory: &Path) -> Option<DiskUse> {
     let stat = nix::sys::statvfs::statvfs(directory).ok()?;
-    Some((stat.blocks() * stat.fragment_size(), stat.blocks_available() * stat.fragment_size()))
+    Some(DiskUse {
+        capacity_bytes: stat.blocks() * stat.fragment_size(),
+        available_bytes: stat.blocks_available() * stat.fragment_size(),
+        inodes: stat.files(),
+        inodes_free: stat.files_available(),
+    })
+}
+
+/// Time that all processors together have worked since boot, by the text of `/proc/stat`.
+fn cpu_nanos(text: &str) -> Option<u64> {
+    let columns: Vec<u64> =
+        text.strip_prefix("cpu ")?.lines().next()?.split_whitespace().flat_map(str::parse).collect();
+    let steps: u64 = WORKING_COLUMNS.iter().filter_map(|index| columns.get(*index)).sum();
+    Some(steps * JIFFY_NANOS)
+}
+
+/// Process ids: those in use, and how many there can be.
+pub(crate) fn processes() -> Option<(u64, u64)> {
+    // The last but one word's second half of `/proc/loadavg` counts the scheduling entities: `0.1 0.2 0.3 1/234 567`.
+    let entities = line("/proc/loadavg").split(['/', ' ']).nth(4).and_then(|text| text.parse().ok());
+    entities.zip(line("/proc/sys/kernel/pid_max").parse().ok())
+}
+
+/// What the machine uses now.
+pub(crate) fn in_use(data_dir: &Path) -> MachineUse {
+    let meminfo = line("/proc/meminfo");
+    MachineUse {
+        cpu_nanos: cpu_nanos(&line("/proc/stat")).unwrap_or(0),
+        cpu_nanocores: None,
+        memory_bytes: meminfo_bytes(&meminfo, "MemTotal").unwrap_or(0),
+        memory_available_bytes: meminfo_bytes(&meminfo, "MemAvailable").unwrap_or(0),
+        disk: disk(data_dir).unwrap_or_default(),
+    }
 }
 
 /// Reads the machine's facts; `data_dir` says whose file system counts as storage.
@@ -60,28 +83,12 @@ pub(crate) fn facts(data_dir: &Path) -> Facts {
     Facts {
         cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         memory_bytes: meminfo_bytes(&line("/proc/meminfo"), "MemTotal").unwrap_or(0),
-        storage_bytes: storage(data_dir).map_or(0, |(total, _)| total),
+        storage_bytes: disk(data_dir).map_or(0, |disk| disk.capacity_bytes),
         kernel: line("/proc/sys/kernel/osrelease"),
         os_image: os_release(&line("/etc/os-release"), "PRETTY_NAME").unwrap_or_default(),
         system_uuid: if product.is_empty() { machine_id.clone() } else { product },
         boot_id: line("/proc/sys/kernel/random/boot_id"),
         machine_id,
-    }
-}
-
-/// Reads what is under pressure.
-pub(crate) fn pressure(data_dir: &Path) -> Pressure {
-    let available = meminfo_bytes(&line("/proc/meminfo"), "MemAvailable");
-    // The last but one word's second half of `/proc/loadavg` counts the scheduling entities: `0.1 0.2 0.3 1/234 567`.
-    let entities = line("/proc/loadavg").split(['/', ' ']).nth(4).and_then(|text| text.parse::<u64>().ok());
-    let process_ids = line("/proc/sys/kernel/pid_max").parse::<u64>().ok();
-    Pressure {
-        memory: available.is_some_and(|available| available < MEMORY_AVAILABLE_MIN_BYTES),
-        disk: storage(data_dir)
-            .is_some_and(|(total, available)| available.saturating_mul(100) < total * STORAGE_AVAILABLE_MIN_PERCENT),
-        processes: entities
-            .zip(process_ids)
-            .is_some_and(|(used, all)| all.saturating_sub(used) * 100 < all * PROCESSES_FREE_MIN_PERCENT),
     }
 }
 
@@ -105,6 +112,8 @@ mod tests {
         assert_eq!(meminfo_bytes(text, "MemTotal"), Some(24576 * 1024));
         assert_eq!(meminfo_bytes(text, "MemAvailable"), Some(2048 * 1024));
         assert_eq!(meminfo_bytes(text, "Mem"), None);
+        let text = "cpu  100 10 50 1000 7 3 2 1 0 0\ncpu0 1 1 1 1\n";
+        assert_eq!(cpu_nanos(text), Some(166 * JIFFY_NANOS), "neither idle nor waiting is work");
         let text = "NAME=\"Debian\"\nPRETTY_NAME=\"Debian GNU/Linux 13\"\n";
         assert_eq!(os_release(text, "PRETTY_NAME").as_deref(), Some("Debian GNU/Linux 13"));
     }
@@ -112,6 +121,9 @@ mod tests {
     #[test]
     fn this_machine_has_something() {
         let facts = facts(Path::new("/"));
+        let used = in_use(Path::new("/"));
+        assert!(used.cpu_nanos > 0 && used.memory_available_bytes > 0 && used.disk.available_bytes > 0);
+        assert!(processes().is_some_and(|(used, all)| used > 0 && used < all));
         assert!(facts.cpus > 0 && facts.memory_bytes > 0 && facts.storage_bytes > 0 && !facts.kernel.is_empty());
     }
 }

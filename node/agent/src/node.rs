@@ -3,7 +3,11 @@
 use crate::{
     clock,
     confinement::{self, Verdict},
-    machine::{self, Facts, Pressure},
+    machine::{self, Facts},
+    pressure::{
+        Pressure,
+        thresholds::{Reserved, Thresholds, allocatable},
+    },
 };
 use coracle_objects::ranges::MAX_PODS_ANNOTATION;
 use serde_json::{Map, Value, json};
@@ -30,6 +34,8 @@ pub(crate) struct Identity {
     pub(crate) pods_max: u32,
     /// Whether guests are held in.
     pub(crate) confined: Verdict,
+    pub(crate) reserved: Reserved,
+    pub(crate) thresholds: Thresholds,
 }
 
 /// The Node as this agent would create it, without status.
@@ -70,16 +76,20 @@ pub(crate) fn status(
     now: OffsetDateTime,
 ) -> Value {
     let facts = &identity.facts;
-    let resources = json!({
-        "cpu": facts.cpus.to_string(),
-        "ephemeral-storage": format!("{}Ki", facts.storage_bytes / 1024),
-        "memory": format!("{}Ki", facts.memory_bytes / 1024),
-        "pods": identity.pods_max.to_string(),
-    });
+    let resources = |(cpu_milli, memory_bytes, storage_bytes): (u64, u64, u64)| {
+        json!({
+            "cpu": if cpu_milli % 1000 == 0 { (cpu_milli / 1000).to_string() } else { format!("{cpu_milli}m") },
+            "ephemeral-storage": format!("{}Ki", storage_bytes / 1024),
+            "memory": format!("{}Ki", memory_bytes / 1024),
+            "pods": identity.pods_max.to_string(),
+        })
+    };
+    let whole = (facts.cpus as u64 * 1000, facts.memory_bytes, facts.storage_bytes);
     let ip = if identity.address.parse::<IpAddr>().is_ok() { "InternalIP" } else { "InternalDNS" };
     json!({
-        "capacity": resources,
-        "allocatable": resources,
+        "conditions": conditions(identity, ready, pressure, previous, now),
+        "capacity": resources(whole),
+        "allocatable": resources(allocatable(whole, &identity.reserved, &identity.thresholds)),
         "conditions": conditions(identity, ready, pressure, previous, now),
         "addresses": [
             {"type": ip, "address": identity.address},
@@ -202,6 +212,8 @@ mod tests {
             runtime_version: "wasmtime://48.0.3".to_owned(),
             pods_max: PODS_MAX_DEFAULT,
             confined: (true, "LandlockAndSeccomp", String::new()),
+            reserved: Reserved { cpu_milli: 500, memory_bytes: 1 << 30, storage_bytes: 0 },
+            thresholds: Thresholds::default(),
         }
     }
 
@@ -212,6 +224,8 @@ mod tests {
             status["capacity"],
             json!({"cpu": "2", "ephemeral-storage": "10485760Ki", "memory": "4194304Ki", "pods": "1000"})
         );
+        let left = json!({"cpu": "1500m", "ephemeral-storage": "9961472Ki", "memory": "3043328Ki", "pods": "1000"});
+        assert_eq!(status["allocatable"], left);
         assert_eq!(status["addresses"][0], json!({"type": "InternalIP", "address": "127.0.0.1"}));
         let labels = &object(&identity())["metadata"]["labels"];
         assert_eq!(labels["kubernetes.io/hostname"], "node-1");

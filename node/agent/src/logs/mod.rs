@@ -77,6 +77,15 @@ impl Logs {
         live.get(&(uid.to_owned(), container.to_owned())).cloned()
     }
 
+    /// Bytes of a pod's logs on disk, by container.
+    pub(crate) fn usage(&self, pod: &Value) -> BTreeMap<String, u64> {
+        let entries = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
+        let size = |directory: &Path| entries(directory).filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+        let containers =
+            self.pod_directory(pod).into_iter().flat_map(|directory| entries(&directory).collect::<Vec<_>>());
+        containers.filter_map(|one| Some((one.file_name().into_string().ok()?, size(&one.path())))).collect()
+    }
+
     /// Directories of pods that are not among `known`.
     pub(crate) fn orphans(&self, known: &HashSet<String>) -> Vec<PathBuf> {
         let all = fs::read_dir(&self.root).into_iter().flatten().flatten().map(|entry| entry.path());

@@ -12,6 +12,7 @@ use crate::{
     pod::{manager::Registry, spec},
     retry::Reconnect,
     sessions::{Line, Sessions},
+    stats::Stats,
 };
 use bytes::Bytes;
 use coracle_objects::{ApiError, Reason, meta};
@@ -35,6 +36,8 @@ const SESSIONS_MAX: usize = 256;
 const FORWARDS_MAX: usize = 256;
 /// Frames that wait to be sent in one session.
 const FRAMES_MAX: usize = 4;
+/// Bytes of a summary in one frame.
+const PIECE_BYTES: usize = 64 * 1024;
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// A server that answers no ping for so long is left.
 const SILENCE_MAX: Duration = Duration::from_secs(35);
@@ -46,6 +49,7 @@ pub(crate) struct NodeLink {
     pub(crate) logs: Arc<Logs>,
     pub(crate) pods: Registry,
     pub(crate) sessions: Sessions,
+    pub(crate) stats: Arc<Stats>,
 }
 
 /// How many sessions there may be.
@@ -146,6 +150,9 @@ impl NodeLink {
                 Some(open_session::Purpose::Logs(request)) => {
                     self.logs(&request, &bytes_sender).await.map(|()| Bytes::new())
                 }
+                Some(open_session::Purpose::Summary(request)) => {
+                    self.summary(request, &bytes_sender).await.map(|()| Bytes::new())
+                }
                 Some(purpose) if Sessions::takes(&purpose) => {
                     self.sessions.serve(purpose, Line { input, output }).await
                 }
@@ -188,6 +195,17 @@ impl NodeLink {
         drop(sender);
         // Closing at once could overtake the end; the server closes when it has it.
         let _ = tokio::time::timeout(PING_INTERVAL, async { while let Some(Ok(_)) = incoming.next().await {} }).await;
+        Ok(())
+    }
+
+    async fn summary(&self, request: v1::SummaryRequest, out: &mpsc::Sender<Bytes>) -> Result<(), ApiError> {
+        let mut answer = self.stats.answer(request.format).await?;
+        while !answer.is_empty() {
+            let piece = answer.split_to(answer.len().min(PIECE_BYTES));
+            if out.send(piece).await.is_err() {
+                break;
+            }
+        }
         Ok(())
     }
 

@@ -40,6 +40,11 @@ impl Registry {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// All pods with their newest statuses, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Value>> {
+        self.handles().values().map(|handle| handle.view.borrow().clone()).collect()
+    }
+
     /// A pod with its newest status: by uid, or by name where the uid is empty.
     pub(crate) fn find(&self, uid: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         let handles = self.handles();
