@@ -9,13 +9,19 @@ use crate::{
     ledger::Ledger,
     link::{CONFIG_MAPS, EVENTS, NAMESPACES, PODS},
     logs::Logs,
-    pod::{manager::Manager, probes::Probes},
+    pod::{
+        manager::{Manager, Registry},
+        probes::Probes,
+    },
     reflector::{self, Cache},
     reports::Reports,
     sandbox::Owners,
 };
 use coracle_objects::ObjectKey;
 use serde_json::json;
+
+#[path = "worker_life_tests.rs"]
+mod life;
 
 const SPEED: u32 = 100;
 
@@ -27,6 +33,7 @@ struct World {
     workloads: Arc<FakeWorkloads>,
     switch: Arc<FakeSwitch>,
     context: Arc<Context>,
+    registry: Registry,
     directory: Arc<tempfile::TempDir>,
     stop: CancellationToken,
     tasks: Vec<tokio::task::JoinHandle<()>>,
@@ -70,14 +77,14 @@ impl World {
         });
         let (stop, ready) = (CancellationToken::new(), watch::Sender::new(false));
         let manager = Manager::new(context.clone(), entries, stop.clone(), ready);
-        let owners = manager.tasks();
+        let (owners, registry) = (manager.tasks(), manager.registry());
         let follow = reflector::run(link.clone(), PODS, String::new(), Box::new(manager), stop.clone());
         let tasks = vec![
             tokio::spawn(follow),
             tokio::spawn(context.reports.clone().run(stop.clone())),
             tokio::spawn(writer.run()),
         ];
-        Self { link, guests, checks, workloads, switch, context, directory, stop, tasks, owners }
+        Self { link, guests, checks, workloads, switch, context, registry, directory, stop, tasks, owners }
     }
 
     /// Ends this agent as Ctrl-C would, and answers what a next one starts from.

@@ -1,9 +1,12 @@
 //! What `kubectl get pods` prints, computed as upstream's printer does.
 
-use super::super::{
-    access::{flag, given, integer, list, text},
-    age,
-    print::{condition, or_none},
+use super::{
+    super::{
+        access::{flag, given, integer, list, text},
+        age,
+        print::{condition, or_none},
+    },
+    container::is_sidecar,
 };
 use crate::meta;
 use serde_json::Value;
@@ -33,9 +36,10 @@ pub(super) fn cells(object: &Value, now_seconds: i64) -> Vec<Value> {
             format!("{} ({} ago)", summary.restarts, age::human_duration(now_seconds.saturating_sub(then)))
         }
     };
+    let sidecars = list(spec, "initContainers").iter().filter(|container| is_sidecar(container)).count();
     vec![
         meta::name(object).into(),
-        format!("{}/{}", summary.ready, list(spec, "containers").len()).into(),
+        format!("{}/{}", summary.ready, list(spec, "containers").len() + sidecars).into(),
         summary.status.into(),
         restarts.into(),
         age::age(object, now_seconds).into(),
@@ -68,13 +72,15 @@ pub(super) fn summary(object: &Value) -> Summary {
     if condition(status, "PodScheduled").is_some_and(|scheduled| scheduled["reason"] == "SchedulingGated") {
         "SchedulingGated".clone_into(&mut summary.status);
     }
-    let waits_for = init_progress(object, &mut summary);
+    // What sidecars did counts on when the app containers run; what other init containers did is history then.
+    let mut sidecars = Summary { status: String::new(), ready: 0, restarts: 0, last_restart: None };
+    let waits_for = init_progress(object, &mut summary, &mut sidecars);
     let initializing = waits_for.is_some();
     if let Some(text) = waits_for {
         summary.status = text;
     }
     if !initializing || is_true(status, "Initialized") {
-        (summary.restarts, summary.last_restart) = (0, None);
+        (summary.restarts, summary.last_restart) = (sidecars.restarts, sidecars.last_restart);
         app_progress(status, &mut summary);
     }
     if meta::is_terminating(object) {
@@ -87,11 +93,20 @@ pub(super) fn summary(object: &Value) -> Summary {
     summary
 }
 
-/// What the first unfinished init container is up to; `None` when all are done.
-fn init_progress(object: &Value, summary: &mut Summary) -> Option<String> {
+/// What the first unfinished init container is up to; `None` when all are done, or run as sidecars.
+fn init_progress(object: &Value, summary: &mut Summary, sidecars: &mut Summary) -> Option<String> {
+    let specs = list(&object["spec"], "initContainers");
     for (index, container) in list(&object["status"], "initContainerStatuses").iter().enumerate() {
         summary.count_restarts(container);
+        let is_sidecar = specs.iter().any(|spec| spec["name"] == container["name"] && is_sidecar(spec));
+        if is_sidecar {
+            sidecars.count_restarts(container);
+        }
         let state = &container["state"];
+        if is_sidecar && flag(container, "started") && given(state, "terminated").is_none() {
+            summary.ready += usize::from(flag(container, "ready"));
+            continue;
+        }
         if let Some(terminated) = given(state, "terminated") {
             if integer(terminated, "exitCode").unwrap_or_default() == 0 {
                 continue;
@@ -100,7 +115,7 @@ fn init_progress(object: &Value, summary: &mut Summary) -> Option<String> {
         }
         let waiting = text(&state["waiting"], "reason");
         return Some(if waiting.is_empty() || waiting == "PodInitializing" {
-            format!("Init:{index}/{}", list(&object["spec"], "initContainers").len())
+            format!("Init:{index}/{}", specs.len())
         } else {
             format!("Init:{waiting}")
         });

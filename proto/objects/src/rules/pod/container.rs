@@ -53,11 +53,11 @@ pub(super) fn check_all(spec: &Value, around: &Surroundings<'_>, path: &Path, ca
         check_unique(container, &mut names, &path, causes);
         // Init containers run one by one, so that each has the ports for itself.
         check_host_ports(std::slice::from_ref(container), &inits_path, causes);
-        if text(container, "restartPolicy") == "Always" {
+        if is_sidecar(container) {
             probe::check(container, around.grace_seconds, &path, causes);
-        } else {
-            probe::forbid(container, &path, causes);
+            continue;
         }
+        probe::forbid(container, &path, causes);
         if !list(container, "resizePolicy").is_empty() {
             let value = container["resizePolicy"].clone();
             causes.invalid(&path.child("resizePolicy"), value, "must not be set for init containers");
@@ -87,6 +87,11 @@ fn check_restart_policy(container: &Value, path: &Path, causes: &mut Causes) {
         "" | "Always" => {}
         other => causes.not_supported(&path, other, &["Always"]),
     }
+}
+
+/// Whether an init container goes on running beside the app containers: a sidecar.
+pub(super) fn is_sidecar(init_container: &Value) -> bool {
+    init_container["restartPolicy"] == "Always"
 }
 
 fn check_common(container: &Value, around: &Surroundings<'_>, path: &Path, causes: &mut Causes) {

@@ -15,7 +15,7 @@ enum Place {
     Hook,
 }
 
-/// All probes and hooks of an app container.
+/// All probes and hooks of an app container or a sidecar.
 pub(super) fn check(container: &Value, grace_seconds: Option<i64>, path: &Path, causes: &mut Causes) {
     for hook in ["postStart", "preStop"] {
         if let Some(handler) = given(&container["lifecycle"], hook) {

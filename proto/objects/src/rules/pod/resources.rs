@@ -1,8 +1,11 @@
 //! Requests and limits: what may be asked for, what a pod asks for as a whole, and the class that follows from it.
 
-use super::super::{
-    Causes, Path,
-    access::{list, map_len, pairs},
+use super::{
+    super::{
+        Causes, Path,
+        access::{list, map_len, pairs},
+    },
+    container::is_sidecar,
 };
 use crate::{names::Spelling, quantity::Quantity};
 use serde_json::Value;
@@ -70,8 +73,9 @@ impl Resources {
     }
 }
 
-/// What the whole pod asks for: the larger of all app containers together and of any single init container (these run
-/// alone), and the overhead. The scheduler counts with it and `describe` shows it.
+/// What the whole pod asks for: all that run together, which are app containers and sidecars; or what an init container
+/// needs beside the sidecars that began before it, if that is more; and the overhead. The scheduler counts with it and
+/// `describe` shows it.
 #[must_use]
 pub fn requests(pod: &Value) -> Resources {
     effective(pod, "requests")
@@ -89,9 +93,18 @@ fn effective(pod: &Value, field: &str) -> Resources {
     for container in list(spec, "containers") {
         total.add(&Resources::read(&container["resources"], field));
     }
+    let (mut sidecars, mut starting) = (Resources::default(), Resources::default());
     for container in list(spec, "initContainers") {
-        total.raise_to(&Resources::read(&container["resources"], field));
+        let own = Resources::read(&container["resources"], field);
+        let mut at_once = sidecars.clone();
+        at_once.add(&own);
+        starting.raise_to(&at_once);
+        if is_sidecar(container) {
+            sidecars.add(&own);
+        }
     }
+    total.add(&sidecars);
+    total.raise_to(&starting);
     let mut overhead = Resources::read(spec, "overhead");
     if field == "limits" {
         // Overhead is no limit of its own: it widens those that are there.

@@ -78,6 +78,51 @@ fn a_pod_that_is_deleted_says_so_until_it_has_ended() {
     assert_eq!(status_text(&object(&json!({}), &status)), "Running", "one has completed, the other serves");
 }
 
+/// A pod with an ordinary init container, a sidecar and an app, with the given states of each, and how often the sidecar
+/// restarted an hour ago.
+fn with_sidecar(init: &Value, sidecar: (&Value, bool, bool), app: &Value, initialized: &str) -> Value {
+    let (state, started, ready) = sidecar;
+    json!({
+        "metadata": {"name": "p", "creationTimestamp": "1970-01-01T00:00:00Z"},
+        "spec": {"initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "a"}]},
+        "status": {
+            "phase": "Running", "conditions": [{"type": "Initialized", "status": initialized}],
+            "initContainerStatuses": [
+                {"name": "i", "state": init, "restartCount": 3},
+                {"name": "s", "state": state, "started": started, "ready": ready, "restartCount": 2,
+                 "lastState": {"terminated": {"finishedAt": "1970-01-01T01:00:00Z"}}},
+            ],
+            "containerStatuses": [{"name": "a", "state": app, "ready": app.get("running").is_some(), "restartCount": 1}],
+        },
+    })
+}
+
+#[test]
+fn sidecars_count_as_containers_that_run() {
+    let (running, done) = (json!({"running": {}}), json!({"terminated": {"exitCode": 0, "reason": "Completed"}}));
+    let (waiting, loops) =
+        (json!({"waiting": {"reason": "PodInitializing"}}), json!({"waiting": {"reason": "CrashLoopBackOff"}}));
+    let failed = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
+    let cases = [
+        (with_sidecar(&running, (&waiting, false, false), &waiting, "False"), "0/2", "Init:0/2", "3"),
+        (with_sidecar(&done, (&running, false, false), &waiting, "False"), "0/2", "Init:1/2", "5 (60m ago)"),
+        (with_sidecar(&done, (&loops, false, false), &waiting, "False"), "0/2", "Init:CrashLoopBackOff", "5 (60m ago)"),
+        (with_sidecar(&done, (&running, true, false), &waiting, "True"), "0/2", "PodInitializing", "3 (60m ago)"),
+        (with_sidecar(&done, (&running, true, false), &running, "True"), "1/2", "Running", "3 (60m ago)"),
+        (with_sidecar(&done, (&running, true, true), &running, "True"), "2/2", "Running", "3 (60m ago)"),
+        // As upstream prints it: the sidecar is what is wrong, whatever the app does.
+        (with_sidecar(&done, (&loops, false, false), &running, "True"), "1/2", "Init:CrashLoopBackOff", "3 (60m ago)"),
+        (with_sidecar(&done, (&failed, false, false), &running, "True"), "1/2", "Init:Error", "3 (60m ago)"),
+        (with_sidecar(&done, (&running, true, true), &done, "True"), "1/2", "Completed", "3 (60m ago)"),
+        (with_sidecar(&done, (&done, false, false), &done, "True"), "0/2", "Completed", "3 (60m ago)"),
+        (with_sidecar(&done, (&running, true, true), &loops, "True"), "1/2", "CrashLoopBackOff", "3 (60m ago)"),
+    ];
+    for (pod, ready, status, restarts) in cases {
+        let row = cells(&pod, 7200);
+        assert_eq!(row[1..4], [ready, status, restarts].map(Value::from), "{}", pod["status"]);
+    }
+}
+
 #[test]
 fn a_row_counts_ready_containers_and_restarts() {
     let status = json!({

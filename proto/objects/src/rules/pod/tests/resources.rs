@@ -26,6 +26,31 @@ fn a_pod_asks_for_the_larger_of_apps_and_any_init_container() {
 }
 
 #[test]
+fn sidecars_count_beside_whatever_runs_after_them() {
+    // Init containers with whether they are sidecars, one app, and what the pod asks for.
+    let cases: [(&[(&str, bool)], &str, i64); 5] = [
+        (&[("200m", true)], "100m", 300),
+        (&[("200m", true), ("500m", false)], "100m", 700),
+        (&[("500m", false), ("200m", true)], "100m", 500),
+        (&[("350m", false), ("200m", true), ("250m", false)], "100m", 450),
+        (&[("100m", true), ("100m", true), ("10m", false)], "100m", 300),
+    ];
+    for (inits, app, cpu_milli) in cases {
+        let init = |(cpu, sidecar): &(&str, bool)| {
+            let mut one = container(&json!({"cpu": cpu}), &json!({"cpu": cpu}));
+            if *sidecar {
+                one["restartPolicy"] = json!("Always");
+            }
+            one
+        };
+        let inits_spec: Vec<Value> = inits.iter().map(init).collect();
+        let app = container(&json!({"cpu": app}), &json!({"cpu": app}));
+        let pod = json!({"spec": {"initContainers": inits_spec, "containers": [app]}});
+        assert_eq!((requests(&pod).cpu_milli(), limits(&pod).cpu_milli()), (cpu_milli, cpu_milli), "{inits:?}");
+    }
+}
+
+#[test]
 fn overhead_is_added_and_widens_limits_that_exist() {
     let pod = json!({"spec": {
         "overhead": {"cpu": "10m", "memory": "1Ki"},

@@ -54,6 +54,38 @@ fn init_containers_take_no_probes_or_hooks() {
 }
 
 #[test]
+fn sidecars_are_init_containers_with_all_that_app_containers_have() {
+    let init = |extra: serde_json::Value| {
+        let mut container = json!({"name": "s", "image": "x:1", "restartPolicy": "Always"});
+        json_patch::merge(&mut container, &extra);
+        json!({"initContainers": [container]})
+    };
+    let probe = json!({"tcpSocket": {"port": 80}});
+    expect_create(&[
+        (init(json!({})), &[]),
+        (
+            init(json!({
+                "readinessProbe": probe, "livenessProbe": probe, "startupProbe": probe,
+                "lifecycle": {"postStart": probe, "preStop": {"sleep": {"seconds": 1}}},
+            })),
+            &[],
+        ),
+        (
+            init(json!({"startupProbe": {"tcpSocket": {"port": 80}, "successThreshold": 2}})),
+            &["spec.initContainers[0].startupProbe.successThreshold: Invalid value: 2: must be 1"],
+        ),
+        (
+            init(json!({"lifecycle": {"preStop": {}}})),
+            &["spec.initContainers[0].lifecycle.preStop: Required value: must specify a handler type"],
+        ),
+        (
+            init(json!({"restartPolicy": "OnFailure"})),
+            &["spec.initContainers[0].restartPolicy: Unsupported value: \"OnFailure\": supported values: \"Always\""],
+        ),
+    ]);
+}
+
+#[test]
 fn a_container_has_a_name_and_an_image() {
     expect_container(&[
         (json!({"name": null}), &["spec.containers[0].name: Required value"]),
