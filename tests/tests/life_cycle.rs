@@ -182,7 +182,7 @@ fn kubectl_says_how_a_pod_is() {
             "late",
             format!("{{activeDeadlineSeconds: 1, terminationGracePeriodSeconds: 1, containers: [{}]}}", container("a", "spin")),
             "0/1",
-            "DeadlineExceeded",
+            "Error",
         ),
     ];
     let all: String = table.iter().map(|(name, spec, ..)| pod(name, spec)).collect();
@@ -191,6 +191,7 @@ fn kubectl_says_how_a_pod_is() {
         shown(&kubectl, name, ready, status);
     }
     let late = phase(&kubectl, "late", "Failed");
+    assert_eq!(late["status"]["reason"], "DeadlineExceeded");
     assert_eq!(late["status"]["message"], "Pod was active on the node longer than the specified deadline");
     assert_eq!(app(&late)["state"]["terminated"]["exitCode"], 137, "{late:#}");
     eventually("restarts with their age", || {
