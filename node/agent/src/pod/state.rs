@@ -382,6 +382,7 @@ impl PodState {
         let container = &mut self.containers[index];
         container.attempting = false;
         container.run = None;
+        container.stopping = None;
         let delay = match failure {
             Failure::CreateContainerConfigError(_) => CONFIG_RETRY,
             _ => container.attempts.next(now),

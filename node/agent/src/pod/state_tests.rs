@@ -433,3 +433,16 @@ async fn what_cannot_be_started_counts_as_ended() {
     state.start_failed(1, "coracle://r".to_owned(), "no slot".to_owned(), "s", now);
     assert_eq!(state.plan(now).start, [1], "a sidecar that could not start lets nobody pass");
 }
+
+#[tokio::test]
+async fn what_was_never_launched_has_nothing_to_stop() {
+    let now = Instant::now();
+    let mut state = state("Always", &[], &["a"]);
+    state.attempt(0);
+    state.launching(0, RunId("r".to_owned()), "id".to_owned());
+    state.stopping = true;
+    assert!(state.stop(0, now, seconds(30)));
+    state.attempt_failed(0, &Failure::RunContainerError("no runner".to_owned()), now);
+    assert_eq!(state.plan(now + seconds(100)), Plan::default());
+    assert!(!state.is_busy());
+}

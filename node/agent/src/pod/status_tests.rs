@@ -282,7 +282,9 @@ async fn a_pod_is_over_when_nothing_of_it_runs() {
     let status = show(&pod, &state);
     assert_eq!((&status["phase"], status.get("reason")), (&json!("Running"), None));
     assert_eq!(condition(&status, "Ready"), triple("False", "PodFailed", ""));
-    [0, 2, 3].map(|index| finish(&mut state, index, 137));
+    for index in [0, 2, 3] {
+        finish(&mut state, index, 137);
+    }
     let status = show(&pod, &state);
     assert_eq!((&status["phase"], &status["reason"]), (&json!("Failed"), &json!("Evicted")));
     assert_eq!(

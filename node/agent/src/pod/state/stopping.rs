@@ -35,6 +35,7 @@ enum Step {
     Turn,
     Asked,
     Killed,
+    GivenUp,
 }
 
 /// See the module.
@@ -72,12 +73,12 @@ impl Stopping {
 
     /// Whether it was ended already: what was launched only now must not be asked first.
     pub(crate) fn is_killed(&self) -> bool {
-        self.step == Step::Killed
+        matches!(self.step, Step::Killed | Step::GivenUp)
     }
 
     /// Whether it was asked to end already.
     pub(crate) fn is_asked(&self) -> bool {
-        matches!(self.step, Step::Asked | Step::Killed)
+        matches!(self.step, Step::Asked | Step::Killed | Step::GivenUp)
     }
 
     /// What to do at `now`, if anything, and when to look again. `turn`: nothing that must end before it still runs.
@@ -104,8 +105,12 @@ impl Stopping {
                 self.next = now + KILL_PATIENCE;
                 (Some(Act::Kill), self.next)
             }
-            Step::Killed if now >= self.next => (Some(Act::GiveUp), self.next),
+            Step::Killed if now >= self.next => {
+                self.step = Step::GivenUp;
+                (Some(Act::GiveUp), now + KILL_PATIENCE)
+            }
             Step::Asked | Step::Killed => (None, self.next),
+            Step::GivenUp => (None, now + KILL_PATIENCE),
         }
     }
 }
