@@ -4,11 +4,11 @@ use crate::{
     cpu::{self, Account},
     guests::{Seat, Shared, Signals},
     host::{
-        memory::MemoryAccount,
         state::{GuestState, StateError, Surroundings},
         stdin::Input,
         stdio::{Credit, Output},
     },
+    memory::MemoryAccount,
     network::{
         error::SocketError,
         listener::{Listener, MAX_BACKLOG},
@@ -30,21 +30,23 @@ pub(crate) struct Blueprint {
     pub(crate) shared: Arc<Shared>,
     pub(crate) start: Arc<StartGuest>,
     pub(crate) signals: Signals,
+    /// What all instances use together.
+    pub(crate) memory: Arc<MemoryAccount>,
     network: PodNetwork,
     stdin: Input,
     /// What it uses of the CPU is charged to this.
     pub(crate) account: Arc<Account>,
-    memory: Arc<MemoryAccount>,
     credit: Option<Arc<Credit>>,
 }
 
 impl Blueprint {
     pub(crate) fn new(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> Self {
         let Seat { signals, stdin, cpu, memory, credit } = seat.clone();
+        let stop = signals.stop.clone();
         Self {
             shared: Arc::clone(shared),
             start: Arc::clone(start),
-            network: shared.switch.open(&start.pod_uid, &start.network, signals.stop.clone()),
+            network: shared.switch.open(&start.pod_uid, &start.network, stop, Arc::clone(&memory)),
             signals,
             stdin,
             account: cpu,

@@ -4,12 +4,14 @@ use crate::{
     confine,
     cpu::Threads,
     engine::{Allocation, EngineOptions},
-    guests::Guests,
+    guests::{Guests, MachineShare},
     link,
+    memory::Ceiling,
     network::{
         RunnerEnd,
         switch::{DIAL_TIMEOUT, Switch},
     },
+    resident::{self, Resident},
 };
 use nix::libc;
 use std::{
@@ -30,6 +32,9 @@ const POLLS_PER_LOOK: u32 = 8;
 const GUESTS_NICENESS: libc::c_int = 5;
 /// Threads for what cannot be asynchronous: files. They come and go with the work.
 const MAX_FILE_THREADS: usize = 32;
+/// What all guests of a runner may use together: of the machine's memory, unless the command line says it in bytes.
+const CEILING_FLAG: &str = "--memory-ceiling-bytes";
+const CEILING_QUARTERS: u64 = 3;
 
 /// Flag of the user that a runner or compiler becomes.
 pub(crate) const USER_FLAG: &str = "--user";
@@ -37,7 +42,10 @@ pub(crate) const USER_FLAG: &str = "--user";
 /// Why a runner cannot serve.
 #[derive(Debug, Error)]
 enum ChildError {
-    #[error("usage: --root DIR --max-instances N [--memory-reservation-bytes N] [--user N], not {0:?}")]
+    #[error(
+        "usage: --root DIR --max-instances N [--memory-reservation-bytes N] [--memory-ceiling-bytes N] [--user N], not \
+         {0:?}"
+    )]
     Usage(String),
     #[error("cannot confine the runner")]
     Confine(#[source] io::Error),
@@ -54,6 +62,7 @@ struct Arguments {
     max_instances: u32,
     user: Option<u32>,
     engine: EngineOptions,
+    ceiling_bytes: Option<u64>,
 }
 
 /// Entry point of the runner process: its standard input is the stream to the agent, which moves to descriptor 3, its
@@ -61,7 +70,7 @@ struct Arguments {
 /// behind `runner` on the command line; the agent's end appends `--root DIR --max-instances N`.
 /// `--user N` says whom it becomes.
 /// `--memory-reservation-bytes N` before them shrinks the address space that each instance reserves, and must be given
-/// to the compiler process alike.
+/// to the compiler process alike; `--memory-ceiling-bytes N` says what all guests may use together.
 #[must_use]
 pub fn main(arguments: &[String]) -> ExitCode {
     match parse(arguments).and_then(|arguments| serve(&arguments)) {
@@ -87,7 +96,7 @@ pub(crate) fn complain(text: &str) {
 fn parse(arguments: &[String]) -> Result<Arguments, ChildError> {
     let usage = |word: &str| ChildError::Usage(word.to_owned());
     let (mut root, mut max_instances, mut engine) = (None, None, EngineOptions::default());
-    let mut user = None;
+    let (mut user, mut ceiling_bytes) = (None, None);
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         let value = words.next().ok_or_else(|| usage(word))?;
@@ -95,6 +104,7 @@ fn parse(arguments: &[String]) -> Result<Arguments, ChildError> {
             "--root" => root = Some(PathBuf::from(value)),
             "--max-instances" => max_instances = Some(value.parse().map_err(|_| usage(value))?),
             USER_FLAG => user = Some(value.parse().map_err(|_| usage(value))?),
+            CEILING_FLAG => ceiling_bytes = Some(value.parse().map_err(|_| usage(value))?),
             EngineOptions::FLAG => engine = EngineOptions::parse(value).ok_or_else(|| usage(value))?,
             _ => return Err(usage(word)),
         }
@@ -104,13 +114,31 @@ fn parse(arguments: &[String]) -> Result<Arguments, ChildError> {
         max_instances: max_instances.ok_or_else(|| usage("no --max-instances"))?,
         user,
         engine,
+        ceiling_bytes,
     })
+}
+
+/// The ceiling over all guests, and what it is held against. Where the machine does not say what it has, there is none.
+fn ceiling(arguments: &Arguments) -> (Ceiling, Option<Resident>) {
+    let known = Resident::open().and_then(|resident| {
+        let machine = || resident::machine_bytes().map(|bytes| bytes / 4 * CEILING_QUARTERS);
+        Ok((arguments.ceiling_bytes.map_or_else(machine, Ok)?, resident))
+    });
+    match known {
+        Ok((bytes, resident)) => (Ceiling::new(bytes), Some(resident)),
+        Err(error) => {
+            complain(&format!("no ceiling over the memory of all guests: {error}"));
+            (Ceiling::default(), None)
+        }
+    }
 }
 
 /// The order matters: what confines a process must come before what could be abused, and some of it only works while
 /// there is a single thread.
 fn serve(arguments: &Arguments) -> Result<(), ChildError> {
     let (stream, network) = confine::take_sockets().map_err(ChildError::Confine)?;
+    // Later, procfs is out of reach.
+    let (ceiling, resident) = ceiling(arguments);
     // While it can still be asked: it looks into files of the system.
     let threads = Threads::of_this_machine();
     let confining = confine::before_threads(&arguments.root, arguments.user);
@@ -134,19 +162,25 @@ fn serve(arguments: &Arguments) -> Result<(), ChildError> {
     };
     let switch = Switch::new(channel, DIAL_TIMEOUT);
     let (outbox, outgoing) = link::outbox();
+    let ceiling = Arc::new(ceiling);
     let guests = Guests::new(
         engine,
         confining.root().to_owned(),
         arguments.max_instances,
         outbox,
         Arc::clone(&switch),
-        threads,
+        MachineShare { threads, ceiling: Arc::clone(&ceiling) },
         guests_runtime.handle().clone(),
     )
     .map_err(|error| ChildError::Engine(format!("{error:#}")))?;
     let confinement = confining.before_guests().map_err(ChildError::Confine)?;
 
-    link_runtime.block_on(link::serve(UnixStream::from(stream), confinement, guests, &switch, outgoing));
+    link_runtime.block_on(async {
+        tokio::select! {
+            () = ceiling.guard(|| resident.as_ref().and_then(Resident::bytes)) => {}
+            () = link::serve(UnixStream::from(stream), confinement, guests, &switch, outgoing) => {}
+        }
+    });
     // The agent is gone, and so are the guests: nobody waits for them.
     guests_runtime.shutdown_background();
     Ok(())
@@ -184,7 +218,9 @@ mod tests {
 
     #[test]
     fn arguments_are_read() {
-        let arguments = parse(&words("--memory-reservation-bytes 1048576 --root /r --max-instances 7")).ok().unwrap();
+        let line = "--memory-reservation-bytes 1048576 --memory-ceiling-bytes 5 --root /r --max-instances 7";
+        let arguments = parse(&words(line)).ok().unwrap();
+        assert_eq!(arguments.ceiling_bytes, Some(5));
         assert_eq!(arguments.root, PathBuf::from("/r"));
         assert_eq!(arguments.max_instances, 7);
         assert_ne!(arguments.engine, EngineOptions::default());
@@ -197,6 +233,7 @@ mod tests {
             ("--root /r", "no --max-instances"),
             ("--root /r --max-instances many", "many"),
             ("--root /r --max-instances 1 --color red", "--color"),
+            ("--root /r --max-instances 1 --memory-ceiling-bytes all", "all"),
             ("--max-instances 1", "no --root"),
         ] {
             let error = parse(&words(line)).err().map(|error| error.to_string()).unwrap_or_default();

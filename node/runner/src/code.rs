@@ -1,6 +1,7 @@
 //! Compiled code, loaded once and shared by all runs of it.
 
 use crate::{
+    engine::TABLES_PER_GUEST,
     host::{files, linker::Linkers, state::GuestState},
     protocol::GuestKind,
 };
@@ -9,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use wasmtime::{Engine, InstancePre, Module, Store, component::Component};
+use wasmtime::{Engine, InstancePre, Module, ResourcesRequired, Store, component::Component};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
@@ -40,24 +41,55 @@ pub(crate) fn role(engine: &Engine, component: &Component) -> Option<Role> {
     if exports(RUN) { Some(Role::Command) } else { exports(INCOMING_HANDLER).then_some(Role::Http) }
 }
 
+/// What each instance takes of the pool that all guests of a runner share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// Slots: one per linear memory, and at least one.
+    pub(crate) slots: u32,
+    /// Tables beyond those that the pool has for each slot.
+    pub(crate) extra_tables: u32,
+}
+
+impl Share {
+    fn of(needed: &ResourcesRequired) -> Self {
+        let slots = needed.num_memories.max(1);
+        Self { slots, extra_tables: needed.num_tables.saturating_sub(slots.saturating_mul(TABLES_PER_GUEST)) }
+    }
+}
+
+/// What a component's instances need.
+///
+/// # Errors
+/// When that cannot be known before: it instantiates modules that are given to it.
+pub(crate) fn needs(component: &Component) -> wasmtime::Result<ResourcesRequired> {
+    let unknown = || wasmtime::Error::msg("the component instantiates core modules that it imports");
+    component.resources_required().ok_or_else(unknown)
+}
+
 /// A guest that is ready to be instantiated any number of times.
 pub(crate) enum Code {
-    Component(CommandPre<GuestState>),
-    Http(ProxyPre<GuestState>),
-    Module(InstancePre<GuestState>),
+    Component(CommandPre<GuestState>, Share),
+    Http(ProxyPre<GuestState>, Share),
+    Module(InstancePre<GuestState>, Share),
 }
 
 impl Code {
+    pub(crate) fn share(&self) -> Share {
+        let (Self::Component(_, share) | Self::Http(_, share) | Self::Module(_, share)) = self;
+        *share
+    }
+
     pub(crate) fn component(linkers: &Linkers, component: &Component) -> wasmtime::Result<Self> {
         let instance = linkers.component.instantiate_pre(component)?;
+        let share = Share::of(&needs(component)?);
         Ok(match role(component.engine(), component) {
-            Some(Role::Http) => Self::Http(ProxyPre::new(instance)?),
-            Some(Role::Command) | None => Self::Component(CommandPre::new(instance)?),
+            Some(Role::Http) => Self::Http(ProxyPre::new(instance)?, share),
+            Some(Role::Command) | None => Self::Component(CommandPre::new(instance)?, share),
         })
     }
 
     pub(crate) fn module(linkers: &Linkers, module: &Module) -> wasmtime::Result<Self> {
-        Ok(Self::Module(linkers.module.instantiate_pre(module)?))
+        Ok(Self::Module(linkers.module.instantiate_pre(module)?, Share::of(&module.resources_required())))
     }
 }
 

@@ -8,7 +8,7 @@ mod inspect;
 
 use crate::{
     child,
-    code::{Code, START},
+    code::{self, Code, START},
     confine,
     engine::{self, Allocation, EngineOptions},
     host::linker::Linkers,
@@ -311,6 +311,8 @@ fn compiled(engine: &Engine, wasm: &[u8]) -> Result<(GuestKind, Vec<u8>), Fault>
         GuestKind::Component => {
             let component = Component::new(engine, wasm).map_err(invalid)?;
             inspect::component_can_start(engine, &component).map_err(Fault::Guest)?;
+            let needed = code::needs(&component).map_err(|error| Fault::Guest(error.to_string()))?;
+            inspect::fits(&needed).map_err(Fault::Guest)?;
             Code::component(&linkers, &component)
                 .map_err(|error| Fault::Guest(inspect::component_link_error(engine, &component, &error)))?;
             component.serialize()
@@ -318,6 +320,7 @@ fn compiled(engine: &Engine, wasm: &[u8]) -> Result<(GuestKind, Vec<u8>), Fault>
         GuestKind::Module => {
             let module = Module::new(engine, wasm).map_err(invalid)?;
             check_start(&module)?;
+            inspect::fits(&module.resources_required()).map_err(Fault::Guest)?;
             Code::module(&linkers, &module).map_err(|error| Fault::Guest(inspect::module_link_error(&error)))?;
             module.serialize()
         }

@@ -1,9 +1,10 @@
 //! How a run ended, as the design has it: exit codes, and messages for people.
 
 use crate::{
-    host::memory::OutOfMemory,
+    memory::OutOfMemory,
     protocol::{Exit, ExitCause},
 };
+use std::fmt::{self, Write};
 use wasmtime::WasmBacktrace;
 use wasmtime_wasi::I32Exit;
 
@@ -45,20 +46,56 @@ pub(crate) fn trapped(message: String) -> Exit {
     Exit { code: TRAPPED, cause: ExitCause::Trapped, message: bounded(message) }
 }
 
-/// What happened, then where: the frames of the guest, innermost first. Bounded.
+/// What happened, then where: the frames of the guest, innermost first, by name where the module has names. Bounded.
 pub(crate) fn explanation(error: &wasmtime::Error) -> String {
     let cause = error.root_cause();
-    bounded(match error.downcast_ref::<WasmBacktrace>() {
-        Some(backtrace) => format!("{cause}\n{backtrace}"),
-        None => format!("{error:#}"),
-    })
+    let mut text = Bounded::default();
+    // Names are the guest's, and may be long: what does not fit is not even made. That is the only way to fail.
+    let _ = match error.downcast_ref::<WasmBacktrace>() {
+        Some(backtrace) => write!(text, "{cause}\n{backtrace}"),
+        None => write!(text, "{error:#}"),
+    };
+    text.0
 }
 
 /// As much of a text as a message may have.
-pub(crate) fn bounded(mut text: String) -> String {
-    if text.len() > MAX_MESSAGE_BYTES {
-        let end = (0..=MAX_MESSAGE_BYTES).rev().find(|&index| text.is_char_boundary(index)).unwrap_or(0);
-        text.truncate(end);
+pub(crate) fn bounded(text: String) -> String {
+    if text.len() <= MAX_MESSAGE_BYTES {
+        return text;
     }
-    text
+    let mut bounded = Bounded::default();
+    let _ = bounded.write_str(&text);
+    bounded.0
+}
+
+/// A message that ends where it is as long as it may be.
+#[derive(Debug, Default)]
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = MAX_MESSAGE_BYTES - self.0.len();
+        if text.len() <= room {
+            self.0.push_str(text);
+            return Ok(());
+        }
+        let end = (0..=room).rev().find(|&index| text.is_char_boundary(index)).unwrap_or(0);
+        self.0.push_str(&text[..end]);
+        Err(fmt::Error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_cut_between_characters() {
+        assert_eq!(bounded("short".to_owned()), "short");
+        let long = bounded(format!("x{}", "é".repeat(MAX_MESSAGE_BYTES)));
+        assert_eq!(long.len(), MAX_MESSAGE_BYTES - 1);
+        let mut text = Bounded::default();
+        assert!(write!(text, "{:4000}{:200}", "a", "b").is_err());
+        assert_eq!(text.0.len(), MAX_MESSAGE_BYTES);
+    }
 }

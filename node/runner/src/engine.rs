@@ -16,13 +16,16 @@ const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
 const MAX_INSTANCE_BYTES: usize = 1 << 20;
 /// Elements of a table: Python's own has about ten thousand. Address space only, until touched.
 pub(crate) const MAX_TABLE_ELEMENTS: usize = 1 << 16;
-/// A component of the usual tool chains has three core instances and two tables; interpreters have some twenty.
-const CORE_INSTANCES_PER_GUEST: u32 = 4;
-const TABLES_PER_GUEST: u32 = 3;
-/// Room for a few guests that need many, also in a small pool.
-const EXTRA_INSTANCES: u32 = 64;
-/// Tables of one core module.
-const MAX_TABLES_PER_MODULE: u32 = 4;
+/// Core instances of one guest. A component of the usual tool chains has three, an interpreter some twenty. The pool
+/// only counts them, so that each guest has its own.
+pub(crate) const MAX_CORE_INSTANCES: usize = 128;
+/// Linear memories of one guest: each takes a slot of the pool, as a guest with one does.
+pub(crate) const MAX_MEMORIES: usize = 16;
+/// Tables of one guest.
+pub(crate) const MAX_TABLES: usize = 64;
+/// Tables that the pool has for each guest. What a guest has more comes from [`EXTRA_TABLES`], which all share.
+pub(crate) const TABLES_PER_GUEST: u32 = 3;
+pub(crate) const EXTRA_TABLES: u32 = 64;
 /// Stack of a guest's fiber, and how much of it wasm may use; the rest is for host functions.
 const FIBER_STACK_BYTES: usize = 2 << 20;
 const WASM_STACK_BYTES: usize = 1 << 20;
@@ -80,16 +83,16 @@ impl EngineOptions {
     }
 
     fn pool(self, guests: u32) -> PoolingAllocationConfig {
-        let several = |each: u32| guests.saturating_mul(each).saturating_add(EXTRA_INSTANCES);
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(guests)
-            .total_core_instances(several(CORE_INSTANCES_PER_GUEST))
+            .total_core_instances(guests.saturating_mul(count(MAX_CORE_INSTANCES)))
             .total_memories(guests)
-            .total_tables(several(TABLES_PER_GUEST))
+            .total_tables(guests.saturating_mul(TABLES_PER_GUEST).saturating_add(EXTRA_TABLES))
             .total_stacks(guests)
             .max_core_instance_size(MAX_INSTANCE_BYTES)
             .max_component_instance_size(MAX_INSTANCE_BYTES)
-            .max_tables_per_module(MAX_TABLES_PER_MODULE)
+            .max_tables_per_module(count(MAX_TABLES))
             .table_elements(MAX_TABLE_ELEMENTS)
             .max_memory_size(usize::try_from(self.memory_reservation_bytes).unwrap_or(usize::MAX));
         pool

@@ -7,7 +7,6 @@ use crate::{
     code::CodeCache,
     cpu::{Account, Cpu, Threads},
     host::{
-        memory::MemoryAccount,
         names::{ANSWER_TIMEOUT, Questions},
         stdin::Input,
         stdio::Credit,
@@ -15,6 +14,7 @@ use crate::{
     },
     http_server::Room,
     link::{self, Outbox},
+    memory::{Ceiling, MemoryAccount},
     network::switch::Switch,
     protocol::{FromRunner, JOINED_RUNS_MAX, RunId, RunSample, StartGuest, ToRunner},
     run,
@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) switch: Arc<Switch>,
     pub(crate) trust: Arc<Trust>,
     pub(crate) room: Room,
+    /// What all guests may use together.
+    pub(crate) ceiling: Arc<Ceiling>,
     runs: Mutex<HashMap<RunId, Known>>,
 }
 
@@ -90,6 +92,12 @@ pub(crate) struct Seat {
     pub(crate) credit: Option<Arc<Credit>>,
 }
 
+/// What all guests may use of the machine.
+pub(crate) struct MachineShare {
+    pub(crate) threads: Threads,
+    pub(crate) ceiling: Arc<Ceiling>,
+}
+
 /// What the agent can tell a run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Signals {
@@ -112,9 +120,10 @@ impl Guests {
         max_instances: u32,
         outbox: Outbox,
         switch: Arc<Switch>,
-        threads: Threads,
+        share: MachineShare,
         runtime: Handle,
     ) -> wasmtime::Result<Self> {
+        let MachineShare { threads, ceiling } = share;
         let shared = Shared {
             cpu: Cpu::start(&engine, threads, &runtime)?,
             code: CodeCache::new(engine, root.clone())?,
@@ -124,6 +133,7 @@ impl Guests {
             outbox,
             switch,
             room: Room::new(usize::try_from(max_instances)?),
+            ceiling,
             runs: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared), runtime })
@@ -175,7 +185,7 @@ impl Guests {
         let (cpu, memory) = match &start.joins {
             None => (
                 Account::new(start.cpu_limit_millis, start.cpu_request_millis),
-                MemoryAccount::new(start.memory_limit_bytes),
+                MemoryAccount::new(start.memory_limit_bytes, &self.shared.ceiling),
             ),
             Some(target) => {
                 let Some(target) = runs.get_mut(target) else { return refuse("the container is not running") };

@@ -24,5 +24,7 @@ mod guests;
 mod host;
 mod http_server;
 mod link;
+mod memory;
+mod resident;
 mod run;
 mod spawner;

@@ -82,7 +82,7 @@ pub struct StartGuest {
     pub env: Vec<(String, String)>,
     /// Mounts; later ones shadow earlier ones.
     pub mounts: Vec<Mount>,
-    /// Hard limit on linear memory and tables.
+    /// Hard limit on linear memory, tables, and what the runner keeps for the guest.
     pub memory_limit_bytes: Option<u64>,
     /// CPU limit in thousandths of a core.
     pub cpu_limit_millis: Option<u32>,
@@ -112,7 +112,7 @@ pub struct Exit {
     pub code: i32,
     /// Why.
     pub cause: ExitCause,
-    /// Trap message with the wasm backtrace, or another explanation.
+    /// Trap message with the wasm backtrace, or another explanation. A trap is the end of standard error as well.
     pub message: String,
 }
 

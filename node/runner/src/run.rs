@@ -10,7 +10,7 @@
 //!   runs ── ends, traps, outgrows its memory, is killed ──▶ its last output, then Exited
 //! ```
 //!
-//! The store and everything in it is gone before `Exited` is sent.
+//! The store and everything in it is gone before `Exited` is sent. The log of a run that trapped ends with the trap.
 
 use crate::{
     blueprint::Blueprint,
@@ -20,7 +20,7 @@ use crate::{
     host::state::GuestState,
     http_server::Server,
     network::listener::Listener,
-    protocol::{Exit, FromRunner, StartGuest},
+    protocol::{Exit, ExitCause, FromRunner, StartGuest},
 };
 use futures::FutureExt;
 use std::{panic::AssertUnwindSafe, sync::Arc};
@@ -54,9 +54,6 @@ pub(crate) async fn run(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Se
 }
 
 async fn attempt(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> Ending {
-    let Ok(_slot) = shared.room.slots.try_acquire() else {
-        return Ending::NotStarted("the runner has no room for another instance".to_owned());
-    };
     match begin(shared, start, seat).await {
         Ok(exit) => Ending::Ended(exit),
         Err(message) => Ending::NotStarted(message),
@@ -66,16 +63,17 @@ async fn attempt(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> 
 /// Runs to the end, or says why it did not begin.
 async fn begin(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> Result<Exit, String> {
     let code = load(shared, start).await?;
+    let _pass = shared.room.enter(code.share())?;
     let blueprint = Blueprint::new(shared, start, seat);
     match &*code {
-        Code::Component(_) => command(&blueprint, &code, Vec::new()).await,
-        Code::Module(_) => command(&blueprint, &code, blueprint.listeners()?).await,
-        Code::Http(code) => {
+        Code::Component(..) => command(&blueprint, &code, Vec::new()).await,
+        Code::Module(..) => command(&blueprint, &code, blueprint.listeners()?).await,
+        Code::Http(code, share) => {
             let listener = blueprint.http_listener()?;
             // What cannot be set up for the first request cannot be for any.
             blueprint.store(blueprint.outputs(), Vec::new()).map_err(|error| error.to_string())?;
             let _ = shared.outbox.prompt.send(FromRunner::Started(start.run.clone())).await;
-            Ok(Server::new(blueprint, code.clone()).serve(listener).await)
+            Ok(Server::new(blueprint, code.clone(), *share).serve(listener).await)
         }
     }
 }
@@ -90,11 +88,19 @@ async fn command(blueprint: &Blueprint, code: &Code, listeners: Vec<Listener>) -
     let exit = tokio::select! {
         biased;
         () = blueprint.signals.kill.cancelled() => endings::killed(),
-        result = guest => endings::of_command(result),
+        out = blueprint.memory.exceeded() => endings::out_of_memory(&out),
+        // It may have ended by itself, but because of what it was refused.
+        result = guest => match blueprint.memory.excess() {
+            Some(out) => endings::out_of_memory(&out),
+            None => endings::of_command(result),
+        },
     };
     drop(store);
     for output in &outputs {
         output.drained().await;
+    }
+    if exit.cause == ExitCause::Trapped {
+        blueprint.complain(format!("{}\n", exit.message)).await;
     }
     Ok(exit)
 }
@@ -113,12 +119,12 @@ async fn load(shared: &Arc<Shared>, start: &StartGuest) -> Result<Arc<Code>, Str
 /// Instantiates and runs.
 async fn execute(code: &Code, store: &mut Store<GuestState>) -> wasmtime::Result<Result<(), ()>> {
     match code {
-        Code::Component(component) => {
+        Code::Component(component, _) => {
             let command = component.instantiate_async(&mut *store).await?;
             command.wasi_cli_run().call_run(store).await
         }
-        Code::Http(_) => Err(wasmtime::Error::msg("it answers requests and is not called by itself")),
-        Code::Module(module) => {
+        Code::Http(..) => Err(wasmtime::Error::msg("it answers requests and is not called by itself")),
+        Code::Module(module, _) => {
             let instance = module.instantiate_async(&mut *store).await?;
             let start = instance.get_typed_func::<(), ()>(&mut *store, START)?;
             start.call_async(store, ()).await.map(Ok)

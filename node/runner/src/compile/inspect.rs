@@ -1,8 +1,13 @@
 //! Saying what is wrong with a file that should be a guest.
 
-use crate::{code, host::linker::COMPONENT_INTERFACES, protocol::GuestKind};
+use crate::{
+    code,
+    engine::{MAX_MEMORIES, MAX_TABLE_ELEMENTS, MAX_TABLES},
+    host::linker::COMPONENT_INTERFACES,
+    protocol::GuestKind,
+};
 use wasmparser::{Encoding, Parser, Payload};
-use wasmtime::{Engine, UnknownImportError, component::Component};
+use wasmtime::{Engine, ResourcesRequired, UnknownImportError, component::Component};
 
 const MAGIC: &[u8] = b"\0asm";
 /// What people push by mistake, by how it begins.
@@ -56,6 +61,21 @@ fn not_wasm(bytes: &[u8]) -> String {
     let guess = LOOKALIKES.iter().find(|(start, _)| bytes.starts_with(start));
     let guess = guess.map_or(String::new(), |(_, what)| format!(" ({what})"));
     format!("not WebAssembly: it begins with {first}{guess}, a module or component with 00 61 73 6d")
+}
+
+/// What an instance begins with must fit into what one guest may have of the pool that all share.
+pub(super) fn fits(needed: &ResourcesRequired) -> Result<(), String> {
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    for (what, asked, most) in [
+        ("linear memories", u64::from(needed.num_memories), count(MAX_MEMORIES)),
+        ("tables", u64::from(needed.num_tables), count(MAX_TABLES)),
+        ("elements of a table", needed.max_initial_table_size.unwrap_or(0), count(MAX_TABLE_ELEMENTS)),
+    ] {
+        if asked > most {
+            return Err(format!("it asks for {asked} {what}, and a guest may have {most}"));
+        }
+    }
+    Ok(())
 }
 
 /// A component must export what this node knows how to start.

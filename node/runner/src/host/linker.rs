@@ -1,6 +1,6 @@
 //! Everything that a guest can import, in one place.
 
-use super::{names, preview1, sockets, state::GuestState};
+use super::{file_streams, names, preview1, sockets, special_files, state::GuestState};
 use wasmtime::{Engine, Linker as ModuleLinker, Result, component::Linker as ComponentLinker};
 use wasmtime_wasi::{I32Exit, p2};
 
@@ -49,6 +49,8 @@ impl Linkers {
         let mut component = ComponentLinker::new(engine);
         p2::add_to_linker_async(&mut component)?;
         component.allow_shadowing(true);
+        file_streams::add_to_linker(&mut component)?;
+        special_files::add_to_linker(&mut component)?;
         names::add_to_linker(&mut component)?;
         sockets::add_to_linker(&mut component)?;
         component.allow_shadowing(false);
@@ -81,5 +83,7 @@ mod tests {
         let mut linker = ComponentLinker::<GuestState>::new(&engine);
         p2::add_to_linker_async(&mut linker).unwrap();
         assert!(names::add_to_linker(&mut linker).is_err(), "not the version that wasmtime-wasi links");
+        assert!(file_streams::add_to_linker(&mut linker).is_err(), "nor these");
+        assert!(special_files::add_to_linker(&mut linker).is_err(), "nor this");
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! Nothing here opens a socket of this machine: they are the pod network's, for components ([`sockets`]), modules
 //! ([`preview1`]) and HTTP requests ([`outgoing`]). Names are answered by the agent ([`names`]), files are below the
-//! guest's mounts ([`files`]), standard streams are frames and a stop signal ([`stdin`], [`stdio`]), and memory has a limit
-//! ([`memory`]).
+//! guest's mounts ([`files`]), standard streams are frames and a stop signal ([`stdin`], [`stdio`]), and what all this
+//! takes counts as the container's memory ([`memory`], [`resources`], [`file_streams`]).
 
+pub(crate) mod file_streams;
 pub(crate) mod files;
 pub(crate) mod linker;
 pub(crate) mod memory;
@@ -12,7 +13,9 @@ pub(crate) mod names;
 pub(crate) mod outgoing;
 pub(crate) mod paced_body;
 pub(crate) mod preview1;
+pub(crate) mod resources;
 pub(crate) mod sockets;
+pub(crate) mod special_files;
 pub(crate) mod state;
 pub(crate) mod stdin;
 pub(crate) mod stdio;

@@ -1,6 +1,6 @@
 //! Requests that guests make: HTTP/1.1 over a connection of the pod network, which the agent dials like any other.
 
-use super::{names::Resolver, paced_body::PacedBody, trust::Trust};
+use super::{names::Resolver, paced_body::PacedBody, resources::BODY_CHUNK_BYTES, trust::Trust};
 use crate::{
     network::{error::SocketError, pod::PodNetwork, stream::Stream},
     protocol::LookupFailure,
@@ -29,8 +29,9 @@ const MAX_REQUESTS: usize = 64;
 const MAX_ADDRESSES: usize = 8;
 /// What is buffered of a connection in each direction; the head of a response must fit.
 const MAX_BUFFER_BYTES: usize = 64 << 10;
-/// Most that a guest writes to a body at once; two such pieces may wait to be sent.
-const CHUNK_BYTES: usize = 64 << 10;
+/// What a request counts as the container's memory while it is under way, and what more if it is encrypted.
+const REQUEST_BYTES: u64 = 2 * (MAX_BUFFER_BYTES as u64);
+const SECURE_BYTES: u64 = 64 << 10;
 /// How long a connection may take, a response to begin, and a body to go on, unless the guest says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_mins(10);
@@ -68,11 +69,15 @@ impl WasiHttpHooks for Outgoing {
     ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
         let permit = Arc::clone(&self.permits).try_acquire_owned();
         let way = self.way.clone();
+        let secure = request.uri().scheme() == Some(&Scheme::HTTPS);
+        let held = way.network.memory().reserve(REQUEST_BYTES + if secure { SECURE_BYTES } else { 0 });
         Box::new(async move {
             let permit = permit.map_err(|_| Error::ConnectionLimitReached)?;
+            // The container ends; what its guest is told does not matter any more.
+            let held = held.map_err(|out| Error::InternalError(Some(out.to_string())))?;
             let (response, connection) = way.send(request, options.unwrap_or_default()).await?;
             let driven: Box<dyn Future<Output = Result<(), Error>> + Send> = Box::new(async move {
-                let _permit = permit;
+                let _here = (permit, held);
                 connection.await
             });
             Ok((response, driven))
@@ -80,7 +85,7 @@ impl WasiHttpHooks for Outgoing {
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        CHUNK_BYTES
+        BODY_CHUNK_BYTES
     }
 
     fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCode {

@@ -2,16 +2,18 @@
 
 use super::{
     files::{self, PathError},
-    memory::{MemoryAccount, MemoryMeter},
+    memory::MemoryMeter,
     names::{Questions, Resolver},
     outgoing::Outgoing,
     preview1::{LISTEN_FDS, Preview1},
+    resources::{MAX_FIELDS_BYTES, MAX_RESOURCES, ResourceMeter},
     sockets::Sockets,
     stdin::Input,
     stdio::Output,
     trust::Trust,
 };
 use crate::{
+    memory::MemoryAccount,
     network::{listener::Listener, pod::PodNetwork},
     protocol::StartGuest,
 };
@@ -20,8 +22,6 @@ use thiserror::Error;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// Resources that a guest may hold: files, sockets, streams, pollables, lookups. A connection has up to six.
-const MAX_RESOURCES: usize = 64 << 10;
 /// Most random bytes in one call.
 const MAX_RANDOM_BYTES: u64 = 1 << 20;
 
@@ -40,6 +40,7 @@ pub(crate) struct GuestState {
     http: WasiHttpCtx,
     outgoing: Outgoing,
     pub(crate) memory: MemoryMeter,
+    resources: ResourceMeter,
     pub(crate) resolver: Resolver,
     pub(crate) network: PodNetwork,
 }
@@ -82,14 +83,19 @@ impl GuestState {
             builder.env(LISTEN_FDS, around.listeners.len().to_string());
         }
         let directories = files::mount(&mut builder, around.root, &start.mounts)?;
-        let mut wasi =
-            Preview1::new(builder.build_p1(), directories, around.listeners).map_err(StateError::Descriptors)?;
+        let mut wasi = Preview1::new(builder.build_p1(), directories, around.listeners, &around.memory)
+            .map_err(StateError::Descriptors)?;
         wasi.inner().ctx().table.set_max_capacity(MAX_RESOURCES);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(MAX_FIELDS_BYTES);
+        let variables = start.env.iter().map(|(name, value)| name.len() + value.len());
+        let given_bytes = start.argv.iter().map(String::len).chain(variables).sum::<usize>();
         let resolver = Resolver::new(around.questions.clone(), start.pod_uid.clone());
         Ok(Self {
             wasi,
-            http: WasiHttpCtx::new(),
+            http,
             outgoing: Outgoing::new(resolver.clone(), network.clone(), around.trust),
+            resources: ResourceMeter::new(&around.memory, u64::try_from(given_bytes).unwrap_or(u64::MAX)),
             memory: MemoryMeter::new(around.memory),
             resolver,
             network,
@@ -98,7 +104,9 @@ impl GuestState {
 
     /// The view for TCP and UDP.
     pub(crate) fn sockets(&mut self) -> Sockets<'_> {
-        Sockets { table: self.wasi.inner().ctx().table, network: &self.network }
+        let table = self.wasi.inner().ctx().table;
+        self.resources.look(table);
+        Sockets { table, network: &self.network }
     }
 
     /// The preview 1 view.
@@ -109,12 +117,16 @@ impl GuestState {
 
 impl WasiView for GuestState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        self.wasi.inner().ctx()
+        let view = self.wasi.inner().ctx();
+        self.resources.look(view.table);
+        view
     }
 }
 
 impl WasiHttpView for GuestState {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        WasiHttpCtxView { hooks: &mut self.outgoing, table: self.wasi.inner().ctx().table, ctx: &mut self.http }
+        let table = self.wasi.inner().ctx().table;
+        self.resources.look(table);
+        WasiHttpCtxView { hooks: &mut self.outgoing, table, ctx: &mut self.http }
     }
 }

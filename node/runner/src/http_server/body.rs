@@ -1,5 +1,6 @@
 //! A response's body, which is whole or visibly cut, and who waits for it.
 
+use crate::memory::Reservation;
 use bytes::Bytes;
 use hyper::{
     Response, StatusCode,
@@ -47,21 +48,25 @@ impl Fate {
 
 /// Says, when it is dropped, that nobody waits for an answer any more, unless that was given in full.
 #[derive(Debug)]
-pub(super) struct Client(Option<CancellationToken>);
+pub(super) struct Client {
+    gone: Option<CancellationToken>,
+    /// What the answer to it takes.
+    _held: Option<Reservation>,
+}
 
 impl Client {
-    pub(super) fn new(gone: CancellationToken) -> Self {
-        Self(Some(gone))
+    pub(super) fn new(gone: CancellationToken, held: Option<Reservation>) -> Self {
+        Self { gone: Some(gone), _held: held }
     }
 
     fn is_served(&mut self) {
-        self.0 = None;
+        self.gone = None;
     }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
-        if let Some(gone) = &self.0 {
+        if let Some(gone) = &self.gone {
             gone.cancel();
         }
     }
@@ -162,7 +167,7 @@ mod tests {
             response.headers_mut().insert(CONTENT_LENGTH, length.parse().unwrap());
         }
         let (fate, gone) = (Fate::default(), CancellationToken::new());
-        let response = ResponseBody::of_guest(response, fate.clone(), Client::new(gone.clone()));
+        let response = ResponseBody::of_guest(response, fate.clone(), Client::new(gone.clone(), None));
         (chunks, response, fate, gone)
     }
 

@@ -4,6 +4,7 @@
 //! to spare, up to a bound per container and one for all requests of the runner, so that containers can still start.
 //! What finds no room waits for a while, and is then refused.
 
+use crate::{code::Share, engine::EXTRA_TABLES};
 use std::{
     sync::{
         Arc,
@@ -26,17 +27,39 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 /// The runner's room for instances.
 #[derive(Debug, Clone)]
 pub(crate) struct Room {
-    /// One permit per instance that the pool can hold.
-    pub(crate) slots: Arc<Semaphore>,
-    /// How many of those may go to requests, beyond the one that each container has anyway.
-    pub(crate) for_requests: Arc<Semaphore>,
+    /// One permit per linear memory that the pool can hold; an instance without one takes one too.
+    slots: Arc<Semaphore>,
+    /// Tables that the pool has beyond those of each slot.
+    tables: Arc<Semaphore>,
+    /// How many slots may go to requests, beyond those of the one instance that each container has anyway.
+    for_requests: Arc<Semaphore>,
 }
 
 impl Room {
     /// At most half the pool answers requests.
-    pub(crate) fn new(instances: usize) -> Self {
-        let instances = instances.min(Semaphore::MAX_PERMITS);
-        Self { slots: Arc::new(Semaphore::new(instances)), for_requests: Arc::new(Semaphore::new(instances / 2)) }
+    pub(crate) fn new(slots: usize) -> Self {
+        let slots = slots.min(Semaphore::MAX_PERMITS);
+        Self {
+            slots: Arc::new(Semaphore::new(slots)),
+            tables: Arc::new(Semaphore::new(usize::try_from(EXTRA_TABLES).unwrap_or(0))),
+            for_requests: Arc::new(Semaphore::new(slots / 2)),
+        }
+    }
+
+    /// Room for a container's first instance.
+    ///
+    /// # Errors
+    /// For people, when there is none.
+    pub(crate) fn enter(&self, share: Share) -> Result<Pass, String> {
+        let no_room = |needs: String| format!("the runner has no room for another instance{needs}");
+        let slots = Arc::clone(&self.slots).try_acquire_many_owned(share.slots);
+        let slots = slots.map_err(|_| match share.slots {
+            1 => no_room(String::new()),
+            several => no_room(format!(" with {several} memories")),
+        })?;
+        let tables = Arc::clone(&self.tables).try_acquire_many_owned(share.extra_tables);
+        let tables = tables.map_err(|_| no_room(format!(" with {} tables more than usual", share.extra_tables)))?;
+        Ok(Pass { _permits: [Some(slots), Some(tables), None, None] })
     }
 }
 
@@ -47,6 +70,7 @@ pub(crate) struct Gate {
     own: Arc<Semaphore>,
     more: Arc<Semaphore>,
     room: Room,
+    share: Share,
     waiting: AtomicUsize,
     max_wait: Duration,
 }
@@ -54,15 +78,17 @@ pub(crate) struct Gate {
 /// Leave to run one instance.
 #[derive(Debug)]
 pub(crate) struct Pass {
-    _permits: [Option<OwnedSemaphorePermit>; 3],
+    _permits: [Option<OwnedSemaphorePermit>; 4],
 }
 
 impl Gate {
-    pub(crate) fn new(room: Room) -> Self {
+    /// For instances of which each takes `share` of the pool.
+    pub(crate) fn new(room: Room, share: Share) -> Self {
         Self {
             own: Arc::new(Semaphore::new(1)),
             more: Arc::new(Semaphore::new(MAX_CONCURRENT - 1)),
             room,
+            share,
             waiting: AtomicUsize::new(0),
             max_wait: MAX_WAIT,
         }
@@ -79,23 +105,27 @@ impl Gate {
 
     fn try_enter(&self) -> Option<Pass> {
         if let Ok(permit) = Arc::clone(&self.own).try_acquire_owned() {
-            return Some(Pass { _permits: [Some(permit), None, None] });
+            return Some(Pass { _permits: [Some(permit), None, None, None] });
         }
         let more = Arc::clone(&self.more).try_acquire_owned().ok()?;
-        let request = Arc::clone(&self.room.for_requests).try_acquire_owned().ok()?;
-        let slot = Arc::clone(&self.room.slots).try_acquire_owned().ok()?;
-        Some(Pass { _permits: [Some(more), Some(request), Some(slot)] })
+        let Share { slots, extra_tables } = self.share;
+        let request = Arc::clone(&self.room.for_requests).try_acquire_many_owned(slots).ok()?;
+        let tables = Arc::clone(&self.room.tables).try_acquire_many_owned(extra_tables).ok()?;
+        let slots = Arc::clone(&self.room.slots).try_acquire_many_owned(slots).ok()?;
+        Some(Pass { _permits: [Some(more), Some(request), Some(tables), Some(slots)] })
     }
 
     async fn wait(&self) -> Option<Pass> {
         let more = async {
             let more = Arc::clone(&self.more).acquire_owned().await.ok()?;
-            let request = Arc::clone(&self.room.for_requests).acquire_owned().await.ok()?;
-            let slot = Arc::clone(&self.room.slots).acquire_owned().await.ok()?;
-            Some(Pass { _permits: [Some(more), Some(request), Some(slot)] })
+            let Share { slots, extra_tables } = self.share;
+            let request = Arc::clone(&self.room.for_requests).acquire_many_owned(slots).await.ok()?;
+            let tables = Arc::clone(&self.room.tables).acquire_many_owned(extra_tables).await.ok()?;
+            let slots = Arc::clone(&self.room.slots).acquire_many_owned(slots).await.ok()?;
+            Some(Pass { _permits: [Some(more), Some(request), Some(tables), Some(slots)] })
         };
         tokio::select! {
-            own = Arc::clone(&self.own).acquire_owned() => Some(Pass { _permits: [Some(own.ok()?), None, None] }),
+            own = Arc::clone(&self.own).acquire_owned() => Some(Pass { _permits: [Some(own.ok()?), None, None, None] }),
             pass = more => pass,
         }
     }
@@ -122,11 +152,13 @@ mod tests {
     use super::*;
     use futures::{FutureExt, future::join_all, poll};
 
+    const ONE: Share = Share { slots: 1, extra_tables: 0 };
+
     #[tokio::test]
     async fn a_container_always_has_room_for_one() {
         let room = Room::new(1);
-        let _container = Arc::clone(&room.slots).try_acquire_owned().unwrap();
-        let gate = Gate::new(room);
+        let _container = room.enter(ONE).unwrap();
+        let gate = Gate::new(room, ONE);
         let first = gate.enter().await.unwrap();
         let mut second = Box::pin(gate.enter());
         assert!(poll!(&mut second).is_pending(), "the pool is full");
@@ -137,8 +169,8 @@ mod tests {
     #[tokio::test]
     async fn requests_leave_half_the_pool_to_containers() {
         let room = Room::new(10);
-        let _container = Arc::clone(&room.slots).try_acquire_owned().unwrap();
-        let gate = Gate::new(room.clone());
+        let _container = room.enter(ONE).unwrap();
+        let gate = Gate::new(room.clone(), ONE);
         let passes = (0..6).map(|_| gate.try_enter().unwrap()).collect::<Vec<_>>();
         assert!(gate.try_enter().is_none());
         assert_eq!(room.slots.available_permits(), 4);
@@ -146,9 +178,25 @@ mod tests {
         assert_eq!(room.slots.available_permits(), 9);
     }
 
+    #[test]
+    fn who_needs_more_takes_more_and_leaves_the_others_theirs() {
+        let room = Room::new(10);
+        let hungry = Share { slots: 4, extra_tables: EXTRA_TABLES };
+        let first = room.enter(hungry).unwrap();
+        assert!(room.enter(hungry).unwrap_err().contains("tables more than usual"));
+        let others = (0..6).map(|_| room.enter(ONE).unwrap()).collect::<Vec<_>>();
+        assert_eq!(room.enter(ONE).unwrap_err(), "the runner has no room for another instance");
+        assert!(room.enter(hungry).unwrap_err().ends_with("with 4 memories"));
+        drop((first, others));
+        let gate = Gate::new(room.clone(), hungry);
+        let _passes = [gate.try_enter().unwrap(), gate.try_enter().unwrap()];
+        assert!(gate.try_enter().is_none(), "a third would take more than half the pool");
+        assert_eq!(room.slots.available_permits(), 6);
+    }
+
     #[tokio::test]
     async fn who_waits_too_long_or_finds_a_long_queue_is_refused() {
-        let gate = Gate { max_wait: Duration::from_millis(50), ..Gate::new(Room::new(0)) };
+        let gate = Gate { max_wait: Duration::from_millis(50), ..Gate::new(Room::new(0), ONE) };
         let _first = gate.enter().await.unwrap();
         let mut queue = (0..MAX_WAITING).map(|_| Box::pin(gate.enter())).collect::<Vec<_>>();
         for waiter in &mut queue {

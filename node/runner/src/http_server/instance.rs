@@ -2,11 +2,12 @@
 
 use super::{
     body::{Client, Fate, ResponseBody},
-    server::Server,
+    server::{MAX_SEND_BUFFER_BYTES, Server},
 };
 use crate::{
     endings,
-    host::{memory::OutOfMemory, paced_body::PacedBody, state::GuestState},
+    host::{paced_body::PacedBody, resources::BODY_CHUNK_BYTES, state::GuestState},
+    memory::OutOfMemory,
 };
 use hyper::{Request, Response, StatusCode, body::Incoming, header::HOST};
 use std::{sync::Arc, time::Duration};
@@ -27,8 +28,11 @@ use wasmtime_wasi_http::{
 
 /// How long a client may send nothing of a body that it has announced, while the guest reads it.
 const STALLED_READ: Duration = Duration::from_mins(1);
-/// How long a guest may go on after its client has gone without an answer.
-const ABANDONED: Duration = Duration::from_secs(30);
+/// How long a guest may go on after its client has gone without a whole answer. Others may wait for its place.
+const ABANDONED: Duration = Duration::from_secs(1);
+/// What a request counts as the container's memory from its head to the end of the answer, beside what its guest has:
+/// its head may wait for an instance, and of the answer some is buffered after its guest has ended.
+const REQUEST_BYTES: u64 = (MAX_SEND_BUFFER_BYTES + 3 * BODY_CHUNK_BYTES) as u64;
 /// Most of a request's path that is logged.
 const MAX_LOGGED_PATH_CHARS: usize = 256;
 
@@ -45,10 +49,11 @@ pub(super) async fn respond(server: Arc<Server>, request: Request<Incoming>) -> 
         response.headers_mut().insert(hyper::header::RETRY_AFTER, hyper::header::HeaderValue::from_static("1"));
         response
     };
+    let Some(held) = server.blueprint.memory.try_reserve(REQUEST_BYTES) else { return busy() };
     let Some(pass) = server.gate.enter().await else { return busy() };
     let (answer, answered) = oneshot::channel();
     let (fate, gone) = (Fate::default(), CancellationToken::new());
-    let client = Client::new(gone.clone());
+    let client = Client::new(gone.clone(), Some(held));
     let (doing, fares) = (Arc::clone(&server), fate.clone());
     let guest = async move {
         doing.guest(request, answer, &fares, &gone).await;

@@ -9,10 +9,16 @@
 use super::{gate::Gate, instance, patience::Patient};
 use crate::{
     blueprint::Blueprint,
+    code::Share,
     cpu::Paced,
     endings,
     host::state::GuestState,
-    network::{listener::Listener, stream::Stream},
+    memory::Reservation,
+    network::{
+        error::SocketError,
+        listener::Listener,
+        stream::{Connection, Stream},
+    },
     protocol::Exit,
 };
 use hyper::{body::Incoming, rt::Executor, service::service_fn};
@@ -35,6 +41,13 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 /// Connections of one container. More wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
+/// Where the container's memory does not allow that many, they get one part of so many of it, but room for a few.
+const CONNECTIONS_SHARE: u64 = 4;
+const MIN_CONNECTIONS: usize = 16;
+/// What a connection counts as the container's memory: its buffers.
+const CONNECTION_BYTES: u64 = 2 * (MAX_BUFFER_BYTES as u64);
+/// How long nothing is accepted when the container has no memory left for a connection.
+const OUT_OF_MEMORY: Duration = Duration::from_millis(100);
 /// How long a connection is new: its first request may still be on its way when the container is asked to stop.
 const NEW_CONNECTION: Duration = Duration::from_secs(2);
 /// How long nothing is accepted when the process has no descriptor left.
@@ -43,6 +56,10 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 const HEAD_READ: Duration = Duration::from_mins(1);
 /// What is buffered of a connection in each direction; the head of a request must fit.
 const MAX_BUFFER_BYTES: usize = 32 << 10;
+/// What HTTP/2 buffers of a response.
+pub(super) const MAX_SEND_BUFFER_BYTES: usize = 16 << 10;
+/// What an HTTP/2 client may send before somebody reads it: of one request's body, and of all on a connection.
+const WINDOW_BYTES: u32 = 32 << 10;
 /// Headers of a request.
 const MAX_HEADERS: usize = 100;
 /// Requests that an HTTP/2 connection has under way.
@@ -65,12 +82,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(blueprint: Blueprint, code: ProxyPre<GuestState>) -> Arc<Self> {
+    /// Each instance takes `share` of the pool.
+    pub(crate) fn new(blueprint: Blueprint, code: ProxyPre<GuestState>, share: Share) -> Arc<Self> {
         let room = blueprint.shared.room.clone();
         Arc::new(Self {
             blueprint,
             code,
-            gate: Gate::new(room),
+            gate: Gate::new(room, share),
             guests: Mutex::new(Some(JoinSet::new())),
             stopping: CancellationToken::new(),
             ending: Mutex::new(None),
@@ -84,6 +102,7 @@ impl Server {
         let exit = tokio::select! {
             biased;
             () = self.blueprint.signals.kill.cancelled() => endings::killed(),
+            out = self.blueprint.memory.exceeded() => endings::out_of_memory(&out),
             () = self.ended.cancelled() => self.ending.lock().take().unwrap_or_else(endings::killed),
             () = self.accept(&listener, &mut connections) => endings::exited(0),
         };
@@ -98,14 +117,16 @@ impl Server {
 
     /// Returns when the run was asked to stop and all requests are answered.
     async fn accept(self: &Arc<Self>, listener: &Listener, connections: &mut JoinSet<()>) {
+        let affordable = self.blueprint.memory.part(CONNECTIONS_SHARE) / CONNECTION_BYTES;
+        let max_connections = usize::try_from(affordable).unwrap_or(usize::MAX).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);
         loop {
             tokio::select! {
                 biased;
                 () = self.blueprint.signals.stop.cancelled() => break,
                 Some(_) = connections.join_next() => {}
-                accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                (accepted, held) = self.next(listener), if connections.len() < max_connections => match accepted {
                     Ok(accepted) => {
-                        connections.spawn(self.paced(Arc::clone(self).connection(accepted.stream)));
+                        connections.spawn(self.paced(Arc::clone(self).connection(accepted.stream, Some(held))));
                     }
                     // It was there and is lost for want of descriptors: others will be free again.
                     Err(_) => sleep(OUT_OF_DESCRIPTORS).await,
@@ -114,13 +135,24 @@ impl Server {
         }
         // Those that wait already were let in before the stop.
         while let Ok(Some(accepted)) = listener.try_accept() {
-            connections.spawn(self.paced(Arc::clone(self).connection(accepted.stream)));
+            let held = self.blueprint.memory.try_reserve(CONNECTION_BYTES);
+            connections.spawn(self.paced(Arc::clone(self).connection(accepted.stream, held)));
         }
         listener.close();
         self.stopping.cancel();
         while connections.join_next().await.is_some() {}
         // Guests may still be busy with what they do after their answer.
         poll_fn(|context| self.poll_guests(context)).await;
+    }
+
+    /// The next connection, taken when there is memory for it: clients must not be able to end the container.
+    async fn next(&self, listener: &Listener) -> (Result<Connection, SocketError>, Reservation) {
+        loop {
+            match self.blueprint.memory.try_reserve(CONNECTION_BYTES) {
+                Some(held) => return (listener.accept().await, held),
+                None => sleep(OUT_OF_MEMORY).await,
+            }
+        }
     }
 
     /// Ready when no guest runs.
@@ -137,7 +169,7 @@ impl Server {
     }
 
     /// Serves one connection to its end.
-    async fn connection(self: Arc<Self>, stream: Stream) {
+    async fn connection(self: Arc<Self>, stream: Stream, _held: Option<Reservation>) {
         let mut builder = Builder::new(ForStreams(Arc::clone(&self)));
         builder
             .http1()
@@ -150,7 +182,9 @@ impl Server {
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(u32::try_from(MAX_BUFFER_BYTES).unwrap_or(u32::MAX))
-            .max_send_buf_size(MAX_BUFFER_BYTES)
+            .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
         let asked = CancellationToken::new();

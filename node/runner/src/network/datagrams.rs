@@ -1,6 +1,7 @@
 //! UDP sockets, and the datagrams that wait in them. What does not fit is lost, as datagrams may be.
 
 use super::{FromRunnerNet, MAX_DATAGRAM_BYTES, channel::ChannelError, error::SocketError, pod::Pod};
+use crate::memory::{MemoryAccount, Reservation};
 use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
@@ -19,6 +20,8 @@ struct Datagram {
     from: SocketAddr,
     bytes: Vec<u8>,
     _room: [OwnedSemaphorePermit; 2],
+    /// Of the container that will receive it.
+    _held: Reservation,
 }
 
 #[derive(Debug, Default)]
@@ -32,13 +35,19 @@ struct Waiting {
 }
 
 /// Where datagrams wait. Whoever sends has this, the guest has the [`Datagrams`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Inbox {
     waiting: Mutex<Waiting>,
     arrived: Notify,
+    memory: Arc<MemoryAccount>,
 }
 
 impl Inbox {
+    /// What waits in it is `memory`'s.
+    pub(super) fn new(memory: Arc<MemoryAccount>) -> Self {
+        Self { waiting: Mutex::default(), arrived: Notify::new(), memory }
+    }
+
     /// # Errors
     /// `Refused` when the socket is connected to somebody else.
     pub(super) fn push(&self, pod: &Pod, from: SocketAddr, bytes: Vec<u8>) -> Result<(), SocketError> {
@@ -48,17 +57,22 @@ impl Inbox {
             if waiting.remote.is_some_and(|remote| remote != from) {
                 return Err(SocketError::Refused);
             }
-            let room = if waiting.bytes + cost <= MAX_QUEUED_BYTES { pod.queue_permits(cost) } else { None };
-            let Some(room) = room else {
+            let room = if waiting.bytes + cost <= MAX_QUEUED_BYTES { self.room(pod, cost) } else { None };
+            let Some((room, held)) = room else {
                 drop(waiting);
                 pod.hit(super::Bound::QueuedDatagrams);
                 return Ok(());
             };
             waiting.bytes += cost;
-            waiting.datagrams.push_back(Datagram { from, bytes, _room: room });
+            waiting.datagrams.push_back(Datagram { from, bytes, _room: room, _held: held });
         }
         self.arrived.notify_waiters();
         Ok(())
+    }
+
+    fn room(&self, pod: &Pod, bytes: usize) -> Option<([OwnedSemaphorePermit; 2], Reservation)> {
+        let held = self.memory.try_reserve(u64::try_from(bytes).ok()?)?;
+        Some((pod.queue_permits(bytes)?, held))
     }
 
     /// Something that this socket sent to `to` reached nobody. As on Linux, only a connected socket is told.
@@ -165,7 +179,7 @@ impl Datagrams {
         if let Some(error) = waiting.error.take() {
             return Err(error);
         }
-        while let Some(Datagram { from, bytes, _room }) = waiting.datagrams.pop_front() {
+        while let Some(Datagram { from, bytes, .. }) = waiting.datagrams.pop_front() {
             waiting.bytes = waiting.bytes.saturating_sub(bytes.len() + OVERHEAD_BYTES);
             // What came before the socket was connected may be from somebody else.
             if waiting.remote.is_none_or(|remote| remote == from) {

@@ -14,6 +14,7 @@ use super::{
     switch::{Permits, Switch},
     traffic::Traffic,
 };
+use crate::memory::MemoryAccount;
 use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use parking_lot::{Mutex, RwLock};
 use std::{
@@ -73,6 +74,7 @@ impl Drop for Pod {
 pub(crate) struct PodNetwork {
     pod: Arc<Pod>,
     stop: CancellationToken,
+    memory: Arc<MemoryAccount>,
 }
 
 /// A TCP port that is taken until this is dropped.
@@ -281,8 +283,13 @@ impl Pod {
 }
 
 impl PodNetwork {
-    pub(crate) fn new(pod: Arc<Pod>, stop: CancellationToken) -> Self {
-        Self { pod, stop }
+    pub(crate) fn new(pod: Arc<Pod>, stop: CancellationToken, memory: Arc<MemoryAccount>) -> Self {
+        Self { pod, stop, memory }
+    }
+
+    /// What pays for what the runner holds of this run's connections and datagrams.
+    pub(crate) fn memory(&self) -> &Arc<MemoryAccount> {
+        &self.memory
     }
 
     /// The right to have one socket more.
@@ -349,7 +356,7 @@ impl PodNetwork {
     /// Takes a UDP port; port 0 means an ephemeral one.
     pub(crate) fn bind_datagrams(&self, address: SocketAddr) -> Result<Datagrams, SocketError> {
         self.pod.may_bind(address.ip())?;
-        let inbox = Arc::new(Inbox::default());
+        let inbox = Arc::new(Inbox::new(Arc::clone(&self.memory)));
         let address = self.pod.udp.lock().claim(address, Arc::clone(&inbox)).inspect_err(|_| {
             if address.port() == 0 {
                 self.pod.hit(Bound::Ports);

@@ -66,6 +66,8 @@ struct Inner {
     socket: AsyncFd<OwnedFd>,
     /// The guest wants no more input. The peer does not hear of it, as with TCP.
     input_closed: AtomicBool,
+    /// The peer broke off. The kernel says so once; whoever reads again must not take what follows for a proper end.
+    reset: AtomicBool,
     held: Held,
 }
 
@@ -78,7 +80,9 @@ impl fmt::Debug for Inner {
 impl Stream {
     /// Within the runtime of those who will wait for it.
     pub(crate) fn new(socket: OwnedFd, held: Held) -> io::Result<Self> {
-        Ok(Self(Arc::new(Inner { socket: registered(socket)?, input_closed: AtomicBool::new(false), held })))
+        let socket = registered(socket)?;
+        let (input_closed, reset) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self(Arc::new(Inner { socket, input_closed, reset, held })))
     }
 
     /// Reads what is there; 0 at the end.
@@ -101,7 +105,8 @@ impl Stream {
         let count = unsafe {
             libc::recv(self.0.socket.get_ref().as_raw_fd(), room.as_mut_ptr().cast(), max, libc::MSG_DONTWAIT)
         };
-        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error());
+        let count = self.unless_reset(count)?;
         // SAFETY: the kernel has written that many.
         unsafe { bytes.set_len(count) };
         self.0.held.received(count);
@@ -117,7 +122,20 @@ impl Stream {
         if self.0.input_closed.load(Relaxed) {
             return Ok(0);
         }
-        Ok(recv(self.0.socket.get_ref().as_raw_fd(), buffer, flags | MsgFlags::MSG_DONTWAIT)?)
+        let count = recv(self.0.socket.get_ref().as_raw_fd(), buffer, flags | MsgFlags::MSG_DONTWAIT);
+        self.unless_reset(count.map_err(io::Error::from))
+    }
+
+    /// What came of a read, knowing how earlier ones ended.
+    fn unless_reset(&self, count: io::Result<usize>) -> io::Result<usize> {
+        match count {
+            Ok(0) if self.0.reset.load(Relaxed) => Err(ErrorKind::ConnectionReset.into()),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                self.0.reset.store(true, Relaxed);
+                Err(error)
+            }
+            count => count,
+        }
     }
 
     /// Writes as much as there is room for.

@@ -8,7 +8,7 @@ use super::{
     error::SocketError,
     pod::{Pod, PodNetwork},
 };
-use crate::{child, protocol};
+use crate::{child, memory::MemoryAccount, protocol};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -69,12 +69,14 @@ impl Switch {
         })
     }
 
-    /// The network of a run's pod, which all runs of the pod share. `stop` closes the run's listeners to what is new.
+    /// The network of a run's pod, which all runs of the pod share. `stop` closes the run's listeners to what is new,
+    /// `memory` pays for what waits to be received.
     pub(crate) fn open(
         self: &Arc<Self>,
         pod_uid: &str,
         network: &protocol::PodNetwork,
         stop: CancellationToken,
+        memory: Arc<MemoryAccount>,
     ) -> PodNetwork {
         let mut pods = self.pods.lock();
         let pod = pods.get(pod_uid).and_then(Weak::upgrade);
@@ -85,7 +87,7 @@ impl Switch {
         });
         drop(pods);
         pod.set_addresses(&network.addresses);
-        PodNetwork::new(pod, stop)
+        PodNetwork::new(pod, stop, memory)
     }
 
     /// A pod has gone.

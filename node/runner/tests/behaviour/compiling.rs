@@ -112,14 +112,18 @@ pub(crate) async fn bombs_hit_their_limit(_context: Arc<Context>) {
     let usual = CompileLimits::default();
     let short = CompileLimits { cpu_seconds: 2, ..usual };
     let small = CompileLimits { memory_bytes: 256 << 20, ..usual };
+    // On a busy machine the clock may come first.
+    let time = &["more than 2 s of processor time", "more than 8 s"][..];
     for (what, wasm, limits, expected) in [
-        ("many functions", bomb(60_000, &additions(60)), short, "more than 2 s of processor time"),
-        ("deep nesting", bomb(1, &nested(1_000_000)), short, "more than 2 s of processor time"),
-        ("large functions", bomb(4, &additions(200_000)), small, "more than 256 MiB of memory"),
+        ("many functions", bomb(60_000, &additions(60)), short, time),
+        ("deep nesting", bomb(1, &nested(1_000_000)), short, time),
+        ("large functions", bomb(4, &additions(200_000)), small, &["more than 256 MiB of memory"]),
     ] {
         fs::write(&input, wasm).unwrap();
         match compile::compile_within(&myself("compile"), &input, &output, &limits).await {
-            Err(CompileError::TooCostly(text)) => assert!(text.contains(expected), "{what}: {text}"),
+            Err(CompileError::TooCostly(text)) => {
+                assert!(expected.iter().any(|words| text.contains(words)), "{what}: {text}");
+            }
             other => panic!("{what}: {other:?}"),
         }
         let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().file_name()).collect();

@@ -170,9 +170,10 @@ pub(crate) async fn samples_tell_cpu_and_memory(context: Arc<Context>) {
     loop {
         let samples = runner.samples().await;
         assert_eq!(samples.len(), 2, "{samples:?}");
-        if samples[&busy].cpu_nanos > 200_000_000 && samples[&idle].memory_bytes == 3 << 16 {
+        // Beside three pages, the runner keeps some KiB for each.
+        if samples[&busy].cpu_nanos > 200_000_000 && (3 << 16..4 << 16).contains(&samples[&idle].memory_bytes) {
             assert!(samples[&idle].cpu_nanos < 50_000_000, "{samples:?}");
-            assert_eq!(samples[&busy].memory_bytes, 0);
+            assert!(samples[&busy].memory_bytes < 1 << 16, "{samples:?}");
             break;
         }
         assert!(Instant::now() < deadline, "{samples:?}");

@@ -247,6 +247,17 @@ pub(crate) async fn busy_requests_starve_nobody(context: Arc<Context>) {
     }
 }
 
+pub(crate) async fn a_client_that_leaves_keeps_nobody_out(context: Arc<Context>) {
+    // There is room for one instance.
+    let mut runner = context.runner_for(1).await;
+    let (_run, neighbours) = serving(&mut runner, |_| {}).await;
+    let mut client = Client::new(&neighbours).await;
+    let mut response = client.ask("/slow/2/600000", Empty::<Bytes>::new()).await;
+    assert_eq!(response.body_mut().frame().await.unwrap().unwrap().data_ref().unwrap(), "line 0\n");
+    drop((client, response));
+    assert_eq!(ok(&neighbours, "/hello").await, "hello\n");
+}
+
 pub(crate) async fn memory_counts_over_all_instances(context: Arc<Context>) {
     let mut runner = context.runner().await;
     let (run, neighbours) = serving(&mut runner, |start| start.memory_limit_bytes = Some(40 << 20)).await;

@@ -27,6 +27,8 @@ mod preview0;
 mod preview1_sockets;
 mod processes;
 mod sockets;
+mod traps;
+mod zoo;
 
 use fixture::Context;
 use futures::future::BoxFuture;
@@ -72,6 +74,7 @@ const CASES: &[Case] = cases![
     http::bad_requests_are_refused,
     http::many_requests_share_few_instances,
     http::busy_requests_starve_nobody,
+    http::a_client_that_leaves_keeps_nobody_out,
     http::memory_counts_over_all_instances,
     http::stop_lets_requests_finish,
     http::kill_ends_everything,
@@ -127,6 +130,20 @@ const CASES: &[Case] = cases![
     preview1_sockets::descriptors_have_a_bound,
     preview1_sockets::ports_are_taken_once_in_a_pod,
     preview1_sockets::go_serves_with_its_own_http,
+    traps::each_kind_says_what_and_where,
+    traps::without_names_it_is_the_offset,
+    traps::data_that_does_not_fit_is_a_trap,
+    traps::names_are_readable_and_bounded,
+    traps::components_trap_as_well,
+    zoo::growing_is_ended_there_and_then,
+    zoo::what_the_runner_keeps_counts,
+    zoo::one_guest_takes_only_its_share_of_the_pool,
+    zoo::together_they_have_a_ceiling,
+    zoo::bad_pointers_harm_nobody,
+    zoo::waiting_for_too_much_is_refused,
+    zoo::names_that_lead_elsewhere,
+    zoo::special_files_hold_nobody_up,
+    zoo::directories_may_move_while_they_are_read,
     processes::a_runner_has_nothing_to_steal,
     processes::a_runner_that_dies_ends_its_frames,
     processes::a_small_address_space_is_enough,

@@ -37,6 +37,11 @@ macro_rules! pass_inner_async {
     )*};
 }
 
+/// Opening anything else could last for ever: see [`crate::host::special_files`].
+fn may_be_opened(kind: types::Filetype) -> bool {
+    matches!(kind, types::Filetype::RegularFile | types::Filetype::Directory | types::Filetype::SymbolicLink)
+}
+
 impl WasiSnapshotPreview1 for Preview1 {
     fn set_hostcall_fuel(&mut self, fuel: usize) {
         self.inner.set_hostcall_fuel(fuel);
@@ -142,6 +147,12 @@ impl WasiSnapshotPreview1 for Preview1 {
     ) -> Result<Fd, Error> {
         let directory = self.table.inner(directory, Errno::Notdir)?;
         self.table.room()?;
+        // What is not there yet may be made.
+        if let Ok(found) = self.inner.path_filestat_get(memory, directory, lookup, path).await
+            && !may_be_opened(found.filetype)
+        {
+            return Err(Errno::Nxio.into());
+        }
         let inner = self.inner.path_open(memory, directory, lookup, path, open, base, inheriting, flags).await?;
         Ok(self.table.add(Descriptor::Inner(inner.into()))?)
     }

@@ -1,11 +1,9 @@
 //! Preview 1 for core modules: `wasmtime-wasi`'s, with sockets among the descriptors.
 //!
-//! Preview 1 has no way to make a socket. A module is given its listeners as open descriptors, right behind its
-//! directories, and their number in the environment variable `LISTEN_FDS`; what it accepts from them it reads, writes
-//! and polls as any descriptor. Listeners are non-blocking until the module says otherwise, as with `wasmtime run
-//! --tcplisten`: Go, whose goroutines share one thread, relies on it. `wasmtime-wasi` knows nothing of that, so this wraps
-//! its context: [`table`] says what a number stands for, [`delegate`] passes on what concerns no socket, [`sockets`] does
-//! what does, [`poll`] waits for both. [`preview0`] is the same for older modules.
+//! Preview 1 has no way to make a socket. A module is given its listeners as open descriptors behind its directories,
+//! their number in `LISTEN_FDS`, non-blocking until it says otherwise (Go, whose goroutines share one thread, relies on
+//! it). [`table`] says what a number stands for, [`delegate`] passes on what concerns no socket, [`sockets`] does what
+//! does, [`poll`] waits for both, [`preview0`] is the same for older modules.
 
 mod calls;
 mod delegate;
@@ -14,7 +12,8 @@ mod preview0;
 mod sockets;
 mod table;
 
-use crate::network::listener::Listener;
+use crate::{memory::MemoryAccount, network::listener::Listener};
+use std::sync::Arc;
 use table::{Descriptor, Table};
 use wasmtime::Result;
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -34,12 +33,17 @@ pub(crate) struct Preview1 {
 }
 
 impl Preview1 {
-    /// Wraps a context that has `directories` open, and adds the listeners behind them.
+    /// Wraps a context that has `directories` open, and adds the listeners behind them. Descriptors are `memory`'s.
     ///
     /// # Errors
     /// When there are more of them than descriptors.
-    pub(crate) fn new(inner: WasiP1Ctx, directories: usize, listeners: Vec<Listener>) -> Result<Self> {
-        let mut table = Table::default();
+    pub(crate) fn new(
+        inner: WasiP1Ctx,
+        directories: usize,
+        listeners: Vec<Listener>,
+        memory: &Arc<MemoryAccount>,
+    ) -> Result<Self> {
+        let mut table = Table::new(memory);
         for number in 0..STANDARD_STREAMS + directories {
             table.add(Descriptor::Inner(u32::try_from(number)?))?;
         }

@@ -1,11 +1,12 @@
-//! Calls that move more than a guest has, against a peer that never rests.
+//! Calls that move more than a guest has, against a peer that never rests, and one that breaks off.
 
 use super::*;
 use crate::{
+    memory::MemoryAccount,
     network::{NetworkChannel, switch::Switch},
     protocol,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -21,10 +22,11 @@ const PIECE: (u32, u32) = (16 << 10, 1 << 20);
 async fn guest() -> (Preview1, Fd, Stream) {
     let (_agent, runner) = NetworkChannel::pair().unwrap();
     let switch = Switch::new(runner, PATIENCE);
-    let pod = switch.open("pod", &protocol::PodNetwork::default(), CancellationToken::new());
+    let account = MemoryAccount::new(None, &Arc::default());
+    let pod = switch.open("pod", &protocol::PodNetwork::default(), CancellationToken::new(), Arc::clone(&account));
     let listener = pod.listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
     let stream = pod.connect(None, listener.local_addr()).await.unwrap().stream;
-    let mut guest = Preview1::new(WasiCtxBuilder::new().build_p1(), 0, Vec::new()).unwrap();
+    let mut guest = Preview1::new(WasiCtxBuilder::new().build_p1(), 0, Vec::new(), &account).unwrap();
     let fd = guest.table.add(Descriptor::Stream { stream, nonblocking: false }).unwrap();
     (guest, fd, listener.accept().await.unwrap().stream)
 }
@@ -71,4 +73,19 @@ async fn one_read_is_bounded_and_leaves_others_their_turn() {
     assert_eq!(timeout(PATIENCE, received).await.unwrap().unwrap(), MAX_BYTES);
     drop(guest);
     timeout(PATIENCE, writer).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_reset_behind_what_is_read_is_not_taken_for_the_end() {
+    let (mut guest, fd, peer) = guest().await;
+    guest.stream(fd).unwrap().0.try_write(b"nobody reads this").unwrap();
+    peer.try_write(b"half").unwrap();
+    drop(peer);
+    let mut memory = memory();
+    let (mut memory, piece) = (GuestMemory::Unshared(&mut memory), GuestPtr::new((0, 1)));
+    assert_eq!(guest.receive(&mut memory, fd, piece, Riflags::empty()).await.unwrap(), 4);
+    for _ in 0..2 {
+        let error = guest.receive(&mut memory, fd, piece, Riflags::empty()).await.unwrap_err();
+        assert_eq!(error.downcast().unwrap(), Errno::Connreset);
+    }
 }

@@ -2,9 +2,13 @@
 //!
 //! Input is read from the kernel as the guest asks for it. Output goes to the kernel at once; what it has no room for
 //! (at most one write's permit) is sent by a task, because a guest may count on it although it waits for something else
-//! or drops the stream. That task gives up some time after the guest has.
+//! or drops the stream. That task gives up some time after the guest has. What waits counts as the container's memory,
+//! and permits are small once much of that is taken.
 
-use crate::network::stream::Stream;
+use crate::{
+    memory::{MemoryAccount, Reservation},
+    network::stream::Stream,
+};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{
@@ -19,6 +23,8 @@ use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, Stream
 
 /// Most bytes that a guest reads or writes at once.
 const MAX_CHUNK_BYTES: usize = 64 << 10;
+/// Most that it writes at once when its container's buffers take much already, as with many connections.
+const SMALL_CHUNK_BYTES: usize = 8 << 10;
 /// How long what a guest has written is still sent when it has dropped the connection, to a peer that does not read.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -82,15 +88,20 @@ pub(super) struct Output {
 #[derive(Debug)]
 struct Shared {
     stream: Stream,
+    memory: Arc<MemoryAccount>,
     state: Mutex<State>,
     sent: Notify,
     abandoned: CancellationToken,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// What the kernel had no room for. While there is something, a task is sending it.
     rest: Bytes,
+    /// Counts the write that the rest is of.
+    held: Option<Reservation>,
+    /// What the guest may write at once, as it was told last.
+    permitted: usize,
     /// The guest writes no more; what it has written is still sent.
     ended: bool,
     /// The guest has dropped the stream, and perhaps is about to drop the connection.
@@ -100,10 +111,20 @@ struct State {
 }
 
 impl Output {
-    pub(super) fn new(stream: Stream) -> Self {
+    /// What waits to be sent is `memory`'s.
+    pub(super) fn new(stream: Stream, memory: &Arc<MemoryAccount>) -> Self {
         let abandoned = CancellationToken::new();
         let here = Arc::new(abandoned.clone().drop_guard());
-        let shared = Shared { stream, state: Mutex::default(), sent: Notify::new(), abandoned };
+        let state = State {
+            rest: Bytes::new(),
+            held: None,
+            permitted: MAX_CHUNK_BYTES,
+            ended: false,
+            dropped: false,
+            failure: None,
+        };
+        let memory = Arc::clone(memory);
+        let shared = Shared { stream, memory, state: Mutex::new(state), sent: Notify::new(), abandoned };
         Self { shared: Arc::new(shared), _here: here }
     }
 
@@ -155,6 +176,7 @@ impl Shared {
                 }
             }
         }
+        state.held = None;
         if state.ended {
             let _ = self.stream.shutdown(Shutdown::Write);
         }
@@ -194,14 +216,17 @@ impl OutputStream for Output {
     fn write(&mut self, mut bytes: Bytes) -> StreamResult<()> {
         let mut state = self.shared.state.lock();
         Shared::check(&mut state)?;
-        if !state.rest.is_empty() || bytes.len() > MAX_CHUNK_BYTES {
+        if !state.rest.is_empty() || bytes.len() > state.permitted {
             return Err(StreamError::trap("wrote more than was permitted"));
         }
+        let kept_bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         while !bytes.is_empty() {
             match self.shared.stream.try_write(&bytes) {
                 Ok(count) => drop(bytes.split_to(count)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    state.rest = bytes;
+                    // However little is left of it, all that was written is kept.
+                    let held = self.shared.memory.reserve(kept_bytes).map_err(|out| StreamError::Trap(out.into()))?;
+                    (state.rest, state.held) = (bytes, Some(held));
                     tokio::spawn(Arc::clone(&self.shared).drain());
                     return Ok(());
                 }
@@ -222,7 +247,11 @@ impl OutputStream for Output {
         let mut state = self.shared.state.lock();
         Shared::check(&mut state)?;
         // The kernel is asked too, so that a peer that does not read costs no memory here.
-        Ok(if state.rest.is_empty() && self.shared.stream.is_writable() { MAX_CHUNK_BYTES } else { 0 })
+        if !state.rest.is_empty() || !self.shared.stream.is_writable() {
+            return Ok(0);
+        }
+        state.permitted = if self.shared.memory.is_roomy() { MAX_CHUNK_BYTES } else { SMALL_CHUNK_BYTES };
+        Ok(state.permitted)
     }
 }
 

@@ -17,16 +17,20 @@ use super::{
     streams::{GuestOutput, Input, Output},
     theirs,
 };
-use crate::network::{
-    error::SocketError as NetworkError,
-    listener::Listener,
-    pod::{Binding, SocketPermit},
-    stream::{Connection, Stream},
+use crate::{
+    memory::MemoryAccount,
+    network::{
+        error::SocketError as NetworkError,
+        listener::Listener,
+        pod::{Binding, SocketPermit},
+        stream::{Connection, Stream},
+    },
 };
 use futures::{FutureExt, future::BoxFuture};
 use std::{
     mem,
     net::{IpAddr, Shutdown, SocketAddr},
+    sync::Arc,
 };
 use wasmtime::component::Resource;
 use wasmtime_wasi::p2::{
@@ -88,9 +92,9 @@ impl Tcp {
         Self { family, options: Options::default(), backlog: BACKLOG, state: State::New, _permit: permit }
     }
 
-    fn open(&mut self, connection: Connection) -> Streams {
+    fn open(&mut self, connection: Connection, memory: &Arc<MemoryAccount>) -> Streams {
         let Connection { stream, local, remote } = connection;
-        let output = Output::new(stream.clone());
+        let output = Output::new(stream.clone(), memory);
         let streams: Streams = (Box::new(Input::new(&output)), Box::new(GuestOutput(output.clone())));
         self.state = State::Open { local, remote, stream, output };
         streams
@@ -120,6 +124,21 @@ impl tcp_create_socket::Host for Sockets<'_> {
 }
 
 impl Sockets<'_> {
+    /// Ends what was started: `next` gives the state that follows, or the one that was there and is not about to finish.
+    fn finish(
+        &mut self,
+        this: &Resource<TcpSocket>,
+        next: impl FnOnce(State) -> Result<State, State>,
+    ) -> SocketResult<()> {
+        let socket = self.table.get_mut(&ours::<_, Tcp>(this))?;
+        let (state, result) = match next(socket.state.take()) {
+            Ok(state) => (state, Ok(())),
+            Err(state) => (state, Err(ErrorCode::NotInProgress.into())),
+        };
+        socket.state = state;
+        result
+    }
+
     /// Gives the guest the streams of a connection, which must be dropped before their socket.
     fn add_streams(
         &mut self,
@@ -166,17 +185,10 @@ impl HostTcpSocket for Sockets<'_> {
     }
 
     fn finish_bind(&mut self, this: Resource<TcpSocket>) -> SocketResult<()> {
-        let socket = self.table.get_mut(&ours::<_, Tcp>(&this))?;
-        match socket.state.take() {
-            State::Binding(binding) => {
-                socket.state = State::Bound(binding);
-                Ok(())
-            }
-            state => {
-                socket.state = state;
-                Err(ErrorCode::NotInProgress.into())
-            }
-        }
+        self.finish(&this, |state| match state {
+            State::Binding(binding) => Ok(State::Bound(binding)),
+            state => Err(state),
+        })
     }
 
     fn start_connect(
@@ -217,6 +229,7 @@ impl HostTcpSocket for Sockets<'_> {
         this: Resource<TcpSocket>,
     ) -> SocketResult<(Resource<DynInputStream>, Resource<DynOutputStream>)> {
         let resource = ours::<_, Tcp>(&this);
+        let memory = self.network.memory();
         let socket = self.table.get_mut(&resource)?;
         let result = match socket.state.take() {
             State::Dialled(result) => result,
@@ -232,7 +245,7 @@ impl HostTcpSocket for Sockets<'_> {
                 return Err(ErrorCode::NotInProgress.into());
             }
         };
-        let streams = socket.open(result.map_err(failed)?);
+        let streams = socket.open(result.map_err(failed)?, memory);
         self.add_streams(&resource, streams)
     }
 
@@ -253,17 +266,10 @@ impl HostTcpSocket for Sockets<'_> {
     }
 
     fn finish_listen(&mut self, this: Resource<TcpSocket>) -> SocketResult<()> {
-        let socket = self.table.get_mut(&ours::<_, Tcp>(&this))?;
-        match socket.state.take() {
-            State::Starting(listener) => {
-                socket.state = State::Listening(listener);
-                Ok(())
-            }
-            state => {
-                socket.state = state;
-                Err(ErrorCode::NotInProgress.into())
-            }
-        }
+        self.finish(&this, |state| match state {
+            State::Starting(listener) => Ok(State::Listening(listener)),
+            state => Err(state),
+        })
     }
 
     fn accept(
@@ -277,7 +283,7 @@ impl HostTcpSocket for Sockets<'_> {
         let connection = listener.try_accept().map_err(failed)?.ok_or(ErrorCode::WouldBlock)?;
         let mut accepted = Tcp::new(socket.family, None);
         accepted.options = socket.options.clone();
-        let streams = accepted.open(connection);
+        let streams = accepted.open(connection, self.network.memory());
         let accepted = self.add(accepted)?;
         let (input, output) = self.add_streams(&accepted, streams)?;
         Ok((theirs(&accepted), input, output))

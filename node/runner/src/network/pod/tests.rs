@@ -5,7 +5,7 @@ use crate::{
     network::{MAX_DATAGRAM_BYTES, NetworkChannel, ToRunnerNet, datagrams, listener::MAX_BACKLOG},
     protocol,
 };
-use futures::poll;
+use futures::{FutureExt, poll};
 use std::{io::ErrorKind, net::Shutdown, pin::pin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -61,7 +61,7 @@ impl World {
 
 fn open(switch: &Arc<Switch>, stop: CancellationToken) -> PodNetwork {
     let network = protocol::PodNetwork { addresses: vec![ADDRESS.parse().unwrap()], ..Default::default() };
-    switch.open("pod", &network, stop)
+    switch.open("pod", &network, stop, MemoryAccount::new(None, &Arc::default()))
 }
 
 #[tokio::test]
@@ -237,7 +237,8 @@ async fn pods_live_as_long_as_their_runs() {
     assert!(Arc::ptr_eq(&network.pod, &again.pod));
     let port = network.bind(at("127.0.0.1:80")).unwrap();
     assert_eq!(again.bind(at("127.0.0.1:80")).unwrap_err(), SocketError::AddressInUse);
-    let neighbour = switch.open("other", &protocol::PodNetwork::default(), CancellationToken::new());
+    let account = MemoryAccount::new(None, &Arc::default());
+    let neighbour = switch.open("other", &protocol::PodNetwork::default(), CancellationToken::new(), account);
     neighbour.bind(at("127.0.0.1:80")).unwrap();
     let weak = Arc::downgrade(&network.pod);
     drop((network, again));
@@ -346,6 +347,25 @@ async fn datagrams_wait_in_bounded_queues() {
     assert!((1..64).contains(&full), "{full} of 64 got everything");
     drop(inboxes);
     assert_eq!(world.network.pod.queued.available_permits(), MAX_QUEUED_BYTES);
+}
+
+#[tokio::test]
+async fn datagrams_count_for_who_receives_them_and_end_nobody() {
+    let World { switch, network: sender, .. } = World::patient();
+    let account = MemoryAccount::new(Some(4096), &Arc::default());
+    let receiver = switch.open("pod", &protocol::PodNetwork::default(), CancellationToken::new(), Arc::clone(&account));
+    let inbox = receiver.bind_datagrams(at("127.0.0.1:0")).unwrap();
+    let sender = sender.bind_datagrams(at("127.0.0.1:0")).unwrap();
+    for _ in 0..100 {
+        sender.send(inbox.local_addr(), &[7; 1000]).unwrap();
+    }
+    assert!((3000..=4096).contains(&account.used_bytes()), "{}", account.used_bytes());
+    assert!(account.exceeded().now_or_never().is_none(), "a sender cannot end who receives");
+    let mut received = 0;
+    while inbox.try_receive().unwrap().is_some() {
+        received += 1;
+    }
+    assert_eq!((received, account.used_bytes()), (3, 0));
 }
 
 #[tokio::test]
