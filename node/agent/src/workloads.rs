@@ -47,6 +47,9 @@ pub(crate) trait Workloads: Send + Sync + 'static {
     /// What is here for a name, and for one with these credentials.
     fn local(&self, reference: &str, keyring: &Keyring) -> Result<Local, PullError>;
 
+    /// The image that a container runs, by the id in its status, if it is still here.
+    fn held(&self, id: &str) -> Option<Image>;
+
     /// Makes sure that the image is here.
     async fn pull(&self, reference: &str, policy: PullPolicy, keyring: &Keyring) -> Result<Image, PullError>;
 
@@ -282,6 +285,10 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
 impl Workloads for LocalWorkloads {
     fn local(&self, reference: &str, keyring: &Keyring) -> Result<Local, PullError> {
         self.images.local(reference, keyring)
+    }
+
+    fn held(&self, id: &str) -> Option<Image> {
+        self.images.held(id)
     }
 
     async fn pull(&self, reference: &str, policy: PullPolicy, keyring: &Keyring) -> Result<Image, PullError> {

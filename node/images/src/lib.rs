@@ -199,6 +199,13 @@ impl Images {
         Ok(self.puller.local(&parse(reference)?, keyring))
     }
 
+    /// The image that [`Image::id`] names, under whatever name it was pulled, if all of it is here. Says nothing about who
+    /// may use it: for containers that run it already.
+    #[must_use]
+    pub fn held(&self, id: &str) -> Option<Image> {
+        self.puller.held(&parse(id).ok()?)
+    }
+
     /// Makes sure that the image is here, for one who has these credentials.
     ///
     /// # Errors

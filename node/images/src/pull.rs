@@ -63,6 +63,15 @@ impl Puller {
         }
     }
 
+    /// What is here of a digest.
+    pub(crate) fn held(&self, reference: &Reference) -> Option<Image> {
+        let digest = reference.digest.as_deref()?;
+        match manifest::parse(&self.store.read(digest)?, reference.base_name()) {
+            Ok(Manifest::Image(layers)) => self.image(reference, digest, &layers, false).ok(),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
     /// Pulls, verifies and remembers.
     pub(crate) async fn pull(&self, reference: &Reference, keyring: &Keyring) -> Result<Image, Failure> {
         let _turn = self.turns.take(reference.host.as_deref().unwrap_or_default()).await;

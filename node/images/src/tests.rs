@@ -136,6 +136,22 @@ async fn a_pulled_image_is_verified_and_stays() {
 }
 
 #[tokio::test]
+async fn what_runs_is_found_by_its_id_also_when_its_name_means_something_else() {
+    let world = World::new().await;
+    world.fake.push("v1", "application/wasm", b"\0asm old");
+    let old = ensure(&world.images, "app:v1", PullPolicy::IfNotPresent).await.unwrap();
+    world.fake.push("v1", "application/wasm", b"\0asm new");
+    let new = ensure(&world.images, "app:v1", PullPolicy::Always).await.unwrap();
+    for image in [old, new] {
+        let held = world.images.held(&image.id).unwrap();
+        assert_eq!((&held.id, &held.modules), (&image.id, &image.modules));
+    }
+    for stranger in ["app:v1", "", &format!("{}/app@sha256:{}", world.address, "0".repeat(64))] {
+        assert!(world.images.held(stranger).is_none(), "{stranger}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_damaged_on_disk_is_pulled_again() {
     let world = World::new().await;
     let digest = world.fake.push("v1", "application/wasm", b"module");

@@ -11,7 +11,7 @@ use crate::{
     output::{Chunk, Feed, Output, Reader},
     pod::{env, spec},
 };
-use coracle_images::{ImageModule, Local};
+use coracle_images::{Image, ImageModule, Local};
 use coracle_objects::{meta, registry_auth::Keyring};
 use coracle_runner::{
     compile::CompileError,
@@ -247,12 +247,7 @@ fn random_id() -> String {
 async fn code(context: &Context, request: &ExecRequest) -> Result<(crate::workloads::Code, Vec<String>), String> {
     let container = spec::containers(&request.pod).find(|one| spec::text(one, "name") == request.container);
     let container = container.ok_or_else(|| format!("container not found (\"{}\")", request.container))?;
-    let image = image_of(&request.pod, container);
-    let local = context.workloads.local(image, &Keyring::default()).map_err(|error| error.to_string())?;
-    // The container runs it already: whether its pod may use it is no question any more.
-    let (Local::Here(image) | Local::Withheld(image)) = local else {
-        return Err(format!("the container's image \"{image}\" is not on this node any more"));
-    };
+    let image = image_of(context, &request.pod, container)?;
     let (module, argv) = choose(container, &image.modules, &request.command)?;
     let code = context.workloads.code(&request.namespace_uid, module).await;
     let code = code.map_err(|error| match error {
@@ -263,13 +258,21 @@ async fn code(context: &Context, request: &ExecRequest) -> Result<(crate::worklo
     Ok((code, argv))
 }
 
-/// The very image that the container runs, or the name in its spec where its status does not say.
-fn image_of<'a>(pod: &'a Value, container: &'a Value) -> &'a str {
+/// The very image that the container runs, or what the name in its spec means where its status does not say.
+fn image_of(context: &Context, pod: &Value, container: &Value) -> Result<Image, String> {
     let statuses = ["initContainerStatuses", "containerStatuses"].into_iter();
     let mut statuses = statuses.flat_map(|list| spec::items(&pod["status"], list));
     let status = statuses.find(|status| status["name"] == container["name"]);
-    let id = status.and_then(|status| status["imageID"].as_str()).filter(|id| !id.is_empty());
-    id.unwrap_or_else(|| spec::text(container, "image"))
+    let id = status.and_then(|status| status["imageID"].as_str()).unwrap_or_default();
+    if let Some(image) = context.workloads.held(id) {
+        return Ok(image);
+    }
+    let name = spec::text(container, "image");
+    match context.workloads.local(name, &Keyring::default()).map_err(|error| error.to_string())? {
+        // The container runs it already: whether its pod may use it is no question any more.
+        Local::Here(image) | Local::Withheld(image) => Ok(image),
+        Local::Absent => Err(format!("the container's image \"{name}\" is not on this node any more")),
+    }
 }
 
 /// The module that `command[0]` names, by its name or its file's, or else the container's own, whose arguments the whole
