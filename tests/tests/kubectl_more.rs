@@ -52,7 +52,6 @@ fn what_cannot_be_done_is_said_at_once() {
         run(kubectl, "wait --for=condition=Ready pod/p --timeout=60s");
         refused(kubectl, "get pods --as=bob", &["Forbidden", "impersonation is not supported"]);
         refused(kubectl, "delete pod p --as=bob --as-group=system:masters", &["impersonation is not supported"]);
-        refused(kubectl, "top pod", &["Metrics API not available"]);
         refused(kubectl, "get deployments", &["the server doesn't have a resource type \"deployments\""]);
         refused(kubectl, "get pods --field-selector spec.moon=full", &["field label not supported: spec.moon"]);
         refused(kubectl, "create configmap x -n nowhere", &["namespaces \"nowhere\" not found"]);

@@ -8,6 +8,7 @@ pub mod grpc;
 pub mod http;
 pub mod identity;
 pub mod listener;
+mod metrics;
 pub mod nodelink;
 pub mod registry;
 mod sessions;

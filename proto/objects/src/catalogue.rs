@@ -77,7 +77,7 @@ rows! {
         subresources: [("finalize", "Namespace", UPDATE), ("status", "Namespace", GET_PATCH_UPDATE)];
     nodes = node, "" / "v1", "Node", "nodes", "node",
         short: ["no"], categories: [], namespaced: false, verbs: ALL,
-        subresources: [("status", "Node", GET_PATCH_UPDATE)];
+        subresources: [("proxy", "NodeProxyOptions", GET), ("status", "Node", GET_PATCH_UPDATE)];
     pods = pod, "" / "v1", "Pod", "pods", "pod",
         short: ["po"], categories: ["all"], namespaced: true, verbs: ALL,
         subresources: [("attach", "PodAttachOptions", CONNECT), ("binding", "Binding", CREATE),

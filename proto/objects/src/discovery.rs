@@ -3,6 +3,7 @@
 use crate::{
     Kind, catalogue,
     kind::{Subresource, Verb},
+    metrics,
 };
 use serde_json::{Map, Value, json};
 
@@ -39,7 +40,7 @@ pub fn group(group: &str) -> Option<Value> {
 #[must_use]
 pub fn resources(group: &str, version: &str) -> Option<Value> {
     let mut resources = Vec::new();
-    for kind in catalogue::in_group(group, version) {
+    for kind in in_group(group, version) {
         let mut resource = json!({
             "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind,
             "verbs": verbs(kind.verbs),
@@ -69,7 +70,7 @@ pub fn aggregated(core: bool) -> Value {
             let metadata = if group.is_empty() { json!({}) } else { json!({"name": group}) };
             let versions: Vec<Value> = versions(group)
                 .map(|version| {
-                    let resources: Vec<Value> = catalogue::in_group(group, version).map(aggregated_resource).collect();
+                    let resources: Vec<Value> = in_group(group, version).map(aggregated_resource).collect();
                     json!({"version": version, "freshness": "Current", "resources": resources})
                 })
                 .collect();
@@ -116,14 +117,25 @@ fn group_body(group: &'static str) -> Value {
 
 /// Every group but the core group.
 fn named_groups() -> Vec<&'static str> {
-    let mut groups: Vec<&str> = catalogue::group_versions().into_iter().map(|(group, _)| group).collect();
+    let mut groups: Vec<&str> = group_versions().map(|(group, _)| group).collect();
     groups.dedup();
     groups.retain(|group| !group.is_empty());
     groups
 }
 
 fn versions(group: &'static str) -> impl Iterator<Item = &'static str> {
-    catalogue::group_versions().into_iter().filter(move |(known, _)| *known == group).map(|(_, version)| version)
+    group_versions().filter(move |(known, _)| *known == group).map(|(_, version)| version)
+}
+
+/// Every group and version that is served: those of stored kinds, then that of computed ones.
+fn group_versions() -> impl Iterator<Item = (&'static str, &'static str)> {
+    catalogue::group_versions().into_iter().chain([(metrics::GROUP, metrics::VERSION)])
+}
+
+/// The kinds of one group and version, stored or computed.
+fn in_group(group: &str, version: &str) -> impl Iterator<Item = &'static Kind> {
+    let computed = metrics::all().into_iter().filter(move |kind| kind.group == group && kind.version == version);
+    catalogue::in_group(group, version).chain(computed)
 }
 
 fn group_version(group: &str, version: &str) -> String {
@@ -151,7 +163,7 @@ mod tests {
         assert_eq!(core_versions()["versions"], json!(["v1"]));
         let names: Vec<Value> =
             groups()["groups"].as_array().into_iter().flatten().map(|g| g["name"].clone()).collect();
-        assert_eq!(names, ["coordination.k8s.io", "discovery.k8s.io"]);
+        assert_eq!(names, ["coordination.k8s.io", "discovery.k8s.io", "metrics.k8s.io"]);
         assert_eq!(
             group("discovery.k8s.io"),
             Some(json!({
@@ -213,7 +225,10 @@ mod tests {
                 }
             }
         }
-        assert_eq!(listed, catalogue::all().iter().map(|kind| kind.plural).collect::<Vec<_>>());
+        assert_eq!(
+            listed,
+            catalogue::all().iter().copied().chain(metrics::all()).map(|kind| kind.plural).collect::<Vec<_>>()
+        );
         let subresources = &aggregated(true)["items"][0]["versions"][0]["resources"][5]["subresources"];
         let expected = |name: &str, verbs: &[&str], kind: &str| {
             json!({

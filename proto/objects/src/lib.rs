@@ -12,6 +12,7 @@ pub mod error;
 pub mod fields;
 pub mod kind;
 pub mod meta;
+pub mod metrics;
 pub mod names;
 pub mod openapi;
 pub mod patch;

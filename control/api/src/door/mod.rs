@@ -21,6 +21,7 @@ pub use target::{Body, DeleteOptions, Removed, Target, WriteOptions, Written};
 use crate::{
     client::DoorClient,
     identity::Identity,
+    metrics::Summaries,
     nodelink::{LogReader, NodeLinks},
     sessions::SessionSlots,
 };
@@ -56,6 +57,7 @@ pub struct Door {
     logs: OnceLock<Arc<dyn LogReader>>,
     links: OnceLock<Arc<NodeLinks>>,
     session_slots: Arc<SessionSlots>,
+    summaries: Summaries,
     closing: CancellationToken,
 }
 
@@ -69,6 +71,7 @@ impl Door {
             logs: OnceLock::new(),
             links: OnceLock::new(),
             session_slots: Arc::default(),
+            summaries: Summaries::default(),
             closing: CancellationToken::new(),
         })
     }
@@ -149,6 +152,11 @@ impl Door {
     /// How many connections to pods there may be.
     pub(crate) fn session_slots(&self) -> &Arc<SessionSlots> {
         &self.session_slots
+    }
+
+    /// What nodes said of what they use.
+    pub(crate) fn summaries(&self) -> &Summaries {
+        &self.summaries
     }
 
     /// Ends every watch, session and log stream that runs through this door; called once when the server stops.

@@ -10,6 +10,8 @@ mod delete_options;
 mod discovery;
 mod health;
 pub(crate) mod logs;
+mod metrics;
+mod node_proxy;
 mod objects;
 mod path;
 mod protobuf;
@@ -75,9 +77,16 @@ async fn respond(shared: &Shared, request: Request) -> Result<Response, ApiError
     let identity = shared.authenticator.authenticate(&parts)?;
     let route = route.ok_or_else(|| path_not_found(parts.uri.path()))?;
     let accept = Accept::parse(&parts.headers)?;
-    let Route::Objects(path) = route else {
-        require_get(&parts.method)?;
-        return discovery::answer(&route, &parts.headers, accept);
+    let path = match route {
+        Route::Objects(path) => path,
+        Route::Metrics(path) => {
+            let query = Query::parse(&parts.uri)?;
+            return metrics::answer(&shared.door, &identity, path, &query, accept, &parts.method).await;
+        }
+        route => {
+            require_get(&parts.method)?;
+            return discovery::answer(&route, &parts.headers, accept);
+        }
     };
     let query = Query::parse(&parts.uri)?;
     let call = objects::Call { door: &shared.door, identity: &identity, path, query, accept, parts: &parts };

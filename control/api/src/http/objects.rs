@@ -1,7 +1,8 @@
 //! Verbs on objects and collections.
 
 use super::{
-    accept::Accept, answer, body, connect, delete_options, logs, path::ObjectPath, query::Query, views::View, watch,
+    accept::Accept, answer, body, connect, delete_options, logs, node_proxy, path::ObjectPath, query::Query,
+    views::View, watch,
 };
 use crate::{
     door::{
@@ -43,6 +44,9 @@ impl Call<'_> {
         let target = target.with_subresource(&path.subresource)?;
         if matches!(target.subresource, "attach" | "exec" | "portforward") {
             return connect::answer(self.door, self.identity, &target, &self.query, self.parts).await;
+        }
+        if target.subresource == "proxy" {
+            return node_proxy::answer(self.door, self.identity, &target, &path.tail, &self.parts.method).await;
         }
         let view = View::new(path.kind, self.accept, &self.query)?;
         let is_collection = path.name.is_empty();

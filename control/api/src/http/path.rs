@@ -1,6 +1,6 @@
 //! URL paths to what they mean.
 
-use coracle_objects::{Kind, catalogue};
+use coracle_objects::{Kind, catalogue, metrics};
 
 /// What a path means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,33 @@ pub(super) enum Route {
     OpenApiV3(String),
     /// Objects.
     Objects(ObjectPath),
+    /// `/apis/metrics.k8s.io/v1beta1/…`.
+    Metrics(MetricsPath),
+}
+
+/// What nodes or pods use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MetricsPath {
+    pub(super) kind: &'static Kind,
+    /// "" for nodes, and for all namespaces.
+    pub(super) namespace: String,
+    /// "" for all.
+    pub(super) name: String,
+}
+
+impl MetricsPath {
+    fn parse(segments: &[&str]) -> Option<Self> {
+        let (namespace, plural, name) = match *segments {
+            ["namespaces", namespace, plural] => (namespace, plural, ""),
+            ["namespaces", namespace, plural, name] => (namespace, plural, name),
+            [plural] => ("", plural, ""),
+            [plural, name] => ("", plural, name),
+            _ => return None,
+        };
+        let kind = metrics::by_plural(plural)?;
+        let is_placed = if kind.namespaced { !namespace.is_empty() || name.is_empty() } else { namespace.is_empty() };
+        is_placed.then(|| Self { kind, namespace: namespace.to_owned(), name: name.to_owned() })
+    }
 }
 
 /// Which of the health checks.
@@ -48,6 +75,8 @@ pub(super) struct ObjectPath {
     pub(super) name: String,
     /// "" for the object itself.
     pub(super) subresource: String,
+    /// What follows the subresource `proxy`.
+    pub(super) tail: String,
 }
 
 impl Route {
@@ -68,6 +97,7 @@ impl Route {
             ["apis", group] => Self::Group((*group).to_owned()),
             ["apis", group, version] => Self::Resources((*group).to_owned(), (*version).to_owned()),
             ["api", version, rest @ ..] => Self::Objects(ObjectPath::parse("", version, rest)?),
+            ["apis", metrics::GROUP, metrics::VERSION, rest @ ..] => Self::Metrics(MetricsPath::parse(rest)?),
             ["apis", group, version, rest @ ..] => Self::Objects(ObjectPath::parse(group, version, rest)?),
             _ => return None,
         })
@@ -88,10 +118,11 @@ impl ObjectPath {
             [] => return None,
         };
         let kind = kind(plural)?;
-        let (name, subresource) = match rest {
-            [] => ("", ""),
-            [name] => (*name, ""),
-            [name, subresource] => (*name, kind.subresource(subresource)?.name),
+        let (name, subresource, tail) = match rest {
+            [] => ("", "", String::new()),
+            [name] => (*name, "", String::new()),
+            [name, subresource] => (*name, kind.subresource(subresource)?.name, String::new()),
+            [name, "proxy", tail @ ..] => (*name, kind.subresource("proxy")?.name, tail.join("/")),
             _ => return None,
         };
         let is_placed = kind.namespaced != namespace.is_empty();
@@ -101,7 +132,7 @@ impl ObjectPath {
             return None;
         }
         let own = str::to_owned;
-        Some(Self { kind, namespace: own(namespace), name: own(name), subresource: own(subresource) })
+        Some(Self { kind, namespace: own(namespace), name: own(name), subresource: own(subresource), tail })
     }
 }
 
@@ -114,6 +145,7 @@ mod tests {
             Route::Objects(path) => {
                 Some(format!("{} {:?} {:?} {:?}", path.kind.plural, path.namespace, path.name, path.subresource))
             }
+            Route::Metrics(path) => Some(format!("metrics {} {:?} {:?}", path.kind.plural, path.namespace, path.name)),
             other => Some(format!("{other:?}")),
         }
     }
@@ -141,6 +173,16 @@ mod tests {
             ("/api/v2/pods", None),
             ("/apis/apps/v1/deployments", None),
             ("/nothing", None),
+            ("/api/v1/nodes/one/proxy/stats/summary", Some(r#"nodes "" "one" "proxy""#)),
+            ("/api/v1/namespaces/a/pods/x/proxy/y", None),
+            ("/apis/metrics.k8s.io/v1beta1", Some(r#"Resources("metrics.k8s.io", "v1beta1")"#)),
+            ("/apis/metrics.k8s.io/v1beta1/nodes", Some(r#"metrics nodes "" """#)),
+            ("/apis/metrics.k8s.io/v1beta1/nodes/one", Some(r#"metrics nodes "" "one""#)),
+            ("/apis/metrics.k8s.io/v1beta1/pods", Some(r#"metrics pods "" """#)),
+            ("/apis/metrics.k8s.io/v1beta1/namespaces/a/pods/x", Some(r#"metrics pods "a" "x""#)),
+            ("/apis/metrics.k8s.io/v1beta1/pods/x", None),
+            ("/apis/metrics.k8s.io/v1beta1/namespaces/a/nodes", None),
+            ("/apis/metrics.k8s.io/v1beta1/services", None),
             ("/api", Some("CoreVersions")),
             ("/apis/apps/v1", Some(r#"Resources("apps", "v1")"#)),
             ("/openapi/v3/apis/apps/v1", Some(r#"OpenApiV3("apis/apps/v1")"#)),

@@ -80,17 +80,35 @@ impl View {
                 Ok(self.finish(StatusCode::OK, Bytes::from(table.to_string())))
             }
             Accept::PartialMetadata => {
-                let items =
-                    objects().map(|object| object.map(|object| partial(&object))).collect::<Result<Vec<_>, _>>()?;
-                let list = json!({
-                    "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": list_meta, "items": items,
-                });
-                Ok(self.finish(StatusCode::OK, Bytes::from(list.to_string())))
+                let objects = objects().collect::<Result<Vec<_>, _>>()?;
+                Ok(self.partial_list(&objects, &list_meta))
             }
             Accept::Plain | Accept::AggregatedDiscovery => {
                 Ok(self.plain_list(&list_meta, listed.entries.into_iter().map(|entry| entry.value).collect()))
             }
         }
+    }
+
+    /// A list of objects that are not stored.
+    pub(super) fn computed_list(&self, items: Vec<Bytes>) -> Result<Response, ApiError> {
+        let list_meta = json!({});
+        let objects = || items.iter().map(|item| encode::decode(item)).collect::<Result<Vec<_>, _>>();
+        match self.accept {
+            Accept::Table => {
+                let table = table::table(self.kind, &objects()?, &list_meta, self.include, stamp::now_seconds());
+                Ok(self.finish(StatusCode::OK, Bytes::from(table.to_string())))
+            }
+            Accept::PartialMetadata => Ok(self.partial_list(&objects()?, &list_meta)),
+            Accept::Plain | Accept::AggregatedDiscovery => Ok(self.plain_list(&list_meta, items)),
+        }
+    }
+
+    fn partial_list(&self, objects: &[Value], list_meta: &Value) -> Response {
+        let items: Vec<Value> = objects.iter().map(partial).collect();
+        let list = json!({
+            "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": list_meta, "items": items,
+        });
+        self.finish(StatusCode::OK, Bytes::from(list.to_string()))
     }
 
     /// A list of encoded objects, unchanged.

@@ -5,6 +5,7 @@
 //! more stream that names it. Session data never passes through the control stream, every channel is bounded, and a reader that
 //! does not read slows down its own session only.
 
+mod data;
 mod links;
 mod logs;
 mod service;

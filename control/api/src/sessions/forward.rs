@@ -39,8 +39,11 @@ impl Opener {
         self.links.open_session(&self.node, Purpose::PortForward(request)).await
     }
 
-    /// What kubelet says when it cannot.
+    /// What kubelet says when it cannot. A node says it like that by itself.
     pub(super) fn failure(&self, port: u16, error: &str) -> String {
+        if error.starts_with("error forwarding port") {
+            return error.to_owned();
+        }
         let PortForwardRequest { pod, pod_uid, .. } = &self.request;
         format!("error forwarding port {port} to pod {pod}, uid {pod_uid}: {error}")
     }

@@ -201,7 +201,7 @@ mod tests {
         let port = |port| Wanted::PortForward(PortForwardRequest { port, ..PortForwardRequest::default() });
         let cases = [
             (Wanted::Exec(exec(&[])), Some("at least 1 command")),
-            (Wanted::Exec(exec(&["x"; 2000])), Some("at most 1024 words")),
+            (Wanted::Exec(exec(&vec!["x"; 2000])), Some("at most 1024 words")),
             (Wanted::Exec(exec(&["x".repeat(70_000).as_str()])), Some("of 65536 bytes")),
             (Wanted::Exec(none), Some("at least 1 of stdin, stdout, stderr")),
             (Wanted::Exec(both), Some("tty and stderr")),

@@ -93,6 +93,21 @@ impl Server {
         Peer::new(stream)
     }
 
+    /// The head of the answer to a creation.
+    async fn refused_or_made(&self, path: &str, object: &Value) -> String {
+        let body = object.to_string();
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len(),
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
     /// The `Status` of a refusal.
     async fn refused(&self, method: &str, path: &str, headers: &str) -> Value {
         let (head, mut stream) = self.ask(method, path, &format!("{headers}X-Last: 1\r\n")).await;
@@ -456,4 +471,101 @@ async fn a_lost_node_is_a_failure_that_the_client_is_told() {
         }
     };
     assert_eq!((status["status"].as_str(), status["code"].as_u64()), (Some("Failure"), Some(503)), "{status}");
+}
+
+async fn get(server: &Server, path: &str, headers: &str) -> (String, Vec<u8>) {
+    let (head, mut stream) = server.ask("GET", path, &format!("Connection: close\r\n{headers}")).await;
+    let mut body = Vec::new();
+    stream.read_to_end(&mut body).await.unwrap();
+    (head, body)
+}
+
+/// A node that answers every session with a summary in pieces, and counts them.
+fn telling(mut node: Node, summary: Value) -> Arc<std::sync::atomic::AtomicUsize> {
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let mut at_node = AtNode::opened(&mut node).await;
+            counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            assert!(matches!(at_node.purpose, Purpose::Summary(_)), "{:?}", at_node.purpose);
+            for piece in summary.to_string().into_bytes().chunks(100) {
+                at_node.frame(Frame::Data(Bytes::copy_from_slice(piece))).await;
+            }
+            at_node.end(Bytes::new()).await;
+            at_node.is_over().await;
+        }
+    });
+    asked
+}
+
+#[tokio::test]
+async fn what_nodes_say_becomes_metrics_and_is_asked_once() {
+    let (server, node) = server().await;
+    let stats = |name: &str, nanocores: u64| {
+        let time = "2026-01-01T00:00:10Z";
+        json!({
+            "name": name, "cpu": {"time": time, "usageNanoCores": nanocores},
+            "memory": {"time": time, "workingSetBytes": 2048},
+        })
+    };
+    let pods = json!([
+        {"podRef": {"name": "runs", "namespace": "default"}, "containers": [stats("main", 1000)]},
+        {"podRef": {"name": "deleted", "namespace": "default"}, "containers": [stats("main", 1)]},
+    ]);
+    let asked = telling(node, json!({"node": stats("", 5), "pods": pods}));
+    let group = "/apis/metrics.k8s.io/v1beta1";
+    let read = async |path: &str, headers: &str| {
+        let (head, body) = get(&server, &format!("{group}{path}"), headers).await;
+        let code: u64 = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (code, serde_json::from_slice::<Value>(&body).unwrap_or_default())
+    };
+    // The pod on a node that is not connected has no numbers, and none are invented.
+    let (_, list) = read("/pods", "").await;
+    assert_eq!((list["kind"].as_str(), list["items"].as_array().map(Vec::len)), (Some("PodMetricsList"), Some(1)));
+    let expected = json!([{"name": "main", "usage": {"cpu": "1000n", "memory": "2Ki"}}]);
+    let item = &list["items"][0];
+    assert_eq!((&item["containers"], &item["metadata"]["labels"]), (&expected, &json!({"app": "runs"})));
+    assert_eq!((&item["timestamp"], &item["window"]), (&json!("2026-01-01T00:00:10Z"), &json!("10s")));
+    let (_, one) = read("/namespaces/default/pods/runs", "").await;
+    assert_eq!((one["kind"].as_str(), &one["containers"]), (Some("PodMetrics"), &expected));
+    for (path, count) in [
+        ("/pods?labelSelector=app%3Druns", 1),
+        ("/pods?labelSelector=app%3Dother", 0),
+        ("/namespaces/other/pods", 0),
+        ("/namespaces/default/pods?fieldSelector=metadata.name%3Druns", 1),
+        ("/nodes", 0),
+    ] {
+        let (code, list) = read(path, "").await;
+        assert_eq!((code, list["items"].as_array().map(Vec::len)), (200, Some(count)), "{path}");
+    }
+    let table = "Accept: application/json;as=Table;v=v1;g=meta.k8s.io\r\n";
+    let (_, table) = read("/pods", table).await;
+    assert_eq!(table["rows"][0]["cells"], json!(["runs", "1000n", "2Ki", "10s"]), "{table}");
+    let (code, missing) = read("/namespaces/default/pods/far", "").await;
+    assert_eq!((code, missing["message"].as_str()), (404, Some("podmetrics.metrics.k8s.io \"far\" not found")));
+    assert_eq!(read("/pods?watch=true", "").await.0, 405);
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), 1, "an answer is good for some seconds");
+    let (_, resources) = read("", "").await;
+    let names: Vec<_> = resources["resources"].as_array().unwrap().iter().map(|one| one["name"].clone()).collect();
+    assert_eq!(names, ["nodes", "pods"]);
+}
+
+#[tokio::test]
+async fn a_nodes_statistics_are_passed_on_as_they_are() {
+    let (server, node) = server().await;
+    let summary = json!({"node": {"nodeName": "one"}, "pods": []});
+    let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "one"}});
+    let created = server.refused_or_made("/api/v1/nodes", &object).await;
+    assert!(created.starts_with("HTTP/1.1 201 "), "{created}");
+    let (head, _) = get(&server, "/api/v1/nodes/two/proxy/stats/summary", "").await;
+    assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+    let (head, _) = get(&server, "/api/v1/nodes/one/proxy/pods", "").await;
+    assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+    telling(node, summary.clone());
+    let (head, body) = get(&server, "/api/v1/nodes/one/proxy/stats/summary", "").await;
+    assert!(head.contains("application/json"), "{head}");
+    assert!(String::from_utf8_lossy(&body).contains("{\"nodeName\":\"one\"}"), "{body:?}");
+    let (head, _) = get(&server, "/api/v1/nodes/one/proxy/metrics/resource", "").await;
+    assert!(head.contains("text/plain; version=0.0.4"), "{head}");
 }
