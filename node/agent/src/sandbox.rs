@@ -33,7 +33,7 @@ const COMPILER_OFFSET: u32 = 0;
 /// Nodes on one machine begin at different places of the range, this far apart.
 const BLOCK: u32 = 100_000;
 /// What it takes to give files away, start processes as somebody else with a root of their own, and end them again:
-/// CAP_CHOWN, CAP_KILL, CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT.
+/// `CAP_CHOWN`, `CAP_KILL`, `CAP_SETGID`, `CAP_SETUID`, `CAP_SYS_CHROOT`.
 const NEEDED_CAPABILITIES: u64 = 1 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 18;
 
 /// Whom a namespace's writable files belong to, and as whom its runner runs.

@@ -11,13 +11,14 @@ use crate::{
         RunnerEnd,
         switch::{DIAL_TIMEOUT, Switch},
     },
+    protocol::Confinement,
     resident::{self, Resident},
 };
 use nix::libc;
 use std::{
     error::Error,
     io::{self, Write},
-    os::unix::net::UnixStream,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
@@ -73,19 +74,33 @@ struct Arguments {
 /// to the compiler process alike; `--memory-ceiling-bytes N` says what all guests may use together.
 #[must_use]
 pub fn main(arguments: &[String]) -> ExitCode {
-    match parse(arguments).and_then(|arguments| serve(&arguments)) {
+    match prepare(arguments).map(serve) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let mut text = error.to_string();
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                text = format!("{text}: {error}");
-                cause = error.source();
-            }
-            complain(&text);
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
     }
+}
+
+/// A runner up to the moment at which a guest could run, and then `intruder` in the place of guests and in a thread of
+/// theirs: what a guest that broke out of wasm would be. For the test that tries every door.
+#[must_use]
+pub fn main_intruded(arguments: &[String], intruder: fn() -> ExitCode) -> ExitCode {
+    let end = prepare(arguments).and_then(|prepared| {
+        let thread = prepared.guests_runtime.spawn(async move { intruder() });
+        let ended = prepared.guests_runtime.block_on(thread);
+        ended.map_err(|error| ChildError::Runtime(io::Error::other(error)))
+    });
+    end.unwrap_or_else(|error| failed(&error))
+}
+
+fn failed(error: &ChildError) -> ExitCode {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    complain(&text);
+    ExitCode::FAILURE
 }
 
 /// Says something to the agent's log. A runner has no other.
@@ -133,12 +148,26 @@ fn ceiling(arguments: &Arguments) -> (Ceiling, Option<Resident>) {
     }
 }
 
+/// A runner that has given up all that it will, and has no guest yet.
+struct Prepared {
+    stream: OwnedFd,
+    confinement: Confinement,
+    guests: Guests,
+    ceiling: Arc<Ceiling>,
+    resident: Option<Resident>,
+    switch: Arc<Switch>,
+    outgoing: link::Outgoing,
+    link_runtime: Runtime,
+    guests_runtime: Runtime,
+}
+
 /// The order matters: what confines a process must come before what could be abused, and some of it only works while
 /// there is a single thread.
-fn serve(arguments: &Arguments) -> Result<(), ChildError> {
+fn prepare(arguments: &[String]) -> Result<Prepared, ChildError> {
+    let arguments = parse(arguments)?;
     let (stream, network) = confine::take_sockets().map_err(ChildError::Confine)?;
     // Later, procfs is out of reach.
-    let (ceiling, resident) = ceiling(arguments);
+    let (ceiling, resident) = ceiling(&arguments);
     // While it can still be asked: it looks into files of the system.
     let threads = Threads::of_this_machine();
     let confining = confine::before_threads(&arguments.root, arguments.user);
@@ -174,7 +203,12 @@ fn serve(arguments: &Arguments) -> Result<(), ChildError> {
     )
     .map_err(|error| ChildError::Engine(format!("{error:#}")))?;
     let confinement = confining.before_guests().map_err(ChildError::Confine)?;
+    Ok(Prepared { stream, confinement, guests, ceiling, resident, switch, outgoing, link_runtime, guests_runtime })
+}
 
+fn serve(prepared: Prepared) {
+    let Prepared { stream, confinement, guests, switch, outgoing, link_runtime, guests_runtime, ceiling, resident } =
+        prepared;
     link_runtime.block_on(async {
         tokio::select! {
             () = ceiling.guard(|| resident.as_ref().and_then(Resident::bytes)) => {}
@@ -183,7 +217,6 @@ fn serve(arguments: &Arguments) -> Result<(), ChildError> {
     });
     // The agent is gone, and so are the guests: nobody waits for them.
     guests_runtime.shutdown_background();
-    Ok(())
 }
 
 /// The runtime of the guests, whose threads stand back: agent, link and ticker go first when all want the processors.
