@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Figures for people, on this machine: pod start latency, memory at rest, what the pod network and HTTP cost.
+# Figures for people, on this machine: pod start latency, memory at rest, what the pod network and HTTP cost, what
+# starting a guest and limiting it costs.
 #
 #   CORACLE_BENCH_BINARY=PATH       a binary other than the release build
-#   CORACLE_BENCH_SHORT=1           only see that the network bench works
+#   CORACLE_BENCH_SHORT=1           only see that the benches network, instantiate and limits work
 #   CORACLE_BENCH_WASMTIME=PATH     the wasmtime to compare with; built into a cache when it is not given
 #
 # Arguments are names of benches; without one, all run.
@@ -17,7 +18,7 @@ export CORACLE_TEST_KUBECTLS CORACLE_TEST_BINARY="$binary"
 printf 'machine: %s, %s cores, %s\n' "$(uname -sr)" "$(nproc)" "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)"
 printf 'rustc %s, binary %s: %s bytes\n' "$(rustc --version | cut -d' ' -f2)" "$binary" "$(stat -c %s "$binary")"
 
-[ $# -gt 0 ] || set -- pod_start idle_memory network
+[ $# -gt 0 ] || set -- instantiate limits pod_start idle_memory network
 benches=()
 for name; do
     benches+=(--bench "$name")
@@ -28,4 +29,4 @@ for name; do
 done
 # What the benches do natively must not be slower for want of optimisation.
 cargo bench --locked --profile dev --config profile.dev.package.coracle-tests.opt-level=2 \
-    -p coracle -p coracle-tests "${benches[@]}"
+    --config profile.dev.package.coracle-runner.opt-level=3 -p coracle -p coracle-tests -p coracle-runner "${benches[@]}"

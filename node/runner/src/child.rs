@@ -223,7 +223,7 @@ fn serve(prepared: Prepared) {
 ///
 /// Threads begin with the niceness of the one that makes them, so a thread that exists for this makes the first ones,
 /// and they make the rest. Nobody needs a right to be nicer.
-fn guests_runtime(threads: Threads) -> io::Result<Runtime> {
+pub(crate) fn guests_runtime(threads: Threads) -> io::Result<Runtime> {
     let build = move || {
         // SAFETY: a plain system call on the calling thread, which is what Linux takes 0 for.
         if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, GUESTS_NICENESS) } != 0 {

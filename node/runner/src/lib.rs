@@ -9,6 +9,8 @@
 
 pub mod child;
 pub mod compile;
+#[doc(hidden)]
+pub mod measure;
 pub mod network;
 pub mod process;
 pub mod protocol;

@@ -42,8 +42,8 @@ pub(crate) struct Outbox {
 /// The other end of an [`Outbox`].
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    prompt: mpsc::Receiver<FromRunner>,
-    ordered: mpsc::Receiver<FromRunner>,
+    pub(crate) prompt: mpsc::Receiver<FromRunner>,
+    pub(crate) ordered: mpsc::Receiver<FromRunner>,
 }
 
 pub(crate) fn outbox() -> (Outbox, Outgoing) {

@@ -23,8 +23,8 @@ use tokio::{
 };
 use wasmtime::{Engine, UpdateDeadline};
 
-/// The most threads beyond the processors.
-const SPARE_THREADS_MAX: usize = 8;
+/// Threads beyond the processors: for one after the other of those that cannot be interrupted, and one for all else.
+const SPARE_THREADS: usize = 8;
 
 thread_local! {
     /// Whether the guest that this thread runs was interrupted at the end of a tick.
@@ -49,7 +49,7 @@ pub(crate) struct Threads {
 impl Threads {
     pub(crate) fn of_this_machine() -> Self {
         let turns = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { turns, spare: turns.clamp(2, SPARE_THREADS_MAX) }
+        Self { turns, spare: SPARE_THREADS }
     }
 
     /// All together.

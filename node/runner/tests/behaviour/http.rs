@@ -26,7 +26,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-const PORT: u16 = 8080;
+pub(crate) const PORT: u16 = 8080;
 
 /// Starts the guest that answers, and those who ask it.
 pub(crate) async fn serving(runner: &mut Runner, set: impl FnOnce(&mut StartGuest)) -> (RunId, Neighbours) {

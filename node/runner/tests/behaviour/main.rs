@@ -29,6 +29,7 @@ mod processes;
 mod sockets;
 mod traps;
 mod zoo;
+mod stops;
 
 use fixture::Context;
 use futures::future::BoxFuture;
@@ -144,6 +145,10 @@ const CASES: &[Case] = cases![
     zoo::names_that_lead_elsewhere,
     zoo::special_files_hold_nobody_up,
     zoo::directories_may_move_while_they_are_read,
+    stops::nothing_that_a_module_does_outlives_a_kill,
+    stops::limits_do_not_delay_a_kill,
+    stops::a_request_does_not_outlive_a_kill,
+    stops::guests_that_wait_for_a_pipe_die,
     processes::a_runner_has_nothing_to_steal,
     processes::a_runner_that_dies_ends_its_frames,
     processes::a_small_address_space_is_enough,

@@ -1,0 +1,163 @@
+//! Whatever a guest does, a kill ends it, and soon.
+
+use crate::{
+    cpu::{SLEEPER, SPINNER},
+    fixture::{Context, Guest, Runner, exited, killed},
+    http,
+};
+use coracle_runner::protocol::{RunId, StartGuest, ToRunner};
+use nix::{sys::stat::Mode, unistd::mkfifo};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{io::AsyncWriteExt, time::sleep};
+
+/// How long a guest may live on after the kill, on a machine that does other things. Unguarded ones live for ever.
+const KILL_MAX: Duration = Duration::from_secs(5);
+
+/// Reads standard input, which has nothing to say.
+const READER: &str = r#"(module
+    (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (func (export "_start") (loop $on
+        (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 1))
+        (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+        br $on)))"#;
+
+/// Computes before anybody could call it.
+const STARTER: &str = r#"(module (func $spin (loop $on br $on)) (start $spin) (func (export "_start")))"#;
+
+/// Host calls without end, each of which is over at once.
+const YIELDER: &str = r#"(module
+    (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
+    (memory (export "memory") 1)
+    (func (export "_start") (loop $on (drop (call $yield)) br $on)))"#;
+
+/// A host call that copies as much as it may, again and again.
+const GAMBLER: &str = r#"(module
+    (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+    (memory (export "memory") 32)
+    (func (export "_start") (loop $on (drop (call $random (i32.const 0) (i32.const 1048576))) br $on)))"#;
+
+/// Instructions that nothing interrupts, over 256 MiB each.
+const FILLER: &str = r#"(module (memory 4096) (func (export "_start")
+    (loop $on (memory.fill (i32.const 0) (i32.const 7) (i32.const 268435456)) br $on)))"#;
+const COPIER: &str = r#"(module (memory 4096) (func (export "_start")
+    (loop $on (memory.copy (i32.const 0) (i32.const 1) (i32.const 268435455)) br $on)))"#;
+
+/// Grows as far as it is let, and goes on trying.
+const GROWER: &str = r#"(module (memory 0) (table $t 0 funcref) (func (export "_start")
+    (loop $on
+        (drop (memory.grow (i32.const 1)))
+        (drop (table.grow $t (ref.null func) (i32.const 1)))
+        (table.fill $t (i32.const 0) (ref.null func) (table.size $t))
+        br $on)))"#;
+
+/// Writes without end.
+const WRITER: &str = r#"(module
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (func (export "_start") (loop $on
+        (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 16384))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+        br $on)))"#;
+
+/// Opens `pipe` in its first directory to read from it, which waits for somebody who writes.
+const OPENER: &str = r#"(module
+    (import "wasi_snapshot_preview1" "path_open"
+        (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) "pipe")
+    (func (export "_start")
+        (drop (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 4) (i32.const 0)
+            (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 64)))))"#;
+
+async fn started(runner: &mut Runner, start: StartGuest) -> RunId {
+    let run = runner.start(start).await;
+    runner.until_started(&run).await;
+    // It may be anywhere by then, and long ones are in the middle of something.
+    sleep(Duration::from_millis(50)).await;
+    run
+}
+
+async fn dies(runner: &mut Runner, run: &RunId, what: &str) {
+    let asked = Instant::now();
+    runner.process.send(ToRunner::Kill(run.clone())).await.unwrap();
+    assert_eq!(runner.end(run).await.exit, killed(), "{what}");
+    assert!(asked.elapsed() < KILL_MAX, "{what}: {:?}", asked.elapsed());
+}
+
+pub(crate) async fn nothing_that_a_module_does_outlives_a_kill(context: Arc<Context>) {
+    let Guest::Text(spinner) = SPINNER else { panic!("it is text") };
+    for (what, text) in [
+        ("spins", spinner),
+        ("sleeps", SLEEPER),
+        ("reads", READER),
+        ("spins before it is called", STARTER),
+        ("yields", YIELDER),
+        ("asks for random numbers", GAMBLER),
+        ("fills memory", FILLER),
+        ("copies memory", COPIER),
+        ("grows", GROWER),
+        ("writes", WRITER),
+    ] {
+        let mut runner = context.runner().await;
+        let start = runner.guest(Guest::Text(text), &[]).await;
+        let run = started(&mut runner, start).await;
+        dies(&mut runner, &run, what).await;
+    }
+}
+
+pub(crate) async fn limits_do_not_delay_a_kill(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    let mut start = runner.guest(Guest::Text(FILLER), &[]).await;
+    start.cpu_limit_millis = Some(1);
+    let run = started(&mut runner, start).await;
+    dies(&mut runner, &run, "owes minutes").await;
+}
+
+pub(crate) async fn a_request_does_not_outlive_a_kill(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    let (run, neighbours) = http::serving(&mut runner, |_| {}).await;
+    let mut streams = Vec::new();
+    for path in ["/spin", "/sleep/600000", "/spin", "/hold/1/600000"] {
+        let mut stream = neighbours.connect(http::PORT).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        streams.push(stream);
+    }
+    // They compute by now, or sleep.
+    while runner.samples().await[&run].cpu_nanos < 100_000_000 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    dies(&mut runner, &run, "answers").await;
+}
+
+pub(crate) async fn guests_that_wait_for_a_pipe_die(context: Arc<Context>) {
+    let mut runner = context.runner_for(100).await;
+    let mut runs = Vec::new();
+    // More than there are threads for files.
+    for _ in 0..40 {
+        let mut start = runner.guest(Guest::Text(OPENER), &[]).await;
+        start.mounts = vec![runner.volume("pipes", "/pipes")];
+        let pipe = runner.volume_path("pipes").join("pipe");
+        if !pipe.exists() {
+            mkfifo(&pipe, Mode::from_bits_truncate(0o666)).unwrap();
+        }
+        runs.push(runner.start(start).await);
+    }
+    for run in &runs {
+        runner.until_started(run).await;
+    }
+    let mut start = runner.guest(SPINNER, &[]).await;
+    start.mounts = vec![runner.volume("pipes", "/pipes")];
+    let run = started(&mut runner, start).await;
+    dies(&mut runner, &run, "spins beside them").await;
+    for run in &runs {
+        runner.process.send(ToRunner::Kill(run.clone())).await.unwrap();
+    }
+    for run in &runs {
+        let exit = runner.end(run).await.exit;
+        assert!(exit == killed() || exit == exited(0), "{exit:?}");
+    }
+}
