@@ -24,7 +24,7 @@ use tokio::{
 use wasmtime::{Engine, UpdateDeadline};
 
 /// Threads beyond the processors: for one after the other of those that cannot be interrupted, and one for all else.
-const SPARE_THREADS: usize = 8;
+const SPARE_THREADS: usize = 4;
 
 thread_local! {
     /// Whether the guest that this thread runs was interrupted at the end of a tick.
