@@ -5,8 +5,9 @@ use crate::{
     child,
     cpu::Threads,
     engine::{Allocation, EngineOptions},
-    guests::Guests,
+    guests::{Guests, MachineShare},
     link::{self, Outgoing},
+    memory::Ceiling,
     network::{RunnerEnd, channel, switch::Switch},
     protocol::{FromRunner, GuestKind, PodNetwork, RunId, StartGuest, StdinMode, ToRunner},
 };
@@ -56,7 +57,8 @@ pub fn first_instruction(root: &Path, code: &Path, rounds: usize) -> Result<Figu
     let switch = Switch::new(RunnerEnd::new(ours, None)?, NO_DIALS);
     let (outbox, mut outgoing) = link::outbox();
     let bare = bare(&engine, &root.join(code))?;
-    let guests = Guests::new(engine, root.to_owned(), INSTANCES, outbox, switch, threads, runtime.handle().clone())?;
+    let share = MachineShare { threads, ceiling: Arc::new(Ceiling::new(u64::MAX)) };
+    let guests = Guests::new(engine, root.to_owned(), INSTANCES, outbox, switch, share, runtime.handle().clone())?;
     let mut figures = Figures { bare: Vec::new(), container: Vec::new() };
     for round in 0..rounds {
         figures.bare.push(runtime.block_on(runtime.spawn(once(Arc::clone(&bare))))??);

@@ -4,6 +4,7 @@
 use crate::{
     fixture::{Context, Guest, Runner, killed},
     http,
+    neighbours::Neighbours,
 };
 use coracle_runner::protocol::{FromRunner, RunId, ToRunner};
 use std::{
@@ -16,16 +17,20 @@ use tokio::time::sleep;
 
 /// Computes for ever, without a call.
 pub(crate) const SPINNER: Guest = Guest::Text(r#"(module (func (export "_start") (loop $on br $on)))"#);
-/// Ticks of the clock in `/proc/PID/stat`: Linux gives this unit to programs on every architecture.
-const TICK: Duration = Duration::from_millis(10);
+/// One instruction that nothing interrupts, again and again: each takes some ten milliseconds.
+const FILLER: &str = r#"(module (memory 1024) (func (export "_start")
+    (loop $on (memory.fill (i32.const 0) (i32.const 1) (i32.const 67108864)) br $on)))"#;
+/// How often is looked.
+const LOOK: Duration = Duration::from_millis(10);
 
-/// CPU time of a whole process, as anybody can read it.
-pub(crate) fn used(pid: u32) -> Duration {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = text.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    // utime and stime, the 14th and 15th of all.
-    let ticks: u32 = fields[11..13].iter().map(|field| field.parse::<u32>().unwrap()).sum();
-    ticks * TICK
+/// CPU time of a whole process, as anybody can read it: what its threads have used. None of them ends meanwhile.
+fn used(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let nanos = |task: fs::DirEntry| -> u64 {
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        text.split_whitespace().next().map_or(0, |nanos| nanos.parse().unwrap())
+    };
+    Duration::from_nanos(tasks.map(|task| nanos(task.unwrap())).sum())
 }
 
 async fn spinner(runner: &mut Runner, limit_millis: Option<u32>, request_millis: Option<u32>) -> RunId {
@@ -44,7 +49,8 @@ async fn rate_millis(runner: &Runner, over: Duration) -> u128 {
 }
 
 pub(crate) async fn limits_hold_as_seen_from_outside(context: Arc<Context>) {
-    for (count, limit) in [(1, 300), (10, 40)] {
+    // So little that a busy machine would give them more.
+    for (count, limit) in [(1, 20), (10, 4)] {
         let mut runner = context.runner().await;
         for _ in 0..count {
             spinner(&mut runner, Some(limit), None).await;
@@ -52,38 +58,26 @@ pub(crate) async fn limits_hold_as_seen_from_outside(context: Arc<Context>) {
         // What a new container may spend at once is no part of its rate.
         sleep(Duration::from_millis(200)).await;
         let (rate, allowed) = (rate_millis(&runner, Duration::from_secs(3)).await, u128::from(count * limit));
-        assert!(rate <= allowed * 115 / 100, "{count} with {limit}m each: {rate}m");
+        assert!(rate <= allowed * 125 / 100, "{count} with {limit}m each: {rate}m");
         // A machine with other things to do may leave less.
         assert!(rate >= allowed / 3, "{count} with {limit}m each: {rate}m");
     }
 }
 
 pub(crate) async fn a_debt_is_paid(context: Arc<Context>) {
-    // Fills 256 MiB with one instruction, which nothing interrupts, again and again.
-    let filler = Guest::Text(
-        r#"(module (memory 4096) (func (export "_start")
-            (loop $on (memory.fill (i32.const 0) (i32.const 1) (i32.const 268435456)) br $on)))"#,
-    );
     let mut runner = context.runner().await;
-    let mut start = runner.guest(filler, &[]).await;
-    start.cpu_limit_millis = Some(100);
+    let mut start = runner.guest(Guest::Text(FILLER), &[]).await;
+    start.cpu_limit_millis = Some(1);
     let run = runner.start(start).await;
     runner.until_started(&run).await;
-    // Until the first one is over.
-    while runner.samples().await[&run].cpu_nanos == 0 {
-        sleep(TICK).await;
+    let mut first = 0;
+    while first == 0 {
+        sleep(LOOK).await;
+        first = runner.samples().await[&run].cpu_nanos;
     }
-    let before = runner.samples().await[&run].cpu_nanos;
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(3) || runner.samples().await[&run].cpu_nanos == before {
-        sleep(TICK).await;
-    }
-    let used = runner.samples().await[&run].cpu_nanos;
-    // However long each one takes: over all its life it has what it may, and the one that is not paid for yet.
-    let allowed = began.elapsed().as_nanos() / 10 + u128::from(used - before);
-    assert!(u128::from(used) <= u128::from(before) + allowed, "{used} ns");
-    let quick = used - before;
-    assert!(quick < 1_500_000_000, "{quick} ns in {:?}", began.elapsed());
+    // At a thousandth of a core the first alone takes seconds to pay for.
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(runner.samples().await[&run].cpu_nanos, first);
 }
 
 pub(crate) async fn requests_are_weights_under_contention(context: Arc<Context>) {
@@ -113,7 +107,7 @@ pub(crate) async fn a_paused_guest_burns_nothing_and_dies_at_once(context: Arc<C
     sleep(Duration::from_millis(300)).await;
     let before = used(runner.process.pid());
     sleep(Duration::from_secs(1)).await;
-    assert!(used(runner.process.pid()) - before <= 3 * TICK, "it waits without looking");
+    assert!(used(runner.process.pid()) - before <= 3 * LOOK, "it waits without looking");
     let killed_at = Instant::now();
     runner.process.send(ToRunner::Kill(run.clone())).await.unwrap();
     assert_eq!(runner.end(&run).await.exit, killed());
@@ -138,25 +132,37 @@ pub(crate) async fn requests_to_http_components_are_paid_by_their_container(cont
     assert!(samples[&run].cpu_nanos > 100_000_000, "{samples:?}");
 }
 
-/// Half of the answers must come sooner than this, which is generous; without turns they take ten times as long.
-const ANSWER_MAX: Duration = Duration::from_millis(60);
+/// Half the answers come sooner than in this and some times what they take beside nobody: generous for what it is. Without
+/// turns, spare threads or a look-out all take longer.
+const ANSWER_MAX: Duration = Duration::from_millis(20);
 
-pub(crate) async fn spinning_guests_do_not_delay_their_neighbours_answers(context: Arc<Context>) {
-    let cores = available_parallelism().unwrap().get();
-    let mut runner = context.runner_for(u32::try_from(100 * cores).unwrap()).await;
-    let (_run, neighbours) = http::serving(&mut runner, |start| start.cpu_request_millis = Some(100)).await;
-    http::ok(&neighbours, "/env/COLOUR").await;
-    for _ in 0..32 * cores {
-        spinner(&mut runner, None, None).await;
-    }
+/// The time in which half the answers come.
+async fn answer_time(neighbours: &Neighbours) -> Duration {
     let mut times = Vec::new();
     for _ in 0..41 {
         let asked = Instant::now();
-        http::ok(&neighbours, "/env/COLOUR").await;
+        http::ok(neighbours, "/env/COLOUR").await;
         times.push(asked.elapsed());
     }
     times.sort();
-    assert!(times[20] <= ANSWER_MAX, "{times:?}");
+    times[20]
+}
+
+pub(crate) async fn guests_that_compute_do_not_delay_their_neighbours_answers(context: Arc<Context>) {
+    let cores = available_parallelism().unwrap().get();
+    // The last ones cannot be interrupted for some ten milliseconds; as many as may be at once.
+    for (what, guest, count) in [("spinners", SPINNER, 32 * cores), ("fillers", Guest::Text(FILLER), cores + 2)] {
+        let mut runner = context.runner_for(u32::try_from(100 * cores).unwrap()).await;
+        let (_run, neighbours) = http::serving(&mut runner, |start| start.cpu_request_millis = Some(100)).await;
+        let alone = answer_time(&neighbours).await;
+        for _ in 0..count {
+            let start = runner.guest(guest, &[]).await;
+            let run = runner.start(start).await;
+            runner.until_started(&run).await;
+        }
+        let beside = answer_time(&neighbours).await;
+        assert!(beside <= ANSWER_MAX + 6 * alone, "{what}: {beside:?}, alone {alone:?}");
+    }
 }
 
 pub(crate) async fn samples_tell_cpu_and_memory(context: Arc<Context>) {
@@ -177,7 +183,7 @@ pub(crate) async fn samples_tell_cpu_and_memory(context: Arc<Context>) {
             break;
         }
         assert!(Instant::now() < deadline, "{samples:?}");
-        sleep(TICK).await;
+        sleep(LOOK).await;
     }
     runner.process.send(ToRunner::Kill(busy.clone())).await.unwrap();
     runner.end(&busy).await;

@@ -27,9 +27,9 @@ mod preview0;
 mod preview1_sockets;
 mod processes;
 mod sockets;
+mod stops;
 mod traps;
 mod zoo;
-mod stops;
 
 use fixture::Context;
 use futures::future::BoxFuture;
@@ -56,7 +56,7 @@ const CASES: &[Case] = cases![
     cpu::requests_are_weights_under_contention,
     cpu::a_paused_guest_burns_nothing_and_dies_at_once,
     cpu::requests_to_http_components_are_paid_by_their_container,
-    cpu::spinning_guests_do_not_delay_their_neighbours_answers,
+    cpu::guests_that_compute_do_not_delay_their_neighbours_answers,
     cpu::samples_tell_cpu_and_memory,
     cpu::an_idle_runner_does_not_wake_up,
     exits::components,
