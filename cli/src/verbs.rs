@@ -1,16 +1,21 @@
 //! What a user does with a cluster: one module per verb, all over gRPC.
 
 mod apply;
+mod attach;
 mod delete;
 mod describe;
+mod exec;
 mod get;
 mod inspect;
 mod jsonpath;
 mod logs;
+mod pods;
+mod port_forward;
 mod print;
 mod pull;
 mod push;
 mod registry;
+mod streams;
 mod target;
 
 use anyhow::{Context as _, Result};
@@ -29,6 +34,12 @@ pub(crate) enum Verb {
     Describe(describe::Describe),
     /// Print the log of a container
     Logs(logs::Logs),
+    /// Run a command in a container
+    Exec(exec::Exec),
+    /// See what a container writes, and write to it
+    Attach(attach::Attach),
+    /// Reach a port of a pod from this machine
+    PortForward(port_forward::PortForward),
     /// Delete objects
     Delete(delete::Delete),
     /// Push wasm files to a registry as one workload image
@@ -46,6 +57,9 @@ pub(crate) async fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Get(command) => command.run().await,
         Verb::Describe(command) => command.run().await,
         Verb::Logs(command) => command.run().await,
+        Verb::Exec(command) => command.run().await,
+        Verb::Attach(command) => command.run().await,
+        Verb::PortForward(command) => command.run().await,
         Verb::Delete(command) => command.run().await,
         Verb::Push(command) => command.run().await,
         Verb::Pull(command) => command.run().await,
@@ -89,7 +103,16 @@ pub(crate) struct ScopeArgs {
 impl ScopeArgs {
     /// The connection, and the namespace that is meant.
     fn connect(&self) -> Result<(Connection, String)> {
-        let (connection, credentials) = self.cluster.connect()?;
-        Ok((connection, self.namespace.clone().unwrap_or(credentials.namespace)))
+        let (connection, credentials) = self.connect_as()?;
+        Ok((connection, credentials.namespace))
+    }
+
+    /// The same with the credentials, whose namespace is the one that is meant.
+    fn connect_as(&self) -> Result<(Connection, Credentials)> {
+        let (connection, mut credentials) = self.cluster.connect()?;
+        if let Some(namespace) = &self.namespace {
+            credentials.namespace.clone_from(namespace);
+        }
+        Ok((connection, credentials))
     }
 }

@@ -66,7 +66,7 @@ pub struct ListOptions {
 
 /// Adds the bearer token, where there is one.
 #[derive(Clone)]
-struct Bearer(Option<MetadataValue<Ascii>>);
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -83,6 +83,7 @@ pub struct Connection {
     server: String,
     objects: v1::objects_client::ObjectsClient<InterceptedService<Channel, Bearer>>,
     logs: v1::pod_logs_client::PodLogsClient<InterceptedService<Channel, Bearer>>,
+    sessions: v1::pod_sessions_client::PodSessionsClient<InterceptedService<Channel, Bearer>>,
 }
 
 impl Connection {
@@ -112,8 +113,9 @@ impl Connection {
         let objects = v1::objects_client::ObjectsClient::with_interceptor(channel.clone(), bearer.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let logs = v1::pod_logs_client::PodLogsClient::with_interceptor(channel, bearer);
-        Ok(Self { server: credentials.server.clone(), objects, logs })
+        let logs = v1::pod_logs_client::PodLogsClient::with_interceptor(channel.clone(), bearer.clone());
+        let sessions = v1::pod_sessions_client::PodSessionsClient::with_interceptor(channel, bearer);
+        Ok(Self { server: credentials.server.clone(), objects, logs, sessions })
     }
 
     /// One object.
@@ -228,7 +230,11 @@ impl Connection {
         Ok(answer.into_inner().map(move |chunk| chunk.map(|chunk| chunk.data).map_err(|status| this.refused(&status))))
     }
 
-    fn refused(&self, status: &Status) -> CallError {
+    pub(crate) fn sessions(&self) -> v1::pod_sessions_client::PodSessionsClient<InterceptedService<Channel, Bearer>> {
+        self.sessions.clone()
+    }
+
+    pub(crate) fn refused(&self, status: &Status) -> CallError {
         if let Some(bytes) = status.metadata().get_bin(STATUS_TRAILER).and_then(|value| value.to_bytes().ok())
             && let Ok(body) = serde_json::from_slice::<Value>(&bytes)
         {

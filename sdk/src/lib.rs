@@ -6,6 +6,7 @@ pub mod connection;
 pub mod kubeconfig;
 pub mod manifest;
 pub mod package;
+pub mod sessions;
 
 pub use connection::Connection;
 pub use kubeconfig::Credentials;

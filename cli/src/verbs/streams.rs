@@ -1,0 +1,105 @@
+//! This process's standard streams as those of a session.
+//!
+//! A terminal stays as it is: it shows and edits the line that is typed, sends it whole, turns Ctrl-D into the end of input and
+//! Ctrl-C into this process's end, with which the session ends.
+
+use super::{pods::say, print::refusal};
+use anyhow::{Result, anyhow};
+use bytes::Bytes;
+use clap::Args;
+use coracle_sdk::sessions::{Event, INPUT, Outcome, STDERR, SessionReader, SessionWriter};
+use std::{
+    io::{self, ErrorKind, IsTerminal as _, Read as _},
+    process::ExitCode,
+    thread,
+};
+use tokio::sync::mpsc;
+
+/// Read of standard input at once.
+const INPUT_BYTES: usize = 16 * 1024;
+/// Exit code of what failed in another way than by itself.
+const FAILED: u8 = 1;
+
+/// Which streams, and how.
+#[derive(Debug, Args)]
+pub(super) struct StreamArgs {
+    /// Pass this command's standard input on
+    #[arg(short = 'i', long)]
+    pub stdin: bool,
+    /// Show standard output and standard error as one, as a terminal does
+    #[arg(short = 't', long)]
+    pub tty: bool,
+    /// The container, where the pod has several
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub container: String,
+}
+
+impl StreamArgs {
+    /// Carries the session to its end, which becomes this process's.
+    pub(super) async fn carry(&self, mut reader: SessionReader, writer: SessionWriter) -> Result<ExitCode> {
+        if self.tty && !(self.stdin && io::stdin().is_terminal()) {
+            say("Unable to use a TTY - input is not a terminal or the right kind of file");
+        }
+        // Standard input cannot be given up once it is read, so it has a thread that nobody waits for.
+        let (sender, mut typed) = mpsc::channel(1);
+        if self.stdin {
+            thread::spawn(move || read_input(&sender));
+        } else {
+            drop(sender);
+        }
+        let (sink, stdin) = (writer.clone(), self.stdin);
+        let typing = tokio::spawn(async move {
+            while let Some(bytes) = typed.recv().await {
+                if !sink.send(INPUT, bytes).await {
+                    return;
+                }
+            }
+            if stdin {
+                sink.close(INPUT).await;
+            }
+        });
+        let outcome = show(&mut reader, self.tty).await;
+        typing.abort();
+        match outcome? {
+            Outcome::Success => Ok(ExitCode::SUCCESS),
+            Outcome::Exited(code) => {
+                say(&format!("command terminated with exit code {code}"));
+                Ok(ExitCode::from(u8::try_from(code).unwrap_or(FAILED)))
+            }
+            Outcome::Failed(error) => Err(anyhow!("{error}")),
+        }
+    }
+}
+
+fn read_input(sender: &mpsc::Sender<Bytes>) {
+    let mut input = io::stdin().lock();
+    let mut buffer = vec![0; INPUT_BYTES];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(count) => {
+                if sender.blocking_send(Bytes::copy_from_slice(&buffer[..count])).is_err() {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return say(&format!("error: cannot read standard input: {error}")),
+        }
+    }
+}
+
+async fn show(reader: &mut SessionReader, as_one: bool) -> Result<Outcome> {
+    loop {
+        match reader.next().await.map_err(refusal)? {
+            Event::Data(STDERR, bytes) if !as_one => write(&mut io::stderr().lock(), &bytes)?,
+            Event::Data(_, bytes) => write(&mut io::stdout().lock(), &bytes)?,
+            Event::Closed(_) => {}
+            Event::Ended(outcome) => return Ok(outcome),
+        }
+    }
+}
+
+fn write(out: &mut impl io::Write, bytes: &[u8]) -> io::Result<()> {
+    out.write_all(bytes)?;
+    out.flush()
+}
