@@ -1,7 +1,7 @@
 //! Probes and hooks of containers, as people see what comes of them: restarts, endpoints, events.
 
 use coracle_tests::{
-    Kubectl, eventually, guest,
+    Kubectl, eventually, example, guest,
     network::{self, address, endpoints, probe, server, service},
     pods::{self, container, running, until},
 };
@@ -153,6 +153,50 @@ fn grpc_health_is_asked_for() {
     told(&kubectl, "unknown", "Unhealthy", "Readiness probe failed: error: health rpc probe failed");
     assert_eq!(restarts(&now(&kubectl, "up")), 0);
     assert!(!is_ready(&now(&kubectl, "unknown")));
+}
+
+#[test]
+fn commands_probe_and_prepare() {
+    let (cluster, kubectl) = network::cluster();
+    cluster.push(&guest("toolbox.wasm"), "toolbox:1");
+    cluster.push(&example("web/server.wasm"), "server:1");
+    let pod = |name: &str| {
+        let mounts = json!([{"name": "data", "mountPath": "/data"}]);
+        let mut pod =
+            pods::pod(name, "Always", &json!({"image": "toolbox:1", "args": ["wait-eof"], "volumeMounts": mounts}));
+        pod["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
+        pod
+    };
+    let exec = |words: &[&str]| json!({"exec": {"command": words}, "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 20});
+    let hook = |name: &str, words: &[&str]| json!({name: {"exec": {"command": words}}});
+    let written = hook("postStart", &["toolbox", "write", "/data/here", "x"]);
+    let mut good =
+        with(with(pod("good"), "lifecycle", written), "readinessProbe", exec(&["toolbox", "cat", "/data/here"]));
+    // What the hook has written is served by the container beside it.
+    let mounts = json!([{"name": "data", "mountPath": "/www"}]);
+    let served = json!({"name": "web", "image": "server:1", "args": ["8080", "/www"], "volumeMounts": mounts,
+        "readinessProbe": {"httpGet": {"path": "/here", "port": 8080}, "periodSeconds": 1, "timeoutSeconds": 5}});
+    good["spec"]["containers"].as_array_mut().unwrap().push(served);
+    let unready = with(pod("unready"), "readinessProbe", exec(&["toolbox", "fail"]));
+    let failing = with(pod("failing"), "livenessProbe", exec(&["toolbox", "fail"]));
+    let mut slow = exec(&["toolbox", "sleep", "1000"]);
+    slow["timeoutSeconds"] = 1.into();
+    let slow = with(pod("slow"), "livenessProbe", slow);
+    let broken = with(pod("broken"), "lifecycle", hook("postStart", &["toolbox", "fail"]));
+    pods::apply(&kubectl, "default", &[good, unready, failing, slow, broken]);
+    let all_ready = |pod: &Value| {
+        pod["status"]["containerStatuses"].as_array().is_some_and(|all| all.iter().all(|one| one["ready"] == true))
+    };
+    until(&kubectl, "good", "ready", all_ready);
+    told(&kubectl, "unready", "Unhealthy", "Readiness probe failed: Error: \"told to fail\"");
+    until(&kubectl, "failing", "restarted", |pod| restarts(pod) >= 1);
+    told(&kubectl, "failing", "Unhealthy", "Liveness probe failed: Error: \"told to fail\"");
+    until(&kubectl, "slow", "restarted", |pod| restarts(pod) >= 1);
+    told(&kubectl, "slow", "Unhealthy", "timed out after 1s");
+    until(&kubectl, "broken", "restarted", |pod| restarts(pod) >= 1);
+    told(&kubectl, "broken", "FailedPostStartHook", "");
+    let (good, unready) = (now(&kubectl, "good"), now(&kubectl, "unready"));
+    assert!(restarts(&good) == 0 && restarts(&unready) == 0 && !is_ready(&unready), "{good} {unready}");
 }
 
 #[test]
