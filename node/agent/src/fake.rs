@@ -404,13 +404,15 @@ impl Guests for FakeGuests {
     }
 }
 
+type Results = BTreeMap<(String, &'static str), Result<(), String>>;
+
 /// Probes that say what the test says, and hooks that end as it says.
 #[derive(Default)]
 pub(crate) struct FakeChecks {
     probed: Mutex<Vec<(Subject, mpsc::Sender<Verdict>)>>,
     hooks: Mutex<Vec<(String, Hook)>>,
-    /// What hooks come to; a hook that is not among them never ends.
-    results: Mutex<BTreeMap<(String, &'static str), Result<(), String>>>,
+    /// What hooks come to, by container and name; a hook that is not among them never ends.
+    results: Mutex<Results>,
     changed: tokio::sync::Notify,
 }
 

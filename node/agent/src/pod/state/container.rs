@@ -116,6 +116,7 @@ pub(crate) struct Checked {
 
 /// One container of the pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination with the others")]
 pub(crate) struct Container {
     pub(crate) name: String,
     pub(crate) kind: Kind,

@@ -28,7 +28,8 @@ fn a_pod_asks_for_the_larger_of_apps_and_any_init_container() {
 #[test]
 fn sidecars_count_beside_whatever_runs_after_them() {
     // Init containers with whether they are sidecars, one app, and what the pod asks for.
-    let cases: [(&[(&str, bool)], &str, i64); 5] = [
+    type Case = (&'static [(&'static str, bool)], &'static str, i64);
+    let cases: [Case; 5] = [
         (&[("200m", true)], "100m", 300),
         (&[("200m", true), ("500m", false)], "100m", 700),
         (&[("500m", false), ("200m", true)], "100m", 500),
