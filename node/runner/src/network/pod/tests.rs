@@ -361,11 +361,11 @@ async fn datagrams_count_for_who_receives_them_and_end_nobody() {
     }
     assert!((3000..=4096).contains(&account.used_bytes()), "{}", account.used_bytes());
     assert!(account.exceeded().now_or_never().is_none(), "a sender cannot end who receives");
-    let mut received = 0;
+    let mut count = 0;
     while inbox.try_receive().unwrap().is_some() {
-        received += 1;
+        count += 1;
     }
-    assert_eq!((received, account.used_bytes()), (3, 0));
+    assert_eq!((count, account.used_bytes()), (3, 0));
 }
 
 #[tokio::test]

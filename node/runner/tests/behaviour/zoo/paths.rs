@@ -4,6 +4,7 @@ use super::{module, neighbour, visit};
 use crate::fixture::{Context, Guest, Runner};
 use coracle_runner::protocol::ToRunner;
 use std::{
+    fmt::Write,
     fs,
     os::unix::{fs::MetadataExt, net::UnixListener},
     sync::Arc,
@@ -11,7 +12,10 @@ use std::{
 
 /// Opens a path of the first mount and exits with the error number.
 fn opener(path: &[u8], open_flags: u32) -> Vec<u8> {
-    let escaped = path.iter().map(|byte| format!("\\{byte:02x}")).collect::<String>();
+    let mut escaped = String::new();
+    for byte in path {
+        write!(escaped, "\\{byte:02x}").unwrap();
+    }
     module(
         &[("path_open", "i32 i32 i32 i32 i32 i64 i64 i32 i32")],
         &format!("(data (i32.const 1024) \"{escaped}\")"),
@@ -31,7 +35,7 @@ pub(crate) async fn names_that_lead_elsewhere(context: Arc<Context>) {
     fs::create_dir(runner.volume_path("outside")).unwrap();
     fs::write(runner.volume_path("outside").join("secret"), "secret").unwrap();
     fs::write(runner.volume_path("data").join("file"), "").unwrap();
-    let long = [&b"x"[..]; 4096].concat();
+    let long = b"x".repeat(4096);
     let deep = b"./".repeat(30_000);
     for (path, flags, allowed) in [
         (&b"file"[..], 0, true),
@@ -62,8 +66,8 @@ pub(crate) async fn names_that_lead_elsewhere(context: Arc<Context>) {
 }
 
 /// Makes a hard link in the second mount to what lies in the first, and exits with the error number.
-const LINKER: &str = r#"(call $exit (call $path_link (i32.const 3) (i32.const 0) (i32.const 16) (i32.const 4)
-    (i32.const 4) (i32.const 32) (i32.const 4)))"#;
+const LINKER: &str = r"(call $exit (call $path_link (i32.const 3) (i32.const 0) (i32.const 16) (i32.const 4)
+    (i32.const 4) (i32.const 32) (i32.const 4)))";
 
 pub(crate) async fn special_files_hold_nobody_up(context: Arc<Context>) {
     let mut runner = context.runner().await;
