@@ -61,7 +61,12 @@ use crate::{
         notices::{Notices, Teller},
         routes::Routes,
     },
-    pod::{checks, manager::Manager, probes::Probes, volumes},
+    pod::{
+        checks,
+        manager::Manager,
+        probes::Probes,
+        volumes::{self, live::Refresher},
+    },
     pressure::Pressure,
     reflector::{Cache, Sink},
     reports::Reports,
@@ -293,6 +298,7 @@ impl Agent {
             recorder: self.context.recorder.clone(),
         };
         tasks.spawn(keeper.run(stop_link.clone()));
+        tasks.spawn(Refresher::new(self.context.clone(), pods.clone()).run(stop_link.clone()));
         let follow = |resource: Resource, selector: String, sink: Box<dyn Sink>| {
             tasks.spawn(reflector::run(self.link.clone(), resource, selector, sink, stop_link.clone()));
         };

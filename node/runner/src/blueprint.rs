@@ -15,6 +15,7 @@ use crate::{
         pod::PodNetwork,
     },
     protocol::{FromRunner, LogStream, StartGuest},
+    storage::volume::Volume,
 };
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -37,13 +38,21 @@ pub(crate) struct Blueprint {
     /// What it uses of the CPU is charged to this.
     pub(crate) account: Arc<Account>,
     credit: Option<Arc<Credit>>,
+    volumes: Vec<Option<Arc<Volume>>>,
 }
 
 impl Blueprint {
-    pub(crate) fn new(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> Self {
+    /// `volumes` are the accounts of the mounts, in their order.
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        start: &Arc<StartGuest>,
+        seat: &Seat,
+        volumes: Vec<Option<Arc<Volume>>>,
+    ) -> Self {
         let Seat { signals, stdin, cpu, memory, credit } = seat.clone();
         let stop = signals.stop.clone();
         Self {
+            volumes,
             shared: Arc::clone(shared),
             start: Arc::clone(start),
             network: shared.switch.open(&start.pod_uid, &start.network, stop, Arc::clone(&memory)),
@@ -115,6 +124,7 @@ impl Blueprint {
             trust: Arc::clone(&self.shared.trust),
             memory: Arc::clone(&self.memory),
             outputs,
+            volumes: &self.volumes,
             listeners,
         })?;
         let mut store = self.shared.code.store(state);

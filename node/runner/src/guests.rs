@@ -18,6 +18,7 @@ use crate::{
     network::switch::Switch,
     protocol::{FromRunner, JOINED_RUNS_MAX, RunId, RunSample, StartGuest, ToRunner},
     run,
+    storage::Accounts,
 };
 use parking_lot::Mutex;
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) code: CodeCache,
     pub(crate) root: PathBuf,
     pub(crate) cpu: Cpu,
+    pub(crate) accounts: Accounts,
     pub(crate) questions: Questions,
     pub(crate) outbox: Outbox,
     pub(crate) switch: Arc<Switch>,
@@ -128,6 +130,7 @@ impl Guests {
             cpu: Cpu::start(&engine, threads, &runtime)?,
             code: CodeCache::new(engine, root.clone())?,
             trust: Arc::new(Trust::new(&root)),
+            accounts: Accounts::new(root.clone())?,
             root,
             questions: Questions::new(outbox.prompt.clone(), ANSWER_TIMEOUT),
             outbox,

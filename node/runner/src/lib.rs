@@ -14,6 +14,7 @@ pub mod measure;
 pub mod network;
 pub mod process;
 pub mod protocol;
+pub mod tree;
 
 mod blueprint;
 mod code;
@@ -30,3 +31,4 @@ mod memory;
 mod resident;
 mod run;
 mod spawner;
+mod storage;

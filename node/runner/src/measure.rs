@@ -81,6 +81,7 @@ fn start(round: usize, code: PathBuf) -> StartGuest {
         argv: vec!["probe".to_owned()],
         env: vec![("HOSTNAME".to_owned(), "probe".to_owned())],
         mounts: Vec::new(),
+        working_dir: None,
         memory_limit_bytes: Some(64 << 20),
         cpu_limit_millis: Some(1000),
         stdin: StdinMode::default(),

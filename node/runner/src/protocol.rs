@@ -25,6 +25,23 @@ pub struct Mount {
     pub target: String,
     /// No writes.
     pub read_only: bool,
+    /// How much the guests of this runner may write there, together.
+    pub quota: Option<Quota>,
+}
+
+/// Limits on what guests write to a volume. All mounts of one volume name the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quota {
+    /// The volume's own directory, of which the mount may be a part. Empty: it is the mount's source.
+    pub volume: PathBuf,
+    /// Most bytes in the volume, in whole blocks of 4 KiB, names included.
+    pub bytes_max: Option<u64>,
+    /// Most names in the volume; the runner has a bound of its own.
+    pub entries_max: Option<u64>,
+    /// Most bytes in all volumes of the pod that say so.
+    pub pod_bytes_max: Option<u64>,
+    /// What is there when the first run mounts it is not the guests', and does not count.
+    pub counts_from_now: bool,
 }
 
 /// A pod as the network knows it: the same for all its containers.
@@ -82,6 +99,8 @@ pub struct StartGuest {
     pub env: Vec<(String, String)>,
     /// Mounts; later ones shadow earlier ones.
     pub mounts: Vec<Mount>,
+    /// Where the guest begins, an absolute path: WASI 0.2's initial directory.
+    pub working_dir: Option<String>,
     /// Hard limit on linear memory, tables, and what the runner keeps for the guest.
     pub memory_limit_bytes: Option<u64>,
     /// CPU limit in thousandths of a core.

@@ -21,6 +21,7 @@ use crate::{
     http_server::Server,
     network::listener::Listener,
     protocol::{Exit, ExitCause, FromRunner, StartGuest},
+    storage::volume::Volume,
 };
 use futures::FutureExt;
 use std::{panic::AssertUnwindSafe, sync::Arc};
@@ -64,7 +65,8 @@ async fn attempt(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> 
 async fn begin(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> Result<Exit, String> {
     let code = load(shared, start).await?;
     let _pass = shared.room.enter(code.share())?;
-    let blueprint = Blueprint::new(shared, start, seat);
+    let volumes = accounts(shared, start).await?;
+    let blueprint = Blueprint::new(shared, start, seat, volumes);
     match &*code {
         Code::Component(..) => command(&blueprint, &code, Vec::new()).await,
         Code::Module(..) => command(&blueprint, &code, blueprint.listeners()?).await,
@@ -103,6 +105,16 @@ async fn command(blueprint: &Blueprint, code: &Code, listeners: Vec<Listener>) -
         blueprint.complain(format!("{}\n", exit.message)).await;
     }
     Ok(exit)
+}
+
+/// The accounts of the mounts. What is on a volume already may take its time to count.
+async fn accounts(shared: &Arc<Shared>, start: &Arc<StartGuest>) -> Result<Vec<Option<Arc<Volume>>>, String> {
+    if start.mounts.iter().all(|mount| mount.read_only) {
+        return Ok(start.mounts.iter().map(|_| None).collect());
+    }
+    let (shared, start) = (Arc::clone(shared), Arc::clone(start));
+    let opened = tokio::task::spawn_blocking(move || shared.accounts.open(&start.pod_uid, &start.mounts)).await;
+    opened.map_err(|error| error.to_string())?.map_err(|error| format!("cannot measure a volume: {error}"))
 }
 
 async fn load(shared: &Arc<Shared>, start: &StartGuest) -> Result<Arc<Code>, String> {

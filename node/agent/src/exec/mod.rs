@@ -120,6 +120,7 @@ impl Command {
             network: PodNetwork::default(),
             env: Vec::new(),
             mounts: Vec::new(),
+            working_dir: None,
             memory_limit_bytes: None,
             cpu_limit_millis: None,
             cpu_request_millis: None,

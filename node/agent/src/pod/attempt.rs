@@ -4,10 +4,13 @@ use crate::{
     context::Context,
     events::Severity,
     pod::{
-        env::{self, Surroundings},
+        env::{self, NodeFacts, Surroundings},
         pull_secrets, spec,
         state::Failure,
-        volumes,
+        volumes::{
+            self,
+            mounts::{Laid, Starting, lay_out},
+        },
     },
     retry::measured,
 };
@@ -15,11 +18,14 @@ use coracle_images::{Image, Local, PullError, PullPolicy};
 use coracle_objects::{meta, registry_auth::Keyring};
 use coracle_runner::{
     compile::CompileError,
-    protocol::{RunId, StartGuest, StdinMode},
+    protocol::{GuestKind, RunId, StartGuest, StdinMode},
 };
 use serde_json::Value;
 use std::sync::Arc;
 use tokio::time::Instant;
+
+/// Where a program begins, as programs tell each other.
+const WORKING_DIR_VARIABLE: &str = "PWD";
 
 /// Everything that a runner needs to know.
 #[derive(Debug)]
@@ -71,8 +77,6 @@ impl Attempt {
         let image = self.image().await.map_err(|failure| self.fail(failure))?;
         let env = self.environment().await;
         let env = env.map_err(|message| self.fail(Failure::CreateContainerConfigError(message)))?;
-        let mounts = volumes::mounts(&self.container, &self.pod);
-        let mounts = mounts.map_err(|message| self.fail(Failure::CreateContainerConfigError(message)))?;
         let create = |message: String| self.fail(Failure::CreateContainerError(message));
         let (module, argv) = env::command_line(&self.container, &image.modules, &env).map_err(create)?;
         let code = self.context.workloads.code(&self.namespace_uid, module).await;
@@ -81,6 +85,8 @@ impl Attempt {
             CompileError::TooCostly(what) => create(format!("module {} cannot be compiled: {what}", module.name)),
             CompileError::Failed(what) => create(format!("module {} could not be compiled: {what}", module.name)),
         })?;
+        let (laid, env) = self.lay_out(code.kind, env).await;
+        let laid = laid.map_err(|message| self.fail(Failure::CreateContainerConfigError(message)))?;
         let (memory_limit_bytes, cpu_limit_millis) = env::limits(&self.container);
         let cpu_request_millis = env::cpu_request(&self.container);
         let guest = StartGuest {
@@ -90,7 +96,8 @@ impl Attempt {
             kind: code.kind,
             argv,
             env,
-            mounts,
+            mounts: laid.mounts,
+            working_dir: laid.working_dir,
             memory_limit_bytes,
             cpu_limit_millis,
             stdin: if self.container["stdin"] == true { StdinMode::Open } else { StdinMode::UntilStop },
@@ -173,16 +180,43 @@ impl Attempt {
         }
     }
 
+    /// What the container sees of files. Programs that know no other way learn from `PWD` where they begin.
+    async fn lay_out(
+        &self,
+        kind: GuestKind,
+        mut env: Vec<(String, String)>,
+    ) -> (Result<Laid, String>, Vec<(String, String)>) {
+        let (context, pod, container) = (self.context.clone(), self.pod.clone(), self.container.clone());
+        let namespace_uid = self.namespace_uid.clone();
+        let variables = env.clone();
+        let laid = tokio::task::spawn_blocking(move || {
+            let owner = context.owner(&namespace_uid).map_err(|error| error.to_string())?;
+            let directory = context.volumes(&namespace_uid, meta::uid(&pod));
+            let (pod, container, env, directory) = (&*pod, &container, variables.as_slice(), directory.as_path());
+            lay_out(Starting { pod, container, env, kind, directory, owner })
+        });
+        let laid = laid.await.unwrap_or_else(|_| Err("the node agent failed to do its work".to_owned()));
+        if let Ok(Laid { working_dir: Some(path), .. }) = &laid
+            && !env.iter().any(|(name, _)| name == WORKING_DIR_VARIABLE)
+        {
+            env.push((WORKING_DIR_VARIABLE.to_owned(), path.clone()));
+        }
+        (laid, env)
+    }
+
     async fn environment(&self) -> Result<Vec<(String, String)>, String> {
         let (config_maps, secrets) = env::needed(&self.container);
         let sources = volumes::fetch(&*self.context.link, meta::namespace(&self.pod), config_maps, secrets).await;
         let sources = sources.map_err(|error| format!("cannot read what the environment needs: {error}"))?;
         let services = self.context.caches.services.all();
         let services = env::service_variables(services.iter().map(|service| &**service), &self.pod);
-        env::environment(
-            &self.container,
-            &Surroundings { pod: &self.pod, host_ip: &self.context.host_ip, sources: &sources, services: &services },
-        )
+        let node = NodeFacts { host_ip: &self.context.host_ip, disk: &self.context.data_dir };
+        let around = Surroundings { pod: &self.pod, node, sources: &sources, services: &services };
+        let variables = env::environment(&self.container, &around)?;
+        for message in &variables.skipped {
+            self.tell(Severity::Warning, "InvalidEnvironmentVariableNames", message);
+        }
+        Ok(variables.all)
     }
 }
 

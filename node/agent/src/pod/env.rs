@@ -1,12 +1,12 @@
 //! A container's environment and command line, as Kubernetes computes them. Pure: config maps and secrets are handed
 //! in.
 
-use crate::pod::spec;
+use crate::{machine, pod::spec};
 use coracle_images::ImageModule;
-use coracle_net::names::hostname;
+use coracle_net::names::{CLUSTER_DOMAIN, hostname};
 use coracle_objects::{meta, quantity::Quantity};
 use serde_json::Value;
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 /// Most variables of one container, those of services included.
 const VARIABLES_MAX: usize = 10_000;
@@ -35,10 +35,27 @@ pub(crate) fn needed(container: &Value) -> (Vec<&str>, Vec<&str>) {
     (config_maps, secrets)
 }
 
+/// What a pod may ask of its node.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NodeFacts<'a> {
+    pub(crate) host_ip: &'a str,
+    /// A directory on the disk that pods write to.
+    pub(crate) disk: &'a Path,
+}
+
+/// A container's environment.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Variables {
+    /// Names and values, in order.
+    pub(crate) all: Vec<(String, String)>,
+    /// What `envFrom` left out, in kubelet's words for `InvalidEnvironmentVariableNames`.
+    pub(crate) skipped: Vec<String>,
+}
+
 /// What else the environment depends on.
 pub(crate) struct Surroundings<'a> {
     pub(crate) pod: &'a Value,
-    pub(crate) host_ip: &'a str,
+    pub(crate) node: NodeFacts<'a>,
     pub(crate) sources: &'a Sources,
     /// Variables of the services that the pod sees.
     pub(crate) services: &'a BTreeMap<String, String>,
@@ -48,9 +65,9 @@ pub(crate) struct Surroundings<'a> {
 ///
 /// # Errors
 /// kubelet's message for `CreateContainerConfigError`.
-pub(crate) fn environment(container: &Value, around: &Surroundings<'_>) -> Result<Vec<(String, String)>, String> {
+pub(crate) fn environment(container: &Value, around: &Surroundings<'_>) -> Result<Variables, String> {
     let mut env = Environment::default();
-    env.set("HOSTNAME", hostname(around.pod).to_owned());
+    env.set("HOSTNAME", full_hostname(around.pod));
     for source in spec::items(container, "envFrom") {
         env_from(&mut env, source, around)?;
     }
@@ -72,13 +89,24 @@ pub(crate) fn environment(container: &Value, around: &Surroundings<'_>) -> Resul
     if env.order.len() > VARIABLES_MAX {
         return Err(format!("the environment has {} variables; at most {VARIABLES_MAX} are taken", env.order.len()));
     }
-    Ok(env.order.into_iter().filter_map(|name| env.values.remove_entry(&name)).collect())
+    let all = env.order.into_iter().filter_map(|name| env.values.remove_entry(&name)).collect();
+    Ok(Variables { all, skipped: env.skipped })
+}
+
+/// What the pod calls itself: its full name where it says so and has one.
+pub(crate) fn full_hostname(pod: &Value) -> String {
+    let (name, subdomain) = (hostname(pod), spec::text(&pod["spec"], "subdomain"));
+    if pod["spec"]["setHostnameAsFQDN"] == true && !subdomain.is_empty() {
+        return format!("{name}.{subdomain}.{}.svc.{CLUSTER_DOMAIN}", meta::namespace(pod));
+    }
+    name.to_owned()
 }
 
 #[derive(Default)]
 struct Environment {
     order: Vec<String>,
     values: BTreeMap<String, String>,
+    skipped: Vec<String>,
 }
 
 impl Environment {
@@ -93,9 +121,9 @@ impl Environment {
     }
 }
 
-/// A name that a process environment can carry.
+/// Kubernetes' rule: printable ASCII but for `=`.
 fn is_variable_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains(['=', '\0']) && name.chars().all(|letter| !letter.is_control())
+    !name.is_empty() && name.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'=')
 }
 
 fn text_of(bytes: &[u8]) -> String {
@@ -105,18 +133,29 @@ fn text_of(bytes: &[u8]) -> String {
 fn env_from(env: &mut Environment, source: &Value, around: &Surroundings<'_>) -> Result<(), String> {
     let prefix = spec::text(source, "prefix");
     let rows = [
-        ("configmap", &source["configMapRef"], &around.sources.config_maps),
-        ("secret", &source["secretRef"], &around.sources.secrets),
+        ("configmap", "ConfigMap", &source["configMapRef"], &around.sources.config_maps),
+        ("secret", "Secret", &source["secretRef"], &around.sources.secrets),
     ];
-    for (what, reference, objects) in rows {
+    for (what, kind, reference, objects) in rows {
         let Some(name) = reference["name"].as_str() else { continue };
         match objects.get(name) {
             Some(data) => {
+                let mut invalid = Vec::new();
                 for (key, value) in data {
                     let variable = format!("{prefix}{key}");
                     if is_variable_name(&variable) {
                         env.set(&variable, text_of(value));
+                    } else {
+                        invalid.push(variable);
                     }
+                }
+                if !invalid.is_empty() {
+                    env.skipped.push(format!(
+                        "Keys [{}] from the EnvFrom {kind} {}/{name} were skipped since they are considered invalid \
+                         environment variable names.",
+                        invalid.join(", "),
+                        meta::namespace(around.pod)
+                    ));
                 }
             }
             None if reference["optional"] == true => {}
@@ -128,10 +167,10 @@ fn env_from(env: &mut Environment, source: &Value, around: &Surroundings<'_>) ->
 
 fn value_from(container: &Value, from: &Value, around: &Surroundings<'_>) -> Result<Option<String>, String> {
     if let Some(path) = from["fieldRef"]["fieldPath"].as_str() {
-        return field(around.pod, around.host_ip, path).map(Some);
+        return field(around.pod, around.node.host_ip, path).map(Some);
     }
     if from["resourceFieldRef"].is_object() {
-        return resource_field(container, &from["resourceFieldRef"]).map(Some);
+        return resource_field(container, &from["resourceFieldRef"], around.node).map(Some);
     }
     let rows = [
         ("configmap", "ConfigMap", &from["configMapKeyRef"], &around.sources.config_maps),
@@ -173,22 +212,30 @@ pub(crate) fn field(pod: &Value, host_ip: &str, path: &str) -> Result<String, St
         "metadata.labels" | "metadata.annotations" => Ok(map(&path[9..])),
         "spec.nodeName" | "spec.serviceAccountName" => Ok(text(&pod["spec"][&path[5..]])),
         "status.hostIP" | "status.hostIPs" => Ok(host_ip.to_owned()),
-        "status.podIP" | "status.podIPs" => Ok(text(&pod["status"]["podIP"])),
+        "status.podIP" => Ok(text(&pod["status"]["podIP"])),
+        "status.podIPs" => {
+            let all: Vec<&str> =
+                spec::items(&pod["status"], "podIPs").iter().map(|one| spec::text(one, "ip")).collect();
+            Ok(if all.is_empty() { text(&pod["status"]["podIP"]) } else { all.join(",") })
+        }
         _ => Err(format!("unsupported fieldPath: {path}")),
     }
 }
 
-fn resource_field(container: &Value, reference: &Value) -> Result<String, String> {
+/// An amount of a container's resources, in units of the divisor. A limit that it does not have is what the node has.
+///
+/// # Errors
+/// When there is no such resource.
+pub(crate) fn resource_field(container: &Value, reference: &Value, node: NodeFacts<'_>) -> Result<String, String> {
     let resource = spec::text(reference, "resource");
     let wrong = || format!("unsupported container resource: {resource}");
     let (list, name) = resource.split_once('.').ok_or_else(wrong)?;
-    let amount = match (list, name) {
-        ("limits" | "requests", "cpu" | "memory" | "ephemeral-storage") => &container["resources"][list][name],
-        _ => return Err(wrong()),
-    };
+    let ("limits" | "requests", "cpu" | "memory" | "ephemeral-storage") = (list, name) else { return Err(wrong()) };
     let parse =
         |value: &Value, default: &str| value.as_str().unwrap_or(default).parse::<Quantity>().map_err(|_| wrong());
-    let amount = parse(amount, "0")?;
+    let own = container["resources"][list][name].as_str().map(str::to_owned);
+    let amount = own.unwrap_or_else(|| if list == "limits" { whole_node(name, node) } else { "0".to_owned() });
+    let amount = amount.parse::<Quantity>().map_err(|_| wrong())?;
     let divisor = parse(&reference["divisor"], "1")?;
     let (amount, divisor) =
         if name == "cpu" { (amount.milli(), divisor.milli()) } else { (amount.ceil(), divisor.ceil()) };
@@ -201,6 +248,16 @@ fn resource_field(container: &Value, reference: &Value) -> Result<String, String
         1
     };
     Ok(((amount + divisor - 1) / divisor).to_string())
+}
+
+/// What the node has of a resource, as a quantity.
+fn whole_node(resource: &str, node: NodeFacts<'_>) -> String {
+    let facts = machine::facts(node.disk);
+    match resource {
+        "cpu" => facts.cpus.to_string(),
+        "memory" => facts.memory_bytes.to_string(),
+        _ => facts.storage_bytes.to_string(),
+    }
 }
 
 /// Replaces `$(NAME)` by what `lookup` knows; `$$` is a `$`; what nobody knows stays.

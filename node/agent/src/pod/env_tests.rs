@@ -5,9 +5,15 @@ use serde_json::json;
 
 fn pod() -> Value {
     json!({
-        "metadata": {"name": "p", "namespace": "default", "uid": "u", "labels": {"app": "web"}},
-        "spec": {"nodeName": "n"},
+        "metadata": {"name": "p", "namespace": "default", "uid": "u", "labels": {"app": "web", "b": "1"},
+            "annotations": {"note": "a \"quoted\" one"}},
+        "spec": {"nodeName": "n", "serviceAccountName": "robot"},
+        "status": {"podIP": "10.244.0.7", "podIPs": [{"ip": "10.244.0.7"}, {"ip": "fd00::7"}]},
     })
+}
+
+fn node() -> NodeFacts<'static> {
+    NodeFacts { host_ip: "127.0.0.1", disk: Path::new("/") }
 }
 
 fn sources() -> Sources {
@@ -26,7 +32,11 @@ fn env_of(container: &Value) -> Result<Vec<(String, String)>, String> {
         ("A".to_owned(), "from a service".to_owned()),
     ]);
     let (pod, sources) = (pod(), sources());
-    environment(container, &Surroundings { pod: &pod, host_ip: "127.0.0.1", sources: &sources, services: &services })
+    let around = Surroundings { pod: &pod, node: node(), sources: &sources, services: &services };
+    environment(container, &around).map(|variables| {
+        assert_eq!(variables.skipped, [""; 0]);
+        variables.all
+    })
 }
 
 fn value<'a>(env: &'a [(String, String)], name: &str) -> Option<&'a str> {
@@ -183,5 +193,83 @@ fn limits_are_read() {
         (json!({"requests": {"cpu": "0"}}), None),
     ] {
         assert_eq!(cpu_request(&json!({"resources": resources})), request, "{resources}");
+    }
+}
+
+#[test]
+fn every_field_of_the_downward_api_is_there() {
+    for (path, expected) in [
+        ("metadata.name", "p"),
+        ("metadata.namespace", "default"),
+        ("metadata.uid", "u"),
+        ("metadata.labels['app']", "web"),
+        ("metadata.labels['none']", ""),
+        ("metadata.labels", "app=\"web\"\nb=\"1\""),
+        ("metadata.annotations", "note=\"a \\\"quoted\\\" one\""),
+        ("metadata.annotations['note']", "a \"quoted\" one"),
+        ("spec.nodeName", "n"),
+        ("spec.serviceAccountName", "robot"),
+        ("status.hostIP", "127.0.0.1"),
+        ("status.hostIPs", "127.0.0.1"),
+        ("status.podIP", "10.244.0.7"),
+        ("status.podIPs", "10.244.0.7,fd00::7"),
+    ] {
+        assert_eq!(field(&pod(), "127.0.0.1", path).as_deref(), Ok(expected), "{path}");
+    }
+}
+
+#[test]
+fn resources_are_told_in_their_divisors_and_a_missing_limit_is_the_nodes() {
+    let container = json!({"resources": {"limits": {"memory": "100Mi", "cpu": "250m", "ephemeral-storage": "1Gi"},
+        "requests": {"cpu": "100m"}}});
+    let tell = |container: &Value, resource: &str, divisor: &str| {
+        resource_field(container, &json!({"resource": resource, "divisor": divisor}), node())
+    };
+    for (resource, divisor, expected) in [
+        ("limits.memory", "0", "104857600"),
+        ("limits.memory", "1Mi", "100"),
+        ("limits.memory", "1Gi", "1"),
+        ("limits.cpu", "0", "1"),
+        ("limits.cpu", "1m", "250"),
+        ("requests.cpu", "1m", "100"),
+        ("requests.memory", "1", "0"),
+        ("limits.ephemeral-storage", "1Mi", "1024"),
+    ] {
+        assert_eq!(tell(&container, resource, divisor).as_deref(), Ok(expected), "{resource} in {divisor}");
+    }
+    let facts = machine::facts(node().disk);
+    let none = json!({});
+    assert_eq!(tell(&none, "limits.cpu", "1"), Ok(facts.cpus.to_string()));
+    assert_eq!(tell(&none, "limits.memory", "1"), Ok(facts.memory_bytes.to_string()));
+    assert!(tell(&none, "limits.pods", "1").is_err() && tell(&none, "memory", "1").is_err());
+}
+
+#[test]
+fn names_that_no_environment_can_carry_are_skipped_and_told() {
+    let mut sources = sources();
+    let data = BTreeMap::from([("good".to_owned(), b"1".to_vec()), ("b\u{e4}d=".to_owned(), b"2".to_vec())]);
+    sources.config_maps.insert("odd".to_owned(), data);
+    let (pod, services) = (pod(), BTreeMap::new());
+    let around = Surroundings { pod: &pod, node: node(), sources: &sources, services: &services };
+    let container = json!({"envFrom": [{"prefix": "X-", "configMapRef": {"name": "odd"}}]});
+    let variables = environment(&container, &around).unwrap();
+    assert_eq!(value(&variables.all, "X-good"), Some("1"));
+    assert_eq!(
+        variables.skipped,
+        ["Keys [X-b\u{e4}d=] from the EnvFrom ConfigMap default/odd were skipped since they are considered invalid \
+          environment variable names."]
+    );
+}
+
+#[test]
+fn a_pod_calls_itself_by_its_full_name_where_it_says_so() {
+    for (spec, expected) in [
+        (json!({}), "p"),
+        (json!({"hostname": "h", "subdomain": "s"}), "h"),
+        (json!({"hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true}), "h.s.default.svc.cluster.local"),
+        (json!({"setHostnameAsFQDN": true}), "p"),
+    ] {
+        let pod = json!({"metadata": {"name": "p", "namespace": "default"}, "spec": spec});
+        assert_eq!(full_hostname(&pod), expected, "{spec}");
     }
 }

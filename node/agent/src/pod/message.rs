@@ -3,6 +3,7 @@
 use crate::{
     context::Context,
     logs::read::{self, Wanted},
+    pod::termination,
 };
 use bytes::Bytes;
 use coracle_runner::protocol::RunId;
@@ -54,7 +55,11 @@ impl Source {
     }
 
     async fn written(&self) -> String {
-        String::new()
+        let (context, pod, container) = (self.context.clone(), self.pod.clone(), self.container.clone());
+        let (namespace_uid, run) = (self.namespace_uid.clone(), self.run.clone());
+        let read =
+            tokio::task::spawn_blocking(move || termination::read(&context, &namespace_uid, &pod, &container, &run));
+        read.await.unwrap_or_default()
     }
 
     /// The end of the run's log.

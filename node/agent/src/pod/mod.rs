@@ -15,5 +15,6 @@ pub(crate) mod spec;
 pub(crate) mod state;
 pub(crate) mod status;
 pub(crate) mod subject;
+pub(crate) mod termination;
 pub(crate) mod volumes;
 pub(crate) mod worker;

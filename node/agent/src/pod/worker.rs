@@ -250,6 +250,8 @@ impl Worker {
         let mut merged = Value::clone(&new);
         merged["status"] = self.shown_status(&new).clone();
         self.pod = Arc::new(merged);
+        // Also what does not change the status, such as a label, is for others to see.
+        self.view.send_replace(self.pod.clone());
         if meta::is_terminating(&self.pod) {
             match self.ending {
                 Some(Ending::Shutdown | Ending::Gone) => {}

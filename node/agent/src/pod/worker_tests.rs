@@ -159,7 +159,8 @@ async fn a_pod_runs_through_its_init_containers_and_is_deleted() {
     world.until("the app runs", |pod| phase(pod) == "Running").await;
     let guest = world.guests.running("a").unwrap();
     assert_eq!(guest.argv, ["img"]);
-    assert_eq!(guest.mounts[0].source.to_str(), Some("volumes/u-1/v"));
+    let sources: Vec<_> = guest.mounts.iter().filter_map(|mount| mount.source.to_str()).collect();
+    assert_eq!(sources, ["volumes/u-1/.layers/a", "volumes/u-1/v"]);
     world.event("Pulling", "Pulling image \"img:1\"").await;
     world.event("Pulled", "Successfully pulled image \"img:1\" in").await;
     world.event("Created", "Created container: a").await;

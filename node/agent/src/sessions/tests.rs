@@ -164,6 +164,7 @@ async fn who_is_attached_sees_what_comes_and_writes_where_there_is_input() {
             argv: Vec::new(),
             env: Vec::new(),
             mounts: Vec::new(),
+            working_dir: None,
             memory_limit_bytes: None,
             cpu_limit_millis: None,
             cpu_request_millis: None,

@@ -3,7 +3,7 @@
 //! `wasmtime-wasi` makes them; each is put into a wrapper that counts before the runner keeps something. What a guest
 //! waits for at once has a bound too.
 
-use super::state::GuestState;
+use super::{file_limits, state::GuestState};
 use crate::memory::{MemoryAccount, OutOfMemory, Reservation};
 use bytes::Bytes;
 use std::{sync::Arc, vec};
@@ -51,7 +51,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> Result<()> {
         "[method]descriptor.write-via-stream",
         |mut store: Store<'_>, (file, offset): (Resource<Descriptor>, u64)| {
             let state = store.data_mut();
-            let made = HostDescriptor::write_via_stream(&mut state.filesystem(), file, offset);
+            let made = file_limits::stream(state, file, Some(offset));
             Ok((in_place_of(state, made, |stream, memory| Box::new(Output::new(stream, memory)) as DynOutputStream)?,))
         },
     )?;
@@ -59,7 +59,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> Result<()> {
         "[method]descriptor.append-via-stream",
         |mut store: Store<'_>, (file,): (Resource<Descriptor>,)| {
             let state = store.data_mut();
-            let made = HostDescriptor::append_via_stream(&mut state.filesystem(), file);
+            let made = file_limits::stream(state, file, None);
             Ok((in_place_of(state, made, |stream, memory| Box::new(Output::new(stream, memory)) as DynOutputStream)?,))
         },
     )?;

@@ -15,9 +15,11 @@ use thiserror::Error;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 /// The only part of the root that guests see.
-const VOLUMES: &str = "volumes";
+pub(crate) const VOLUMES: &str = "volumes";
 /// The part that holds compiled code.
 const CODE: &str = "code";
+/// What C libraries take relative paths to begin with.
+const HERE: &str = ".";
 /// Mounts of one container: each is an open descriptor.
 const MAX_MOUNTS: usize = 256;
 
@@ -37,13 +39,13 @@ pub(crate) enum PathError {
 }
 
 /// Opens all mounts. Where two have the same target the later one wins; a target below another one is opened beside
-/// it, and guests take the longer match. Says how many there are.
-pub(crate) fn mount(builder: &mut WasiCtxBuilder, root: &Path, mounts: &[Mount]) -> Result<usize, PathError> {
+/// it, and guests take the longer match. Says which of the mounts were opened, in their order.
+pub(crate) fn mount(builder: &mut WasiCtxBuilder, root: &Path, mounts: &[Mount]) -> Result<Vec<usize>, PathError> {
     if mounts.len() > MAX_MOUNTS {
         return Err(PathError::TooMany(mounts.len()));
     }
     let targets = mounts.iter().map(|mount| clean_target(&mount.target)).collect::<Result<Vec<_>, _>>()?;
-    let mut opened = 0;
+    let mut opened = Vec::new();
     for (index, (mount, target)) in mounts.iter().zip(&targets).enumerate() {
         if targets[index + 1..].contains(target) {
             continue;
@@ -55,7 +57,7 @@ pub(crate) fn mount(builder: &mut WasiCtxBuilder, root: &Path, mounts: &[Mount])
             target: target.clone(),
             error,
         })?;
-        opened += 1;
+        opened.push(index);
     }
     Ok(opened)
 }
@@ -77,6 +79,13 @@ fn preopen(
     // A volume in which somebody stands could not be unmounted.
     fchdir(root)?;
     opened
+}
+
+/// A volume, to be read through.
+pub(crate) fn open_volume(root: &Path, source: &Path) -> Result<OwnedFd, PathError> {
+    let directory = open_below(root, source)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    openat(&directory, ".", flags, Mode::empty()).map_err(|error| PathError::Open { path: source.to_owned(), error })
 }
 
 /// The path of compiled code. Only the agent writes there, so a check of the words is enough.
@@ -117,8 +126,11 @@ fn open_root(root: &Path) -> nix::Result<OwnedFd> {
     open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Absolute, without `.`, `..`, doubled or trailing slashes.
+/// Absolute, without `.`, `..`, doubled or trailing slashes; or where the guest begins, which is `.`.
 fn clean_target(target: &str) -> Result<String, PathError> {
+    if target == HERE {
+        return Ok(target.to_owned());
+    }
     let bad = || PathError::BadTarget(target.to_owned());
     let mut clean = String::new();
     for component in Path::new(target).components() {
@@ -149,6 +161,8 @@ mod tests {
             ("/data/", Some("/data")),
             ("//data/./sub//", Some("/data/sub")),
             ("/", Some("/")),
+            (".", Some(".")),
+            ("./data", None),
             ("data", None),
             ("", None),
             ("/data/../etc", None),

@@ -1,6 +1,6 @@
 //! Everything that a guest can import, in one place.
 
-use super::{file_streams, names, preview1, sockets, special_files, state::GuestState};
+use super::{file_limits, file_streams, names, preview1, sockets, special_files, state::GuestState};
 use wasmtime::{Engine, Linker as ModuleLinker, Result, component::Linker as ComponentLinker};
 use wasmtime_wasi::{I32Exit, p2};
 
@@ -53,6 +53,7 @@ impl Linkers {
         special_files::add_to_linker(&mut component)?;
         names::add_to_linker(&mut component)?;
         sockets::add_to_linker(&mut component)?;
+        file_limits::add_to_linker(&mut component)?;
         component.allow_shadowing(false);
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component)?;
 
@@ -78,11 +79,12 @@ mod tests {
     use crate::engine::{Allocation, EngineOptions};
 
     #[test]
-    fn lookup_replaces_the_machines_resolver() {
+    fn our_interfaces_replace_those_of_the_machine() {
         let engine = EngineOptions::default().engine(Allocation::OnDemand).unwrap();
         let mut linker = ComponentLinker::<GuestState>::new(&engine);
         p2::add_to_linker_async(&mut linker).unwrap();
         assert!(names::add_to_linker(&mut linker).is_err(), "not the version that wasmtime-wasi links");
+        assert!(file_limits::add_to_linker(&mut linker).is_err(), "nor these");
         assert!(file_streams::add_to_linker(&mut linker).is_err(), "nor these");
         assert!(special_files::add_to_linker(&mut linker).is_err(), "nor this");
     }

@@ -2,9 +2,11 @@
 //!
 //! Nothing here opens a socket of this machine: they are the pod network's, for components ([`sockets`]), modules
 //! ([`preview1`]) and HTTP requests ([`outgoing`]). Names are answered by the agent ([`names`]), files are below the
-//! guest's mounts ([`files`]), standard streams are frames and a stop signal ([`stdin`], [`stdio`]), and what all this
-//! takes counts as the container's memory ([`memory`], [`resources`], [`file_streams`]).
+//! guest's mounts ([`files`]) and have a limit ([`file_limits`]), standard streams are frames and a stop signal
+//! ([`stdin`], [`stdio`]), and what all this takes counts as the container's memory ([`memory`], [`resources`],
+//! [`file_streams`]).
 
+pub(crate) mod file_limits;
 pub(crate) mod file_streams;
 pub(crate) mod files;
 pub(crate) mod linker;

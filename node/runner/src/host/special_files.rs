@@ -4,7 +4,7 @@
 //! if need be, on one of the few threads that all guests of a runner have for their files; no kill reaches it there.
 //! `ENXIO` is what opening a socket is on Linux too. Preview 1 has the same check in its own `path_open`.
 
-use super::state::GuestState;
+use super::{file_limits, state::GuestState};
 use wasmtime::{
     Result, StoreContextMut,
     component::{Linker, Resource},
@@ -51,5 +51,5 @@ async fn open(state: &mut GuestState, (directory, follow, path, open, flags): Op
     {
         return Err(ErrorCode::NoSuchDevice.into());
     }
-    HostDescriptor::open_at(&mut files, directory, follow, path, open, flags).await
+    file_limits::open_at(state, directory, follow, path, (open, flags)).await
 }

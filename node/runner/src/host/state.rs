@@ -1,6 +1,7 @@
 //! The state that belongs to one guest's store.
 
 use super::{
+    file_limits::Places,
     files::{self, PathError},
     memory::MemoryMeter,
     names::{Questions, Resolver},
@@ -16,6 +17,7 @@ use crate::{
     memory::MemoryAccount,
     network::{listener::Listener, pod::PodNetwork},
     protocol::StartGuest,
+    storage::volume::Volume,
 };
 use std::{path::Path, sync::Arc};
 use thiserror::Error;
@@ -39,6 +41,7 @@ pub(crate) struct GuestState {
     wasi: Preview1,
     http: WasiHttpCtx,
     outgoing: Outgoing,
+    pub(crate) places: Places,
     pub(crate) memory: MemoryMeter,
     resources: ResourceMeter,
     pub(crate) resolver: Resolver,
@@ -55,6 +58,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) trust: Arc<Trust>,
     pub(crate) memory: Arc<MemoryAccount>,
     pub(crate) outputs: [Output; 2],
+    /// The accounts of the mounts, in their order.
+    pub(crate) volumes: &'a [Option<Arc<Volume>>],
     /// A module's open listeners.
     pub(crate) listeners: Vec<Listener>,
 }
@@ -82,8 +87,12 @@ impl GuestState {
             }
             builder.env(LISTEN_FDS, around.listeners.len().to_string());
         }
-        let directories = files::mount(&mut builder, around.root, &start.mounts)?;
-        let mut wasi = Preview1::new(builder.build_p1(), directories, around.listeners, &around.memory)
+        if let Some(directory) = &start.working_dir {
+            builder.initial_cwd(directory);
+        }
+        let opened = files::mount(&mut builder, around.root, &start.mounts)?;
+        let accounts: Vec<_> = opened.iter().map(|index| around.volumes.get(*index).cloned().flatten()).collect();
+        let mut wasi = Preview1::new(builder.build_p1(), accounts.clone(), around.listeners, &around.memory)
             .map_err(StateError::Descriptors)?;
         wasi.inner().ctx().table.set_max_capacity(MAX_RESOURCES);
         let mut http = WasiHttpCtx::new();
@@ -94,6 +103,7 @@ impl GuestState {
         Ok(Self {
             wasi,
             http,
+            places: Places::new(accounts),
             outgoing: Outgoing::new(resolver.clone(), network.clone(), around.trust),
             resources: ResourceMeter::new(&around.memory, u64::try_from(given_bytes).unwrap_or(u64::MAX)),
             memory: MemoryMeter::new(around.memory),

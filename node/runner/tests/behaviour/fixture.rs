@@ -163,6 +163,7 @@ impl Runner {
             argv: [&["guest"], words].concat().into_iter().map(str::to_owned).collect(),
             env: Vec::new(),
             mounts: Vec::new(),
+            working_dir: None,
             memory_limit_bytes: None,
             cpu_limit_millis: None,
             cpu_request_millis: None,
@@ -301,7 +302,7 @@ impl Runner {
     pub(crate) fn volume(&self, name: &str, target: &str) -> Mount {
         let source = Path::new("volumes/pod-1").join(name);
         fs::create_dir_all(self.root.path().join(&source)).unwrap();
-        Mount { source, target: target.to_owned(), read_only: false }
+        Mount { source, target: target.to_owned(), read_only: false, quota: None }
     }
 
     /// The directory of a volume.

@@ -26,6 +26,7 @@ mod output;
 mod preview0;
 mod preview1_sockets;
 mod processes;
+mod quotas;
 mod sockets;
 mod stops;
 mod traps;
@@ -149,6 +150,12 @@ const CASES: &[Case] = cases![
     stops::limits_do_not_delay_a_kill,
     stops::a_request_does_not_outlive_a_kill,
     stops::guests_that_wait_for_a_pipe_die,
+    quotas::a_full_volume_says_so_and_what_goes_makes_room,
+    quotas::names_have_a_price_and_a_bound,
+    quotas::containers_of_a_pod_share_a_volumes_room,
+    quotas::names_do_not_move_between_volumes,
+    quotas::files_without_names_and_holes_count,
+    quotas::pods_have_a_limit_over_their_volumes,
     processes::a_runner_has_nothing_to_steal,
     processes::a_runner_that_dies_ends_its_frames,
     processes::a_small_address_space_is_enough,

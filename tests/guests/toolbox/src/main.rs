@@ -153,11 +153,19 @@ fn count(seconds: f64) -> Outcome {
     Ok(())
 }
 
+/// The kind of an error where the standard library has one for it.
+fn reason(error: &io::Error) -> String {
+    match error.kind().to_string() {
+        kind if kind == "uncategorized error" => error.to_string(),
+        kind => kind,
+    }
+}
+
 /// What happened to the files is printed, never returned: a test sees all of it.
 fn files(command: &str, paths: &[&str]) -> Outcome {
     let say = |result: io::Result<String>| match result {
         Ok(text) => println!("{text}"),
-        Err(error) => println!("{command} {}: {}", paths.join(" "), error.kind()),
+        Err(error) => println!("{command} {}: {}", paths.join(" "), reason(&error)),
     };
     let done = |()| "done".to_owned();
     match (command, paths) {

@@ -10,6 +10,7 @@ use crate::{
     output::Output,
     pod::{
         attempt::{Attempt, Prepared},
+        env::NodeFacts,
         hooks::HookFailure,
         spec,
         state::Failure,
@@ -208,7 +209,8 @@ async fn set_up(context: &Context, pod: &Value, known: String) -> Result<(String
     let made = fs::create_dir_all(&directory).and_then(|()| fs::set_permissions(&directory, passable));
     made.map_err(|error| failure(error.to_string()))?;
     let owner = context.owner(&namespace_uid).map_err(|error| failure(error.to_string()))?;
-    let set_up = volumes::set_up(&*context.link, pod, &context.host_ip, &directory, owner).await;
+    let node = NodeFacts { host_ip: &context.host_ip, disk: &context.data_dir };
+    let set_up = volumes::set_up(&*context.link, pod, node, &directory, owner).await;
     set_up.map_err(|failure| mount_failure(&failure))?;
     let address = context.network.attach(pod).await.map_err(|error| SetUpFailure {
         reason: "FailedCreatePodSandBox",

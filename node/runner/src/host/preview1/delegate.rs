@@ -1,7 +1,7 @@
 //! The preview 1 trait: what concerns files and the rest goes to `wasmtime-wasi` with its own number, what a socket
 //! cannot do is refused in POSIX's words.
 
-use super::{Preview1, table::Descriptor};
+use super::{Preview1, files, table::Descriptor};
 use wasmtime_wasi::p1::{
     types::{self, Errno, Error, Fd},
     wasi_snapshot_preview1::WasiSnapshotPreview1,
@@ -74,18 +74,15 @@ impl WasiSnapshotPreview1 for Preview1 {
     pass_inner_async! {
         fn fd_advise(fd, offset: types::Filesize, length: types::Filesize, advice: types::Advice) -> (), or Spipe;
         fn fd_datasync(fd) -> (), or Inval;
-        fn fd_filestat_set_size(fd, size: types::Filesize) -> (), or Inval;
         fn fd_filestat_set_times(
             fd, accessed: types::Timestamp, modified: types::Timestamp, flags: types::Fstflags
         ) -> (), or Inval;
         fn fd_pread(fd, data: types::IovecArray, offset: types::Filesize) -> types::Size, or Spipe;
-        fn fd_pwrite(fd, data: types::CiovecArray, offset: types::Filesize) -> types::Size, or Spipe;
         fn fd_readdir(
             fd, buffer: GuestPtr<u8>, length: types::Size, cookie: types::Dircookie
         ) -> types::Size, or Notdir;
         fn fd_seek(fd, offset: types::Filedelta, whence: types::Whence) -> types::Filesize, or Spipe;
         fn fd_sync(fd) -> (), or Inval;
-        fn path_create_directory(fd, path: GuestPtr<str>) -> (), or Notdir;
         fn path_filestat_get(fd, flags: types::Lookupflags, path: GuestPtr<str>) -> types::Filestat, or Notdir;
         fn path_filestat_set_times(
             fd, lookup: types::Lookupflags, path: GuestPtr<str>, accessed: types::Timestamp,
@@ -94,8 +91,57 @@ impl WasiSnapshotPreview1 for Preview1 {
         fn path_readlink(
             fd, path: GuestPtr<str>, buffer: GuestPtr<u8>, length: types::Size
         ) -> types::Size, or Notdir;
-        fn path_remove_directory(fd, path: GuestPtr<str>) -> (), or Notdir;
-        fn path_unlink_file(fd, path: GuestPtr<str>) -> (), or Notdir;
+    }
+
+    async fn fd_filestat_set_size(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        size: types::Filesize,
+    ) -> Result<(), Error> {
+        let fd = self.table.inner(fd, Errno::Inval)?;
+        self.resize_file(memory, fd, size).await
+    }
+
+    async fn fd_pwrite(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        data: types::CiovecArray,
+        offset: types::Filesize,
+    ) -> Result<types::Size, Error> {
+        let fd = self.table.inner(fd, Errno::Spipe)?;
+        self.write_file(memory, fd, data, Some(offset)).await
+    }
+
+    async fn path_create_directory(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        path: GuestPtr<str>,
+    ) -> Result<(), Error> {
+        let fd = self.table.inner(fd, Errno::Notdir)?;
+        self.create_directory(memory, fd, path).await
+    }
+
+    async fn path_remove_directory(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        path: GuestPtr<str>,
+    ) -> Result<(), Error> {
+        let fd = self.table.inner(fd, Errno::Notdir)?;
+        self.remove_directory(memory, fd, path).await
+    }
+
+    async fn path_unlink_file(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        path: GuestPtr<str>,
+    ) -> Result<(), Error> {
+        let fd = self.table.inner(fd, Errno::Notdir)?;
+        self.unlink(memory, fd, path).await
     }
 
     async fn path_link(
@@ -108,7 +154,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         new_path: GuestPtr<str>,
     ) -> Result<(), Error> {
         let (old, new) = (self.table.inner(old, Errno::Notdir)?, self.table.inner(new, Errno::Notdir)?);
-        self.inner.path_link(memory, old, flags, old_path, new, new_path).await
+        self.link(memory, (old, flags, old_path), (new, new_path)).await
     }
 
     async fn path_rename(
@@ -120,7 +166,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         new_path: GuestPtr<str>,
     ) -> Result<(), Error> {
         let (old, new) = (self.table.inner(old, Errno::Notdir)?, self.table.inner(new, Errno::Notdir)?);
-        self.inner.path_rename(memory, old, old_path, new, new_path).await
+        self.rename(memory, (old, old_path), (new, new_path)).await
     }
 
     async fn path_symlink(
@@ -131,7 +177,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         new_path: GuestPtr<str>,
     ) -> Result<(), Error> {
         let fd = self.table.inner(fd, Errno::Notdir)?;
-        self.inner.path_symlink(memory, old_path, fd, new_path).await
+        self.symlink(memory, old_path, fd, new_path).await
     }
 
     async fn path_open(
@@ -153,13 +199,14 @@ impl WasiSnapshotPreview1 for Preview1 {
         {
             return Err(Errno::Nxio.into());
         }
-        let inner = self.inner.path_open(memory, directory, lookup, path, open, base, inheriting, flags).await?;
+        let how = files::Open { lookup, open, base, inheriting, flags };
+        let inner = self.open_file(memory, directory, path, how).await?;
         Ok(self.table.add(Descriptor::Inner(inner.into()))?)
     }
 
     async fn fd_close(&mut self, memory: &mut GuestMemory<'_>, fd: Fd) -> Result<(), Error> {
         match self.table.remove(fd)? {
-            Descriptor::Inner(inner) => self.inner.fd_close(memory, Fd::from(inner)).await,
+            Descriptor::Inner(inner) => self.close_file(memory, inner).await,
             Descriptor::Listener { .. } | Descriptor::Stream { .. } => Ok(()),
         }
     }
@@ -190,7 +237,10 @@ impl WasiSnapshotPreview1 for Preview1 {
         flags: types::Fdflags,
     ) -> Result<(), Error> {
         match self.table.get_mut(fd)? {
-            Descriptor::Inner(inner) => self.inner.fd_fdstat_set_flags(memory, Fd::from(*inner), flags),
+            Descriptor::Inner(inner) => {
+                let inner = *inner;
+                self.set_file_flags(memory, inner, flags)
+            }
             socket => Ok(socket.set_flags(flags)?),
         }
     }
@@ -230,7 +280,10 @@ impl WasiSnapshotPreview1 for Preview1 {
         data: types::CiovecArray,
     ) -> Result<types::Size, Error> {
         match self.table.get(fd)? {
-            Descriptor::Inner(inner) => self.inner.fd_write(memory, Fd::from(*inner), data).await,
+            Descriptor::Inner(inner) => {
+                let inner = Fd::from(*inner);
+                self.write_file(memory, inner, data, None).await
+            }
             _ => self.send(memory, fd, data).await,
         }
     }

@@ -26,7 +26,7 @@ async fn guest() -> (Preview1, Fd, Stream) {
     let pod = switch.open("pod", &protocol::PodNetwork::default(), CancellationToken::new(), Arc::clone(&account));
     let listener = pod.listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
     let stream = pod.connect(None, listener.local_addr()).await.unwrap().stream;
-    let mut guest = Preview1::new(WasiCtxBuilder::new().build_p1(), 0, Vec::new(), &account).unwrap();
+    let mut guest = Preview1::new(WasiCtxBuilder::new().build_p1(), Vec::new(), Vec::new(), &account).unwrap();
     let fd = guest.table.add(Descriptor::Stream { stream, nonblocking: false }).unwrap();
     (guest, fd, listener.accept().await.unwrap().stream)
 }

@@ -8,7 +8,13 @@ fn pod(volumes: Value) -> Value {
     let mut pod =
         json!({"metadata": {"name": "p", "namespace": "default", "uid": "u", "labels": {"a": "b"}}, "spec": {}});
     pod["spec"]["volumes"] = volumes;
+    pod["spec"]["containers"] =
+        json!([{"name": "main", "resources": {"limits": {"memory": "64Mi"}, "requests": {"cpu": "1500m"}}}]);
     pod
+}
+
+fn node(host_ip: &str) -> NodeFacts<'_> {
+    NodeFacts { host_ip, disk: Path::new("/") }
 }
 
 fn link() -> std::sync::Arc<FakeLink> {
@@ -34,22 +40,27 @@ async fn volumes_hold_what_the_objects_hold() {
         {"name": "some", "configMap": {"name": "cm", "items": [{"key": "a.conf", "path": "sub/x", "mode": 0o400}]}},
         {"name": "sec", "secret": {"secretName": "sec", "defaultMode": 0o440}},
         {"name": "opt", "configMap": {"name": "nobody", "optional": true}},
-        {"name": "down", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+        {"name": "down", "downwardAPI": {"items": [
+            {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}},
+            {"path": "cpu", "resourceFieldRef": {"containerName": "main", "resource": "requests.cpu"}},
+            {"path": "memory", "resourceFieldRef": {"containerName": "main", "resource": "limits.memory", "divisor": "1Mi"}},
+        ]}},
         {"name": "mix", "projected": {"sources": [{"secret": {"name": "sec"}}, {"configMap": {"name": "cm"}}]}},
     ]));
-    set_up(&*link(), &pod, "127.0.0.1", at, Owner::AGENT).await.unwrap();
+    set_up(&*link(), &pod, node("127.0.0.1"), at, Owner::AGENT).await.unwrap();
     assert_eq!(read(at, "all/a.conf"), b"alpha");
     assert_eq!(read(at, "all/bin"), [0, 1, 2]);
     assert_eq!(read(at, "some/sub/x"), b"alpha");
     assert!(!at.join("some/b.conf").exists());
     assert_eq!(read(at, "sec/token"), b"secret");
     assert_eq!(fs::metadata(at.join("sec/token")).unwrap().permissions().mode() & 0o777, 0o440);
-    assert_eq!(fs::read_dir(at.join("opt")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(payload::current(&at.join("opt")).unwrap()).unwrap().count(), 0);
+    assert_eq!((read(at, "down/memory"), read(at, "down/cpu")), (b"64".to_vec(), b"2".to_vec()));
     assert_eq!(read(at, "down/labels"), b"a=\"b\"");
     assert_eq!((read(at, "mix/token"), read(at, "mix/b.conf")), (b"secret".to_vec(), b"beta".to_vec()));
 
     fs::write(at.join("scratch/kept"), b"x").unwrap();
-    set_up(&*link(), &pod, "127.0.0.1", at, Owner::AGENT).await.unwrap();
+    set_up(&*link(), &pod, node("127.0.0.1"), at, Owner::AGENT).await.unwrap();
     assert_eq!(read(at, "scratch/kept"), b"x", "an emptyDir lives as long as its pod");
 }
 
@@ -58,12 +69,12 @@ async fn without_the_control_plane_a_pod_keeps_what_it_had() {
     let directory = tempfile::tempdir().unwrap();
     let (link, pod) = (link(), pod(json!([{"name": "all", "configMap": {"name": "cm"}}])));
     link.set_down(true);
-    let failure = set_up(&*link, &pod, "", directory.path(), Owner::AGENT).await.unwrap_err();
+    let failure = set_up(&*link, &pod, node(""), directory.path(), Owner::AGENT).await.unwrap_err();
     assert!(failure.message().contains("connection refused"), "{}", failure.message());
     link.set_down(false);
-    set_up(&*link, &pod, "", directory.path(), Owner::AGENT).await.unwrap();
+    set_up(&*link, &pod, node(""), directory.path(), Owner::AGENT).await.unwrap();
     link.set_down(true);
-    set_up(&*link, &pod, "", directory.path(), Owner::AGENT).await.unwrap();
+    set_up(&*link, &pod, node(""), directory.path(), Owner::AGENT).await.unwrap();
     assert_eq!(read(directory.path(), "all/a.conf"), b"alpha");
 }
 
@@ -81,31 +92,41 @@ async fn what_cannot_be_set_up_is_said_and_leaves_nothing() {
         ),
         (
             json!({"name": "v", "hostPath": {"path": "/"}}),
-            "MountVolume.SetUp failed for volume \"v\" : this node does not support volumes of type hostPath",
+            "MountVolume.SetUp failed for volume \"v\" : this node shares no directories of its own with pods (hostPath)",
+        ),
+        (
+            json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}),
+            "MountVolume.SetUp failed for volume \"v\" : this cluster issues no tokens of service accounts (serviceAccountToken)",
+        ),
+        (
+            json!({"name": "v", "configMap": {"name": "cm", "items": [{"key": "a.conf", "path": "..data"}]}}),
+            "MountVolume.SetUp failed for volume \"v\" : ..data is not a path within the volume",
         ),
         (
             json!({"name": "v", "configMap": {"name": "cm", "items": [{"key": "a.conf", "path": "../../x"}]}}),
             "MountVolume.SetUp failed for volume \"v\" : ../../x is not a path within the volume",
         ),
     ] {
-        let failure = set_up(&*link(), &pod(json!([volume])), "", directory.path(), Owner::AGENT).await.unwrap_err();
+        let failure =
+            set_up(&*link(), &pod(json!([volume])), node(""), directory.path(), Owner::AGENT).await.unwrap_err();
         assert_eq!(failure.message(), message);
         assert!(!directory.path().join("v").exists());
     }
 }
 
-#[test]
-fn mounts_are_relative_to_the_runner() {
-    let pod = pod(json!([{"name": "s", "secret": {"secretName": "x"}}, {"name": "e", "emptyDir": {}}]));
-    let container = json!({"volumeMounts": [
-        {"name": "s", "mountPath": "/s"}, {"name": "e", "mountPath": "/e"}, {"name": "e", "mountPath": "/r", "readOnly": true},
-    ]});
-    let all = mounts(&container, &pod).unwrap();
-    let flat: Vec<(&str, &str, bool)> =
-        all.iter().map(|mount| (mount.source.to_str().unwrap(), mount.target.as_str(), mount.read_only)).collect();
-    assert_eq!(flat, [("volumes/u/s", "/s", true), ("volumes/u/e", "/e", false), ("volumes/u/e", "/r", true)]);
-    let unknown = json!({"volumeMounts": [{"name": "x", "mountPath": "/x"}]});
-    assert!(mounts(&unknown, &pod).is_err());
-    let sub = json!({"volumeMounts": [{"name": "e", "mountPath": "/x", "subPath": "../.."}]});
-    assert!(mounts(&sub, &pod).unwrap_err().contains("subPath"));
+#[tokio::test]
+async fn what_a_pod_keeps_on_disk_is_measured() {
+    let directory = tempfile::tempdir().unwrap();
+    let pod = pod(json!([{"name": "scratch", "emptyDir": {}}, {"name": "none", "emptyDir": {}}]));
+    fs::create_dir_all(directory.path().join("scratch")).unwrap();
+    fs::create_dir_all(directory.path().join(".layers/main")).unwrap();
+    fs::write(directory.path().join("scratch/file"), vec![0; 5000]).unwrap();
+    std::os::unix::fs::symlink("/", directory.path().join("scratch/link")).unwrap();
+    let usage = usage(&pod, directory.path()).await;
+    let expected = Usage { bytes: 3 * 4096 + 2 * tree::ENTRY_BYTES, entries: 2 };
+    assert_eq!(
+        usage.volumes,
+        BTreeMap::from([("scratch".to_owned(), expected), ("none".to_owned(), Usage::default())])
+    );
+    assert_eq!(usage.layers, BTreeMap::from([("main".to_owned(), Usage::default())]));
 }

@@ -1,0 +1,186 @@
+//! Volumes of pods on disk: what is in them ([`content`], pure), files that change all at once ([`payload`]) and go on
+//! changing while the pod runs ([`live`]), and how containers see them ([`mounts`], [`layer`]).
+//!
+//! ```text
+//!   DIR/ns/NAMESPACE/volumes/POD/NAME               a volume
+//!                               /.layers/CONTAINER  what a container has of its own: its root
+//!                               /.parts/CONTAINER   parts of config maps and the like, as they were when it started
+//! ```
+//!
+//! What must never happen here: a link that a guest made is followed ([`beneath`]).
+
+mod beneath;
+mod content;
+mod layer;
+pub(crate) mod live;
+pub(crate) mod mounts;
+mod payload;
+
+pub(crate) use layer::message_path;
+
+use crate::{
+    ledger::is_file_name,
+    link::{CONFIG_MAPS, Link, Resource, SECRETS},
+    pod::{
+        env::{NodeFacts, Sources},
+        spec,
+    },
+    sandbox::Owner,
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use content::{Content, content, needed};
+use coracle_objects::{ApiError, ObjectKey, Reason, meta};
+use coracle_runner::tree::{self, Usage};
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
+
+/// An emptyDir belongs to whoever is in the pod.
+const EMPTY_DIR_MODE: u32 = 0o777;
+
+/// Why a volume cannot be set up: kubelet's `FailedMount`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MountFailure {
+    pub(crate) volume: String,
+    pub(crate) detail: String,
+}
+
+impl MountFailure {
+    /// The event's message.
+    pub(crate) fn message(&self) -> String {
+        format!("MountVolume.SetUp failed for volume \"{}\" : {}", self.volume, self.detail)
+    }
+}
+
+/// Decodes a ConfigMap's `data` and `binaryData`, or a Secret's `data`.
+pub(crate) fn data_of(object: &Value) -> BTreeMap<String, Vec<u8>> {
+    let is_secret = object["kind"] == "Secret";
+    let mut data = BTreeMap::new();
+    for (field, is_encoded) in [("data", is_secret), ("binaryData", true)] {
+        for (key, value) in object[field].as_object().into_iter().flatten() {
+            let text = value.as_str().unwrap_or_default();
+            let bytes = if is_encoded { STANDARD.decode(text).unwrap_or_default() } else { text.as_bytes().to_vec() };
+            data.insert(key.clone(), bytes);
+        }
+    }
+    data
+}
+
+/// Reads the named config maps and secrets; those that do not exist are left out.
+///
+/// # Errors
+/// When the server cannot be asked.
+pub(crate) async fn fetch<'a>(
+    link: &dyn Link,
+    namespace: &str,
+    config_maps: impl IntoIterator<Item = &'a str>,
+    secrets: impl IntoIterator<Item = &'a str>,
+) -> Result<Sources, ApiError> {
+    let mut sources = Sources::default();
+    let wanted: BTreeSet<(&str, bool)> =
+        config_maps.into_iter().map(|name| (name, false)).chain(secrets.into_iter().map(|name| (name, true))).collect();
+    for (name, is_secret) in wanted {
+        let resource: Resource = if is_secret { SECRETS } else { CONFIG_MAPS };
+        match link.get(resource, &ObjectKey::namespaced(namespace, name)).await {
+            Ok(mut object) => {
+                object["kind"] = if is_secret { "Secret" } else { "ConfigMap" }.into();
+                let into = if is_secret { &mut sources.secrets } else { &mut sources.config_maps };
+                into.insert(name.to_owned(), data_of(&object));
+            }
+            Err(error) if error.reason == Reason::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sources)
+}
+
+/// Puts all volumes of a pod below `directory`; an emptyDir that is there keeps what is in it, and is `owner`'s.
+///
+/// # Errors
+/// The first volume that cannot be set up.
+pub(crate) async fn set_up(
+    link: &dyn Link,
+    pod: &Value,
+    node: NodeFacts<'_>,
+    directory: &Path,
+    owner: Owner,
+) -> Result<(), MountFailure> {
+    for volume in spec::items(&pod["spec"], "volumes") {
+        let name = spec::text(volume, "name").to_owned();
+        let failure = |detail: String| MountFailure { volume: name.clone(), detail };
+        if !is_file_name(&name) {
+            return Err(failure("its name is not usable as a directory".to_owned()));
+        }
+        let (config_maps, secrets) = needed(volume);
+        let sources = match fetch(link, meta::namespace(pod), config_maps, secrets).await {
+            Ok(sources) => sources,
+            // A node that restarts while the control plane is away goes on with what it had.
+            Err(error) if is_absence(&error) && payload::current(&directory.join(&name)).is_ok() => continue,
+            Err(error) => return Err(failure(error.to_string())),
+        };
+        let content = content(volume, pod, node, &sources).map_err(failure)?;
+        let target = directory.join(&name);
+        let written = tokio::task::spawn_blocking(move || write(&target, &content, owner)).await;
+        written.map_err(|_| failure("interrupted".to_owned()))?.map_err(|error| failure(error.to_string()))?;
+    }
+    Ok(())
+}
+
+fn is_absence(error: &ApiError) -> bool {
+    matches!(error.reason, Reason::ServiceUnavailable | Reason::Timeout)
+}
+
+fn write(target: &Path, content: &Content, owner: Owner) -> io::Result<()> {
+    match content {
+        Content::Empty => {
+            fs::create_dir_all(target)?;
+            fs::set_permissions(target, Permissions::from_mode(EMPTY_DIR_MODE))?;
+            owner.give(target)
+        }
+        Content::Files(files) => payload::put(target, files, owner).map(|_| ()),
+    }
+}
+
+/// Removes a directory tree, or a file or link, if it is there; links are not followed, and a guest that made it very
+/// deep makes it slow and nothing more.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    tree::remove(path)
+}
+
+/// What a pod keeps on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct PodUsage {
+    /// Bytes and names of each volume, by its name.
+    pub(crate) volumes: BTreeMap<String, Usage>,
+    /// Of what each container wrote outside its volumes, by its name.
+    pub(crate) layers: BTreeMap<String, Usage>,
+}
+
+/// Measures the volumes of a pod below `directory`, [`crate::context::Context::volumes`]. It reads every directory in
+/// them, beside the async threads; what is not there yet takes up nothing.
+pub(crate) async fn usage(pod: &Value, directory: &Path) -> PodUsage {
+    let of = |items: &mut dyn Iterator<Item = &Value>| -> Vec<String> {
+        let names = items.map(|item| spec::text(item, "name")).filter(|name| is_file_name(name));
+        names.map(str::to_owned).collect()
+    };
+    let volumes = of(&mut spec::items(&pod["spec"], "volumes").iter());
+    let containers = of(&mut spec::containers(pod));
+    let directory = directory.to_owned();
+    let measured = tokio::task::spawn_blocking(move || {
+        let measure = |name: &String| tree::measure(&directory.join(name)).unwrap_or_default();
+        let layers = directory.join(layer::DIRECTORY);
+        PodUsage {
+            volumes: volumes.into_iter().map(|name| (name.clone(), measure(&name))).collect(),
+            layers: containers.into_iter().map(|name| (name.clone(), layer::usage(&layers.join(name)))).collect(),
+        }
+    });
+    measured.await.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
