@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo     build, start a cluster, run the init-container example and three web servers behind a service, stop"
+	@echo "make demo     build, start a cluster, run init containers, web servers behind a service and three bad neighbours, stop"
 	@echo "make test     every test (the first time fetches kubectl, a registry, compilers and programs into a cache: some 400 MB)"
 	@echo "make setup    install what the build needs (libclang, protoc), skipping what is there"
 	@echo "make bench    pod start, idle memory, what starting and limiting guests, network and HTTP cost (slow: release build; wasmtime is built once to compare with)"

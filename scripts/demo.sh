@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job in one go: a cluster in a temporary directory, the well-known init-container example, three web servers
-# behind a service, everything stopped again. Commands are echoed as a person would type them.
+# behind a service, bad neighbours that hurt nobody, everything stopped again. Commands are echoed as a person would type them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -130,3 +130,70 @@ for name in web web-2 web-3; do
     printf '%s answers, and sees itself at %s\n' "$name" "$address"
 done
 run kubectl delete -f examples/web/service.yaml -f examples/web/pod.yaml -f examples/web/replicas.yaml
+
+# median_ms URL: the median of 60 answers, in milliseconds.
+median_ms() {
+    local arguments=() number
+    for number in $(seq 60); do arguments+=(-o /dev/null "$1"); done
+    curl -sS --max-time 20 --fail -w '%{time_total}\n' "${arguments[@]}" | sort -n | awk 'NR == 30 { printf "%.2f", 1000 * $1 }'
+}
+
+# cpu_ticks NAMESPACE: what the namespace's runner has computed so far, by the kernel's count.
+cpu_ticks() {
+    local uid pid
+    uid=$(kubectl get namespace "$1" -o 'jsonpath={.metadata.uid}')
+    for pid in $(pgrep -P "$dev"); do
+        if tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q "/ns/$uid "; then
+            # The name of the command is in parentheses and may hold anything; what follows it does not.
+            sed 's/.*) //' "/proc/$pid/stat" | awk '{ print $12 + $13 }'
+            return
+        fi
+    done
+    echo 0
+}
+
+say "A bad module hurts nobody: two namespaces, a good web server in each"
+run coracle push examples/misfit/misfit.wasm misfit:1
+run kubectl apply -f examples/misfit/good.yaml
+run kubectl wait --for=condition=Ready pod/good -n rough --timeout=60s
+run kubectl wait --for=condition=Ready pod/good -n calm --timeout=60s
+port() { kubectl get service good -n "$1" -o 'jsonpath={.spec.ports[0].nodePort}'; }
+rough="http://127.0.0.1:$(port rough)/" calm="http://127.0.0.1:$(port calm)/"
+until_shown "still here" 30 curl -sS --max-time 5 "$rough"
+until_shown "still here" 30 curl -sS --max-time 5 "$calm"
+rough_before=$(median_ms "$rough") calm_before=$(median_ms "$calm")
+
+say "Three bad pods join one of them: one spins (cpu: 200m), one hoards (memory: 32Mi), one quits"
+run kubectl apply -f examples/misfit/bad.yaml
+until_shown OOMKilled 30 kubectl get pod hoarder -n rough -o 'jsonpath={.status.containerStatuses[0].lastState.terminated.reason}'
+until_shown CrashLoopBackOff 30 kubectl get pod hoarder -n rough
+until_shown CrashLoopBackOff 30 kubectl get pod quitter -n rough
+run kubectl get pods -n rough
+printf '$ kubectl describe pod hoarder -n rough | grep -A4 "Last State"\n'
+kubectl describe pod hoarder -n rough | grep -A4 "Last State"
+
+say "The spinner's CPU, by the kernel's count of its runner over five seconds, and as kubectl top has it"
+before=$(cpu_ticks rough)
+sleep 5
+after=$(cpu_ticks rough)
+used=$(((after - before) * 1000 / (5 * $(getconf CLK_TCK))))
+printf 'the runner of namespace rough computed %s thousandths of a core; its spinner may have 200\n' "$used"
+[ "$used" -ge 150 ] && [ "$used" -le 260 ] || fail "200m were asked for, $used were used"
+until_shown spinner 30 kubectl top pods -n rough
+run kubectl top pods -n rough --containers
+
+say "Both good pods answer as before"
+rough_after=$(median_ms "$rough") calm_after=$(median_ms "$calm")
+printf 'beside the bad ones: %s ms, before: %s ms (median of 60)\nin the other namespace: %s ms, before: %s ms\n' \
+    "$rough_after" "$rough_before" "$calm_after" "$calm_before"
+run curl -sS --max-time 5 "$rough"
+for pair in "$rough_before $rough_after" "$calm_before $calm_after"; do
+    awk -v pair="$pair" 'BEGIN { split(pair, t, " "); exit !(t[2] <= 2 * t[1] + 20) }' || fail "the answers took longer: $pair ms"
+done
+
+say "A command in a container, also while it spins: another run of its module, in the same pod"
+printf '$ kubectl exec spinner -n rough -- misfit quit\n'
+if output=$(kubectl exec spinner -n rough -- misfit quit 2>&1); then fail "misfit quit ends with 1, but kubectl exec did not"; fi
+printf '%s\n' "$output"
+case "$output" in *enough*"exit code 1"*) ;; *) fail "the command's output or exit code is not shown" ;; esac
+run kubectl delete namespace rough calm
