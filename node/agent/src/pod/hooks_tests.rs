@@ -1,3 +1,5 @@
+//! Hooks against listeners of the test's own.
+
 use super::*;
 use crate::pod::{probes::tests::World, subject::tests::subject};
 use serde_json::json;

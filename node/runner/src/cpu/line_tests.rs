@@ -1,3 +1,5 @@
+//! Who of several that want to compute goes first.
+
 use super::*;
 use futures::task::noop_waker;
 

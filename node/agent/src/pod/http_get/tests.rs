@@ -1,3 +1,5 @@
+//! Requests of probes and hooks against listeners of the test's own.
+
 use super::*;
 use crate::pod::subject::tests::subject;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! When probes are due, and what a row of results comes to.
+
 use super::*;
 use serde_json::json;
 
