@@ -2,7 +2,7 @@
 
 use crate::{
     kubectl::{Kubectl, texts},
-    processes,
+    older_kernel, processes,
     wait::eventually,
 };
 use anyhow::{Context as _, Result, bail};
@@ -14,6 +14,7 @@ use std::{
     env, fs,
     fs::File,
     net::{IpAddr, Ipv4Addr},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{self, Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU8, Ordering},
@@ -26,6 +27,8 @@ pub struct Cluster {
     child: Option<Child>,
     host: Ipv4Addr,
     arguments: Vec<String>,
+    user: Option<u32>,
+    without_landlock: bool,
 }
 
 /// How many clusters this process has made.
@@ -66,7 +69,33 @@ impl Cluster {
     #[must_use]
     pub fn unstarted() -> Self {
         let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
-        Self { directory, child: None, host: own_loopback_address(), arguments: Vec::new() }
+        Self {
+            directory,
+            child: None,
+            host: own_loopback_address(),
+            arguments: Vec::new(),
+            user: None,
+            without_landlock: false,
+        }
+    }
+
+    /// Started as an ordinary user, who owns nothing but the cluster's directory. Only root can do that.
+    ///
+    /// # Panics
+    /// When the directory cannot be given away.
+    #[must_use]
+    pub fn as_user(mut self, user: u32) -> Self {
+        let path = self.directory.path();
+        std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap_or_else(|error| panic!("chown: {error}"));
+        self.user = Some(user);
+        self
+    }
+
+    /// Started as on a kernel that has no Landlock: its calls fail as those that do not exist.
+    #[must_use]
+    pub fn without_landlock(mut self) -> Self {
+        self.without_landlock = true;
+        self
     }
 
     /// With more arguments for `coracle dev`.
@@ -133,7 +162,14 @@ impl Cluster {
             _ => Err(error),
         })?;
         let log = File::options().create(true).append(true).open(self.directory.path().join("log"))?;
-        let child = Command::new(binary()?)
+        let mut command = Command::new(binary()?);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user).env("HOME", self.directory.path());
+        }
+        if self.without_landlock {
+            older_kernel::without_landlock(&mut command);
+        }
+        let child = command
             .args(["dev", "--listen", &format!("{}:0", self.host), "--data-dir"])
             .arg(self.data_dir())
             .args(&self.arguments)

@@ -10,6 +10,7 @@ pub mod connections;
 pub mod kubectl;
 pub mod mount;
 pub mod network;
+pub mod older_kernel;
 pub mod pods;
 pub mod processes;
 pub mod random;

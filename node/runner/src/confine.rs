@@ -102,6 +102,7 @@ pub(crate) fn before_threads(root: &Path, user: Option<u32>) -> io::Result<Confi
     nix::unistd::chdir(root)?;
     let own_root = account::take_root(user.is_some())?;
     let root = if own_root { PathBuf::from("/") } else { env::current_dir()? };
+    account::bound_capabilities()?;
     account::become_user(user)?;
     account::drop_capabilities()?;
     // After the change of user, which clears it.
@@ -141,6 +142,7 @@ impl Confining {
 pub(crate) fn compiler(user: Option<u32>, beside: &Path) -> io::Result<Confinement> {
     let _ = fs::write("/proc/self/oom_score_adj", COMPILER_OOM_SCORE);
     let own_root = account::take_empty_root(beside, user.is_some())?;
+    account::bound_capabilities()?;
     account::become_user(user)?;
     account::drop_capabilities()?;
     die_with_parent()?;

@@ -62,8 +62,8 @@ struct CapabilityWords {
     inheritable: u32,
 }
 
-/// No capability now, and none to be had by any means.
-pub(super) fn drop_capabilities() -> io::Result<()> {
+/// No capability is to be had by any means. Before the change of user, which takes the right to say so.
+pub(super) fn bound_capabilities() -> io::Result<()> {
     for capability in 0..MAX_CAPABILITIES {
         // SAFETY: the call takes numbers only.
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
@@ -75,6 +75,11 @@ pub(super) fn drop_capabilities() -> io::Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// No capability now.
+pub(super) fn drop_capabilities() -> io::Result<()> {
     // SAFETY: the call takes numbers only. Before Linux 4.3 there is nothing to clear.
     unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
     let header = CapabilityHeader { version: CAPABILITY_VERSION, pid: 0 };
