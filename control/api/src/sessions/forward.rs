@@ -10,6 +10,7 @@ use crate::nodelink::{NodeLinks, Said, Session, SessionReader, SessionWriter};
 use bytes::Bytes;
 use coracle_objects::ApiError;
 use coracle_wire::v1::{PortForwardRequest, open_session::Purpose};
+use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 const FORWARDS_MAX: usize = 100;
 /// How long the second stream of a pair may take.
 const PAIR_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection that the pod has closed for its part is over when its client has sent nothing for so long.
+const QUIET: Duration = Duration::from_millis(200);
 /// Half pairs that wait at a time.
 const HALF_PAIRS_MAX: usize = 2 * FORWARDS_MAX;
 /// The one channel of a forwarded connection.
@@ -128,8 +131,9 @@ async fn pair(data: Stream, error: Stream, opener: &Opener, idle: &Idle, is_over
             }
             join(opener.open(port).await?, data.reader, &data.writer, idle).await
         } => forwarded,
-        // Nobody wants to know.
-        () = data.writer.is_reset() => return,
+        // The client has done with it: newer kubectls say so as soon as the pod has closed its part, and then wait for
+        // the end of the errors.
+        () = data.writer.is_reset() => Ok(()),
     };
     if let Err(failure) = forwarded {
         let text = opener.failure(port, &failure.message);
@@ -143,12 +147,14 @@ async fn finish(data: &StreamWriter, error: &StreamWriter) {
     error.finish().await.ok();
 }
 
-/// Carries bytes both ways until the node ends the session or the client has gone.
+/// Carries bytes both ways until the node ends the session, the client has gone, or nothing can be expected any more.
 async fn join(session: Session, mut from: StreamReader, to: &StreamWriter, idle: &Idle) -> Result<(), ApiError> {
     let (mut reader, writer) = session.split();
+    let input = Input::new();
     let upward = async {
         while let Some(bytes) = from.next().await {
             idle.touch();
+            input.touch();
             if writer.send(CHANNEL, bytes).await.is_err() {
                 break;
             }
@@ -158,25 +164,52 @@ async fn join(session: Session, mut from: StreamReader, to: &StreamWriter, idle:
         std::future::pending().await
     };
     tokio::select! {
-        ended = downward(&mut reader, to, idle) => ended,
+        ended = downward(&mut reader, to, idle, &input) => ended,
         never = upward => never,
     }
 }
 
-async fn downward(reader: &mut SessionReader, to: &StreamWriter, idle: &Idle) -> Result<(), ApiError> {
-    loop {
-        match said(reader).await? {
-            Some((bytes, close)) => {
-                idle.touch();
-                let sent = async {
-                    to.send(bytes).await?;
-                    if close { to.finish().await } else { Ok(()) }
-                };
-                if sent.await == Err(Gone) {
-                    return Ok(());
-                }
+/// When the client has sent something last.
+struct Input(Mutex<Instant>);
+
+impl Input {
+    fn new() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+
+    fn touch(&self) {
+        *self.0.lock() = Instant::now();
+    }
+
+    /// Waits until the client has sent nothing for a while.
+    async fn quiet(&self) {
+        loop {
+            let until = *self.0.lock() + QUIET;
+            if Instant::now() >= until {
+                return;
             }
-            None => return Ok(()),
+            tokio::time::sleep_until(until).await;
+        }
+    }
+}
+
+async fn downward(reader: &mut SessionReader, to: &StreamWriter, idle: &Idle, input: &Input) -> Result<(), ApiError> {
+    let mut is_closed = false;
+    loop {
+        let said = tokio::select! {
+            biased;
+            said = said(reader) => said?,
+            // kubectl hangs up only when it is told that the connection is over, and it is not told who closed what.
+            () = input.quiet(), if is_closed => return Ok(()),
+        };
+        let Some((bytes, close)) = said else { return Ok(()) };
+        idle.touch();
+        if to.send(bytes).await == Err(Gone) || (close && to.finish().await == Err(Gone)) {
+            return Ok(());
+        }
+        if close {
+            is_closed = true;
+            input.touch();
         }
     }
 }

@@ -313,9 +313,8 @@ async fn forwards(mut peer: Peer<impl AsyncRead + AsyncWrite + Unpin>, node: &mu
     assert_eq!(good.hear(0).await, b"request");
     good.say(0, "answer").await;
     good.frame(Frame::Channel(ChannelFrame { channel: 0, data: Bytes::new(), close: true })).await;
-    assert_eq!(peer.whole([5]).await, [b"answer"]);
-    good.end(Bytes::new()).await;
-    assert_eq!(peer.whole([1]).await, [b""]);
+    // The client is told that it is over, also when the node waits for the client to close its part.
+    assert_eq!(peer.whole([5, 1]).await, [&b"answer"[..], b""]);
     good.is_over().await;
     // The client may give a connection up.
     for (stream, kind) in [(9, "error"), (11, "data")] {
@@ -323,6 +322,7 @@ async fn forwards(mut peer: Peer<impl AsyncRead + AsyncWrite + Unpin>, node: &mu
     }
     let mut given_up = AtNode::opened(node).await;
     peer.say(&client::reset(11)).await;
+    assert_eq!(peer.whole([9]).await, [b""], "it waits for the end of the errors");
     given_up.is_over().await;
 }
 
