@@ -157,6 +157,7 @@ pub(crate) async fn one_guest_takes_only_its_share_of_the_pool(context: Arc<Cont
     let greedy = crowd(60, 0);
     let start = runner.wasm(&greedy, &[]).await;
     let first = runner.start(start).await;
+    runner.until_started(&first).await;
     let start = runner.wasm(&greedy, &[]).await;
     let second = runner.refusal(start).await;
     assert!(second.contains("tables more than usual"), "{second}");
@@ -164,6 +165,7 @@ pub(crate) async fn one_guest_takes_only_its_share_of_the_pool(context: Arc<Cont
     // Memories are slots.
     let start = runner.wasm(&crowd(4, 4), &[]).await;
     let third = runner.start(start).await;
+    runner.until_started(&third).await;
     let start = runner.wasm(&crowd(5, 5), &[]).await;
     let message = runner.refusal(start).await;
     assert!(message.contains("no room for another instance with 5 memories"), "{message}");
