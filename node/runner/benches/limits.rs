@@ -20,10 +20,10 @@ mod http;
 mod neighbours;
 
 use coracle_runner::protocol::{RunId, StartGuest, ToRunner};
-use fixture::{Context, Guest, Runner};
+use fixture::{Context, Guest, Runner, cpu_nanos};
 use futures::future::join_all;
 use std::{
-    env, fs,
+    env,
     process::ExitCode,
     sync::Arc,
     thread::available_parallelism,
@@ -82,16 +82,6 @@ async fn measure(context: &Arc<Context>) {
     kills(context).await;
 }
 
-/// CPU time of all threads of a process, in nanoseconds.
-fn used(pid: u32) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process");
-    let nanos = |task: fs::DirEntry| {
-        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<u64>().ok()
-    };
-    tasks.filter_map(|task| nanos(task.ok()?)).sum()
-}
-
 async fn started(runner: &mut Runner, guest: Guest, set: impl FnOnce(&mut StartGuest)) -> RunId {
     let mut start = runner.guest(guest, &[]).await;
     set(&mut start);
@@ -106,13 +96,13 @@ async fn accuracy(context: &Arc<Context>) {
     for (count, limit) in [(1, 50), (1, 200), (1, 900), (10, 100), (100, 10)] {
         let mut runner = context.runner_for(200).await;
         let began = Instant::now();
-        let before = used(runner.process.pid());
+        let before = cpu_nanos(runner.process.pid());
         for _ in 0..count {
             started(&mut runner, SPINNER, |start| start.cpu_limit_millis = Some(limit)).await;
         }
         let from_start = began.elapsed();
         sleep(over).await;
-        let all = (used(runner.process.pid()) - before, began.elapsed());
+        let all = (cpu_nanos(runner.process.pid()) - before, began.elapsed());
         let allowed = u128::from(count * limit) * all.1.as_nanos() / 1000;
         println!(
             "  {count:>3} x {limit:>3}m   {:>6.1} % of what they may (started within {from_start:.0?}, which counts)",
@@ -137,7 +127,7 @@ async fn cost(context: &Arc<Context>) {
     let mut runner = context.runner().await;
     for _ in 0..rounds {
         for (times, is_limited) in [(&mut without, false), (&mut with, true)] {
-            let before = used(runner.process.pid());
+            let before = cpu_nanos(runner.process.pid());
             let run = started(&mut runner, WORKER, |start| {
                 if is_limited {
                     limited(start)
@@ -145,7 +135,7 @@ async fn cost(context: &Arc<Context>) {
             })
             .await;
             runner.end(&run).await;
-            times.push(Duration::from_nanos(used(runner.process.pid()) - before));
+            times.push(Duration::from_nanos(cpu_nanos(runner.process.pid()) - before));
         }
     }
     println!("what limits cost (CPU and memory, never reached), {rounds} rounds by turns:");
@@ -187,7 +177,7 @@ async fn requests(context: &Arc<Context>, is_limited: bool) -> (Duration, u32) {
     })
     .await;
     http::ok(&neighbours, "/hello").await;
-    let (before, began) = (used(runner.process.pid()), Instant::now());
+    let (before, began) = (cpu_nanos(runner.process.pid()), Instant::now());
     let over = Duration::from_secs(if short() { 1 } else { 2 });
     let clients = (0..8).map(|_| async {
         let mut count = 0;
@@ -198,7 +188,10 @@ async fn requests(context: &Arc<Context>, is_limited: bool) -> (Duration, u32) {
         count
     });
     let count: u32 = join_all(clients).await.into_iter().sum();
-    (Duration::from_nanos(used(runner.process.pid()) - before) / count, count / u32::try_from(over.as_secs()).unwrap())
+    (
+        Duration::from_nanos(cpu_nanos(runner.process.pid()) - before) / count,
+        count / u32::try_from(over.as_secs()).unwrap(),
+    )
 }
 
 async fn neighbours_wait(context: &Arc<Context>) {
