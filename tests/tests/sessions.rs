@@ -172,7 +172,9 @@ fn much_goes_in_and_out_and_many_at_once() {
                 assert!(said.stdout == input, "{} bytes: {}", said.stdout.len(), text(&said.stderr));
             })
         });
-        both.into_iter().for_each(|one| one.join().unwrap());
+        for one in both {
+            one.join().unwrap();
+        }
     });
     let said = exec(&cluster, &["spinner"], &["fill", "20000000"], b"");
     assert_eq!((said.stdout.len(), said.status.code()), (20_000_000, Some(0)), "{}", text(&said.stderr));
@@ -311,7 +313,9 @@ fn ports_are_forwarded() {
                 scope.spawn(move || (0..5).for_each(|_| drop(get(http, "/").unwrap_or_else(|error| panic!("{error}")))))
             })
             .collect();
-        asking.into_iter().for_each(|one| one.join().unwrap());
+        for one in asking {
+            one.join().unwrap();
+        }
     });
     // Each direction ends on its own.
     let mut half = TcpStream::connect(sink).unwrap();

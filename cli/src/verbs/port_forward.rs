@@ -72,15 +72,15 @@ impl PortForward {
         if phase != "Running" {
             bail!("unable to forward port because pod is not running. Current status={phase}");
         }
-        let pairs = self.ports.iter().map(|text| pair(text, &found)).collect::<Result<Vec<_>>>()?;
-        let (lost, mut loss) = mpsc::channel(1);
+        let wanted = self.ports.iter().map(|text| pair(text, &found)).collect::<Result<Vec<_>>>()?;
+        let (lost, mut ended) = mpsc::channel(1);
         let place = Arc::new(Place {
             credentials,
             pod: meta::name(&found.pod).to_owned(),
             slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             lost,
         });
-        for pair in pairs {
+        for pair in wanted {
             for listener in listen(&self.address, pair.local).await? {
                 let address = listener.local_addr()?;
                 let mut out = io::stdout().lock();
@@ -89,7 +89,7 @@ impl PortForward {
                 tokio::spawn(accept(listener, pair.remote, Arc::clone(&place)));
             }
         }
-        match loss.recv().await {
+        match ended.recv().await {
             Some(error) => Err(error.context("lost connection to pod")),
             None => Ok(ExitCode::SUCCESS),
         }

@@ -85,7 +85,7 @@ impl Sessions {
 fn running(pod: &Value, container: &str) -> Result<RunId, ApiError> {
     let lists = ["containerStatuses", "initContainerStatuses"].into_iter();
     let status = lists.flat_map(|list| spec::items(&pod["status"], list)).find(|status| status["name"] == container);
-    let state = status.map(|status| &status["state"]).unwrap_or(&Value::Null);
+    let state = status.map_or(&Value::Null, |status| &status["state"]);
     let run = status.and_then(|status| spec::text(status, "containerID").strip_prefix(RUN_SCHEME));
     match run {
         Some(run) if state["running"].is_object() => Ok(RunId(run.to_owned())),

@@ -46,8 +46,9 @@ pub(crate) async fn a_guest_that_does_not_read_fills_nothing(context: Arc<Contex
     runner.until_written(&run, "here").await;
     let before = proc_figure(runner.process.pid(), "smaps_rollup", "Pss");
     // An agent that minds no credit: what is too much is dropped.
+    let piece = vec![b'x'; 20_000];
     for _ in 0..3_000 {
-        send(&runner, &run, &[b'x'; 20_000], false).await;
+        send(&runner, &run, &piece, false).await;
     }
     // Its answer shows that the runner has read all that.
     let other = runner.guest(Guest::Toolbox, &["echo", "x"]).await;
