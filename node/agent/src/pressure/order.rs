@@ -68,7 +68,7 @@ fn message(shortage: &Shortage, used: &PodUse) -> String {
     for container in &used.containers {
         let amount = match resource {
             Resource::Memory => container.memory_bytes,
-            _ => container.logs_bytes,
+            _ => container.storage_bytes(),
         };
         let found = spec::containers(&used.pod).find(|one| one["name"] == container.name.as_str());
         let asked = found.map(|one| &one["resources"]["requests"][resource.to_string()]);
@@ -122,7 +122,7 @@ pub(crate) fn over_its_storage(used: &PodUse) -> Option<String> {
     }
     for (container, limit) in spec::app_containers(pod).iter().zip(limits) {
         let name = spec::text(container, "name");
-        let size = used.containers.iter().find(|one| one.name == name).map_or(0, |one| one.logs_bytes);
+        let size = used.containers.iter().find(|one| one.name == name).map_or(0, |one| one.storage_bytes());
         if let Some(limit) = limit.filter(|limit| above(size, *limit)) {
             return Some(format!("Container {name} exceeded its local ephemeral storage limit \"{limit}\". "));
         }
@@ -163,6 +163,7 @@ mod tests {
             memory_limit_bytes: None,
             network: Traffic::default(),
             logs_bytes: MIB,
+            root_bytes: 0,
         };
         PodUse { pod: Arc::new(pod), containers: vec![container], volumes: Vec::new() }
     }

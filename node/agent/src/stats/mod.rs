@@ -5,21 +5,32 @@ pub(crate) mod prometheus;
 pub(crate) mod summary;
 pub(crate) mod usage;
 
-use crate::{clock, guests::Guests, logs::Logs, machine, pod::manager::Registry};
+use crate::{
+    clock,
+    guests::Guests,
+    ledger::is_file_name,
+    logs::Logs,
+    machine,
+    pod::{
+        manager::Registry,
+        volumes::{self, PodUsage},
+    },
+};
 use bytes::Bytes;
-use coracle_objects::{ApiError, Reason};
+use coracle_objects::{ApiError, Reason, meta};
+use coracle_runner::tree::Usage;
 use coracle_wire::v1::summary_request::Format;
 use serde_json::Value;
 use std::{
-    collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    collections::HashMap,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 use summary::Snapshot;
 use time::OffsetDateTime;
 use tokio::{sync::Mutex, time::Instant};
-use usage::{PodUse, Rates, VolumeUse, pods_in_use, run_of};
+use usage::{OnDisk, PodUse, Rates, VolumeUse, pods_in_use, run_of};
 
 /// A look this recent is as good as a new one.
 const FRESH_FOR: Duration = Duration::from_secs(1);
@@ -81,9 +92,9 @@ impl Stats {
         counters.insert(MACHINE.to_owned(), machine.cpu_nanos);
         let began = start_times(&pods);
         let rates = latest.0.take(at, counters, |run| began.get(run).copied());
-        let logs = self.logs.clone();
+        let (logs, data_dir) = (self.logs.clone(), self.data_dir.clone());
         let looked = tokio::task::spawn_blocking(move || {
-            let pods = pods_in_use(pods, &samples, &rates, |pod| on_disk(&logs, pod));
+            let pods = pods_in_use(pods, &samples, &rates, |pod| on_disk(&logs, &data_dir, pod));
             (pods, rates.get(MACHINE).copied())
         });
         let (pods, cpu_nanocores): (Vec<PodUse>, _) = looked.await.unwrap_or_default();
@@ -94,9 +105,20 @@ impl Stats {
     }
 }
 
-/// Bytes of logs by container, and volumes.
-fn on_disk(logs: &Logs, pod: &Value) -> (BTreeMap<String, u64>, Vec<VolumeUse>) {
-    (logs.usage(pod), Vec::new())
+/// What a pod has on disk: logs, what its containers wrote, volumes.
+fn on_disk(logs: &Logs, data_dir: &Path, pod: &Value) -> OnDisk {
+    let bytes = |(name, usage): (String, Usage)| (name, usage.bytes);
+    let used = directory_of(data_dir, meta::uid(pod)).map(|directory| volumes::usage(pod, &directory));
+    let PodUsage { volumes, layers } = used.unwrap_or_default();
+    let volumes = volumes.into_iter().map(|(name, usage)| VolumeUse { name, used_bytes: usage.bytes }).collect();
+    OnDisk { logs: logs.usage(pod), roots: layers.into_iter().map(bytes).collect(), volumes }
+}
+
+/// Where a pod's volumes are, in whichever namespace's directory.
+fn directory_of(data_dir: &Path, uid: &str) -> Option<PathBuf> {
+    let namespaces = std::fs::read_dir(data_dir.join("ns")).ok()?;
+    let mut of_pod = namespaces.flatten().map(|namespace| namespace.path().join("volumes").join(uid));
+    is_file_name(uid).then(|| of_pod.find(|directory| directory.is_dir()))?
 }
 
 /// When each run that pods show began.

@@ -123,6 +123,7 @@ pub(crate) mod tests {
             memory_limit_bytes: Some(4 << 20),
             network: Traffic { received_bytes: 10, sent_bytes: 20 },
             logs_bytes: 5,
+            root_bytes: 0,
         };
         let volumes = vec![VolumeUse { name: "data".to_owned(), used_bytes: 7 }];
         Snapshot {

@@ -33,6 +33,25 @@ pub(crate) struct ContainerUse {
     pub(crate) memory_limit_bytes: Option<u64>,
     pub(crate) network: Traffic,
     pub(crate) logs_bytes: u64,
+    /// What it wrote outside its volumes.
+    pub(crate) root_bytes: u64,
+}
+
+impl ContainerUse {
+    /// What it has on the node's disk beside its pod's volumes.
+    pub(crate) fn storage_bytes(&self) -> u64 {
+        self.logs_bytes + self.root_bytes
+    }
+}
+
+/// What a pod has on the node's disk.
+#[derive(Debug, Default)]
+pub(crate) struct OnDisk {
+    /// Bytes by container.
+    pub(crate) logs: BTreeMap<String, u64>,
+    /// Bytes by container, outside its volumes.
+    pub(crate) roots: BTreeMap<String, u64>,
+    pub(crate) volumes: Vec<VolumeUse>,
 }
 
 /// Bytes that a pod has received and sent over all its connections and datagrams.
@@ -65,8 +84,8 @@ impl PodUse {
 
     /// Everything that it has on the node's disk.
     pub(crate) fn storage_bytes(&self) -> u64 {
-        let logs: u64 = self.containers.iter().map(|container| container.logs_bytes).sum();
-        logs + self.volumes.iter().map(|volume| volume.used_bytes).sum::<u64>()
+        let own: u64 = self.containers.iter().map(ContainerUse::storage_bytes).sum();
+        own + self.volumes.iter().map(|volume| volume.used_bytes).sum::<u64>()
     }
 
     /// Sums over its containers; no rate while one of them has none.
@@ -142,11 +161,11 @@ pub(crate) fn pods_in_use(
     pods: Vec<Arc<Value>>,
     samples: &[RunSample],
     rates: &HashMap<String, u64>,
-    on_disk: impl Fn(&Value) -> (BTreeMap<String, u64>, Vec<VolumeUse>),
+    on_disk: impl Fn(&Value) -> OnDisk,
 ) -> Vec<PodUse> {
     let samples: HashMap<&str, &RunSample> = samples.iter().map(|sample| (sample.run.0.as_str(), sample)).collect();
     let in_use = |pod: Arc<Value>| {
-        let (logs, volumes) = on_disk(&pod);
+        let OnDisk { logs, roots, volumes } = on_disk(&pod);
         let statuses = ["initContainerStatuses", "containerStatuses"];
         let statuses = statuses.iter().flat_map(|list| spec::items(&pod["status"], list));
         let containers: Vec<ContainerUse> = statuses
@@ -165,6 +184,7 @@ pub(crate) fn pods_in_use(
                     memory_limit_bytes: memory_limit(&pod, name),
                     network: Traffic { received_bytes: sample.pod_received_bytes, sent_bytes: sample.pod_sent_bytes },
                     logs_bytes: logs.get(name).copied().unwrap_or(0),
+                    root_bytes: roots.get(name).copied().unwrap_or(0),
                 })
             })
             .collect();
@@ -236,13 +256,17 @@ mod tests {
         let rates = HashMap::from([("one".to_owned(), 11)]);
         let on_disk = |_: &Value| {
             let volumes = vec![VolumeUse { name: "data".to_owned(), used_bytes: 100 }];
-            (BTreeMap::from([("a".to_owned(), 20)]), volumes)
+            OnDisk {
+                logs: BTreeMap::from([("a".to_owned(), 20)]),
+                roots: BTreeMap::from([("a".to_owned(), 3)]),
+                volumes,
+            }
         };
         let pods = pods_in_use(vec![pod], &samples, &rates, on_disk);
         let [only] = pods[0].containers.as_slice() else { panic!("{pods:?}") };
         assert_eq!((only.name.as_str(), only.cpu_nanos, only.cpu_nanocores), ("a", 7, Some(11)));
         assert_eq!((only.memory_bytes, only.memory_limit_bytes, only.restarts), (65_536, Some(1 << 20), 3));
         assert_eq!(pods[0].network(), Traffic { received_bytes: 5, sent_bytes: 6 });
-        assert_eq!((pods[0].memory_bytes(), pods[0].storage_bytes(), pods[0].cpu()), (65_536, 120, (7, Some(11))));
+        assert_eq!((pods[0].memory_bytes(), pods[0].storage_bytes(), pods[0].cpu()), (65_536, 123, (7, Some(11))));
     }
 }

@@ -161,25 +161,18 @@ pub(crate) struct PodUsage {
     pub(crate) layers: BTreeMap<String, Usage>,
 }
 
-/// Measures the volumes of a pod below `directory`, [`crate::context::Context::volumes`]. It reads every directory in
-/// them, beside the async threads; what is not there yet takes up nothing.
-pub(crate) async fn usage(pod: &Value, directory: &Path) -> PodUsage {
-    let of = |items: &mut dyn Iterator<Item = &Value>| -> Vec<String> {
+/// Measures the volumes of a pod below `directory`, [`crate::context::Context::volumes`]; what is not there yet takes up
+/// nothing. Reads every directory in them: not for async threads.
+pub(crate) fn usage(pod: &Value, directory: &Path) -> PodUsage {
+    let measured = |directory: &Path, items: &mut dyn Iterator<Item = &Value>, measure: fn(&Path) -> Usage| {
         let names = items.map(|item| spec::text(item, "name")).filter(|name| is_file_name(name));
-        names.map(str::to_owned).collect()
+        names.map(|name| (name.to_owned(), measure(&directory.join(name)))).collect()
     };
-    let volumes = of(&mut spec::items(&pod["spec"], "volumes").iter());
-    let containers = of(&mut spec::containers(pod));
-    let directory = directory.to_owned();
-    let measured = tokio::task::spawn_blocking(move || {
-        let measure = |name: &String| tree::measure(&directory.join(name)).unwrap_or_default();
-        let layers = directory.join(layer::DIRECTORY);
-        PodUsage {
-            volumes: volumes.into_iter().map(|name| (name.clone(), measure(&name))).collect(),
-            layers: containers.into_iter().map(|name| (name.clone(), layer::usage(&layers.join(name)))).collect(),
-        }
-    });
-    measured.await.unwrap_or_default()
+    let volume = |directory: &Path| tree::measure(directory).unwrap_or_default();
+    PodUsage {
+        volumes: measured(directory, &mut spec::items(&pod["spec"], "volumes").iter(), volume),
+        layers: measured(&directory.join(layer::DIRECTORY), &mut spec::containers(pod), layer::usage),
+    }
 }
 
 #[cfg(test)]

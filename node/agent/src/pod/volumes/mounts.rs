@@ -103,7 +103,7 @@ fn storage_limit(container: &Value) -> Option<u64> {
 
 /// What a pod may keep on disk: the sum of its containers' limits, or the largest of an init container. Without any
 /// limit there is none.
-pub(crate) fn pod_storage_limit(pod: &Value) -> Option<u64> {
+fn pod_storage_limit(pod: &Value) -> Option<u64> {
     let sum = spec::app_containers(pod).iter().filter_map(storage_limit).reduce(u64::saturating_add);
     sum.max(spec::init_containers(pod).iter().filter_map(storage_limit).max())
 }

@@ -114,15 +114,15 @@ async fn what_cannot_be_set_up_is_said_and_leaves_nothing() {
     }
 }
 
-#[tokio::test]
-async fn what_a_pod_keeps_on_disk_is_measured() {
+#[test]
+fn what_a_pod_keeps_on_disk_is_measured() {
     let directory = tempfile::tempdir().unwrap();
     let pod = pod(json!([{"name": "scratch", "emptyDir": {}}, {"name": "none", "emptyDir": {}}]));
     fs::create_dir_all(directory.path().join("scratch")).unwrap();
     fs::create_dir_all(directory.path().join(".layers/main")).unwrap();
     fs::write(directory.path().join("scratch/file"), vec![0; 5000]).unwrap();
     std::os::unix::fs::symlink("/", directory.path().join("scratch/link")).unwrap();
-    let usage = usage(&pod, directory.path()).await;
+    let usage = usage(&pod, directory.path());
     let expected = Usage { bytes: 3 * 4096 + 2 * tree::ENTRY_BYTES, entries: 2 };
     assert_eq!(
         usage.volumes,
