@@ -10,7 +10,7 @@ use coracle_runner::protocol::RunId;
 use serde_json::Value;
 use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::mpsc;
-use tracing::debug;
+use tracing::{debug, warn};
 
 /// Bytes at most of one container's message.
 const MESSAGE_BYTES_MAX: usize = 4096;
@@ -54,12 +54,15 @@ impl Source {
         cut(message, self.bytes_max)
     }
 
+    /// What the container wrote for this.
     async fn written(&self) -> String {
-        let (context, pod, container) = (self.context.clone(), self.pod.clone(), self.container.clone());
-        let (namespace_uid, run) = (self.namespace_uid.clone(), self.run.clone());
-        let read =
-            tokio::task::spawn_blocking(move || termination::read(&context, &namespace_uid, &pod, &container, &run));
-        read.await.unwrap_or_default()
+        let (context, namespace_uid, pod) = (self.context.clone(), self.namespace_uid.clone(), self.pod.clone());
+        let (container, run) = (self.container.clone(), self.run.clone());
+        let read = move || termination::read(&context, &namespace_uid, &pod, &container, &run);
+        tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
+            warn!(%error, "reading a termination message was interrupted");
+            String::new()
+        })
     }
 
     /// The end of the run's log.

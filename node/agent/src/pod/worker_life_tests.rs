@@ -282,6 +282,21 @@ async fn the_end_of_the_log_is_the_message_of_what_failed() {
 }
 
 #[tokio::test]
+async fn what_a_container_wrote_is_its_message() {
+    let world = World::new();
+    world.link.put(PODS, simple("Always"));
+    world.until("running", |pod| phase(pod) == "Running").await;
+    let folder = world.directory.path().join("ns/ns-1/volumes/u-1/.layers/a/dev");
+    std::fs::create_dir_all(&folder).unwrap();
+    // Longer than a message may be.
+    std::fs::write(folder.join("termination-log"), "x".repeat(5000)).unwrap();
+    world.guests.exit("a", 0);
+    world.until("it is kept", |pod| app(pod)["restartCount"] == 1).await;
+    let pod = world.pod();
+    assert_eq!(app(&pod)["lastState"]["terminated"]["message"], "x".repeat(4096));
+}
+
+#[tokio::test]
 async fn hooks_probes_and_sidecars_begin_again_with_the_agent() {
     let world = World::new();
     let hook = json!({"lifecycle": {"postStart": {"exec": {"command": ["x"]}}}});
