@@ -271,6 +271,27 @@ impl Agent {
         Ok(Self { config, channel, link, context: Arc::new(context), writer, exchange, runners, gate, notices })
     }
 
+    /// What runs the pods of the node's own files, and what shows them to the server.
+    fn static_pods(&self, manager: &Manager) -> (StaticPods, Keeper) {
+        let directory = self.config.static_pods.clone();
+        let statics = StaticPods::new(
+            directory.unwrap_or_else(|| self.config.data_dir.join(STATIC_PODS_DIRECTORY)),
+            &self.config.node_name,
+            manager.share(),
+            manager.mirrors(),
+            self.context.recorder.clone(),
+        );
+        let keeper = Keeper {
+            mirrors: manager.mirrors(),
+            link: self.link.clone(),
+            node: self.config.node_name.clone(),
+            registry: manager.registry(),
+            reports: self.context.reports.clone(),
+            recorder: self.context.recorder.clone(),
+        };
+        (statics, keeper)
+    }
+
     async fn run(self, entries: Vec<ledger::Entry>, shutdown: CancellationToken) {
         // The Node says from the beginning what holds its guests in.
         self.runners.probe().await;
@@ -280,23 +301,8 @@ impl Agent {
         let manager = Manager::new(self.context.clone(), entries, stop_pods.clone(), ready_sender);
         let (pods, owners, remembered) = (manager.registry(), manager.tasks(), manager.share());
         let tasks = TaskTracker::new();
-        let directory = self.config.static_pods.clone();
-        let statics = StaticPods::new(
-            directory.unwrap_or_else(|| self.config.data_dir.join(STATIC_PODS_DIRECTORY)),
-            &self.config.node_name,
-            manager.share(),
-            manager.mirrors(),
-            self.context.recorder.clone(),
-        );
+        let (statics, keeper) = self.static_pods(&manager);
         tasks.spawn(statics.run(stop_pods.clone()));
-        let keeper = Keeper {
-            mirrors: manager.mirrors(),
-            link: self.link.clone(),
-            node: self.config.node_name.clone(),
-            registry: pods.clone(),
-            reports: self.context.reports.clone(),
-            recorder: self.context.recorder.clone(),
-        };
         tasks.spawn(keeper.run(stop_link.clone()));
         tasks.spawn(Refresher::new(self.context.clone(), pods.clone()).run(stop_link.clone()));
         let follow = |resource: Resource, selector: String, sink: Box<dyn Sink>| {

@@ -130,7 +130,7 @@ async fn cost(context: &Arc<Context>) {
             let before = cpu_nanos(runner.process.pid());
             let run = started(&mut runner, WORKER, |start| {
                 if is_limited {
-                    limited(start)
+                    limited(start);
                 }
             })
             .await;
@@ -172,7 +172,7 @@ async fn requests(context: &Arc<Context>, is_limited: bool) -> (Duration, u32) {
     let mut runner = context.runner_for(200).await;
     let (_run, neighbours) = http::serving(&mut runner, |start| {
         if is_limited {
-            limited(start)
+            limited(start);
         }
     })
     .await;

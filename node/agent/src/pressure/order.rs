@@ -2,10 +2,14 @@
 //! order and the words are kubelet's.
 
 use super::thresholds::{Resource, Shortage};
-use crate::{pod::spec, static_pods::manifest::is_static_uid, stats::usage::PodUse};
+use crate::{
+    pod::spec,
+    static_pods::manifest::is_static_uid,
+    stats::usage::{ContainerUse, PodUse},
+};
 use coracle_objects::{meta, quantity::Quantity, rules::pod::requests};
 use serde_json::Value;
-use std::cmp::Reverse;
+use std::{cmp::Reverse, fmt::Write};
 
 /// Pods of this priority and above belong to the system and stay.
 const SYSTEM_CRITICAL_PRIORITY: i64 = 2_000_000_000;
@@ -74,10 +78,10 @@ fn message(shortage: &Shortage, used: &PodUse) -> String {
         let asked = found.map(|one| &one["resources"]["requests"][resource.to_string()]);
         let asked = asked.and_then(|amount| Quantity::from_value(amount).ok()).unwrap_or_default();
         if i128::from(amount) > i128::from(asked.ceil()) {
-            message += &format!(
-                "Container {} was using {}, request is {asked}, has larger consumption of {resource}. ",
-                container.name,
-                show(*resource, amount),
+            let (name, amount) = (&container.name, show(*resource, amount));
+            let _ = write!(
+                message,
+                "Container {name} was using {amount}, request is {asked}, has larger consumption of {resource}. "
             );
         }
     }
@@ -122,7 +126,7 @@ pub(crate) fn over_its_storage(used: &PodUse) -> Option<String> {
     }
     for (container, limit) in spec::app_containers(pod).iter().zip(limits) {
         let name = spec::text(container, "name");
-        let size = used.containers.iter().find(|one| one.name == name).map_or(0, |one| one.storage_bytes());
+        let size = used.containers.iter().find(|one| one.name == name).map_or(0, ContainerUse::storage_bytes);
         if let Some(limit) = limit.filter(|limit| above(size, *limit)) {
             return Some(format!("Container {name} exceeded its local ephemeral storage limit \"{limit}\". "));
         }

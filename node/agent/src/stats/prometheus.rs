@@ -25,7 +25,7 @@ struct PodLabels {
     pod: String,
 }
 
-/// The text, as OpenMetrics.
+/// The text, as `OpenMetrics`.
 ///
 /// # Errors
 /// When it cannot be written, which a string never says.

@@ -191,7 +191,7 @@ pub(crate) fn pods_in_use(
         PodUse { pod, containers, volumes }
     };
     let mut pods: Vec<PodUse> = pods.into_iter().map(in_use).collect();
-    pods.sort_by(|one, other| meta::key(&one.pod).cmp(&meta::key(&other.pod)));
+    pods.sort_by_key(|used| meta::key(&used.pod));
     pods
 }
 

@@ -111,16 +111,15 @@ mod tests {
             let start = Instant::now();
             let (mut bucket, mut now, mut used) = (Bucket::new(limit, start), start, 0);
             while now < start + Duration::from_secs(100) {
-                match bucket.pause(now) {
+                if let Some(pause) = bucket.pause(now) {
                     // As with a timer that counts in milliseconds, and is late.
-                    Some(pause) => now += pause + ms(2),
-                    None => {
-                        // On two processors, say.
-                        bucket.take(2 * step * MS);
-                        used += 2 * step * MS;
-                        now += ms(step);
-                    }
+                    now += pause + ms(2);
+                    continue;
                 }
+                // On two processors, say.
+                bucket.take(2 * step * MS);
+                used += 2 * step * MS;
+                now += ms(step);
             }
             let allowed = u64::from(limit) * 100 * MS;
             let spare = u64::from(limit) * MS / 10 + 14 * MS;

@@ -324,16 +324,12 @@ impl Metered {
         if self.is_full {
             return Err(StreamError::Closed);
         }
-        match self.held.write(self.at, length) {
-            Ok(writing) => {
-                self.at = self.at.map(|at| at.saturating_add(length));
-                Ok(writing)
-            }
-            Err(Full) => {
-                self.is_full = true;
-                Err(StreamError::LastOperationFailed(io::Error::from(Errno::ENOSPC).into()))
-            }
-        }
+        let Ok(writing) = self.held.write(self.at, length) else {
+            self.is_full = true;
+            return Err(StreamError::LastOperationFailed(io::Error::from(Errno::ENOSPC).into()));
+        };
+        self.at = self.at.map(|at| at.saturating_add(length));
+        Ok(writing)
     }
 
     fn ended<T>(&mut self, result: StreamResult<T>) -> StreamResult<T> {

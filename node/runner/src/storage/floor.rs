@@ -54,13 +54,12 @@ impl Floor {
         let Some(disk) = &self.disk else { return Ok(()) };
         let mut known = self.known.lock();
         let fresh = known.as_ref().filter(|known| known.at.elapsed() < BELIEVED_FOR && known.left >= bytes);
-        let left = match fresh {
-            Some(known) => known.left,
-            None => {
-                let disk = fstatvfs(disk).map_err(|_| Full)?;
-                let unit = disk.fragment_size();
-                above_reserve(disk.blocks().saturating_mul(unit), disk.blocks_available().saturating_mul(unit))
-            }
+        let left = if let Some(known) = fresh {
+            known.left
+        } else {
+            let disk = fstatvfs(disk).map_err(|_| Full)?;
+            let unit = disk.fragment_size();
+            above_reserve(disk.blocks().saturating_mul(unit), disk.blocks_available().saturating_mul(unit))
         };
         let at = fresh.map_or_else(Instant::now, |known| known.at);
         let rest = left.checked_sub(bytes);

@@ -79,10 +79,9 @@ fn through_link(target: impl AsRef<Path>) -> Result<(), Errno> {
 fn call<const N: usize>(number: libc::c_long, arguments: [i64; N]) -> Result<(), Errno> {
     let mut all = [0; 6];
     all[..N].copy_from_slice(&arguments);
-    let [a, b, c, d, e, f] = all;
     // SAFETY: the pointers among the arguments are null or point to constants with an end, and nothing of this program
     // is changed: where the call is let through, all it could do is what the attempt is about.
-    match unsafe { libc::syscall(number, a, b, c, d, e, f) } {
+    match unsafe { libc::syscall(number, all[0], all[1], all[2], all[3], all[4], all[5]) } {
         -1 => Err(Errno::last()),
         _ => Ok(()),
     }

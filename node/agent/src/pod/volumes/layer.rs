@@ -14,6 +14,7 @@ use coracle_objects::{meta, ranges::CLUSTER_DNS};
 use coracle_runner::tree::{self, Usage};
 use serde_json::Value;
 use std::{
+    fmt::Write as _,
     fs::{self, Permissions},
     io,
     net::IpAddr,
@@ -153,7 +154,7 @@ fn hosts(pod: &Value, address: Option<IpAddr>) -> String {
             let domain = coracle_net::names::CLUSTER_DOMAIN;
             format!("{name}.{subdomain}.{}.svc.{domain}\t", meta::namespace(pod))
         };
-        text += &format!("{address}\t{full}{name}\n");
+        let _ = writeln!(text, "{address}\t{full}{name}");
     }
     let aliases = spec::items(&pod["spec"], "hostAliases");
     if !aliases.is_empty() {
@@ -161,7 +162,7 @@ fn hosts(pod: &Value, address: Option<IpAddr>) -> String {
     }
     for alias in aliases {
         let names: Vec<&str> = spec::items(alias, "hostnames").iter().filter_map(Value::as_str).collect();
-        text += &format!("{}\t{}\n", spec::text(alias, "ip"), names.join("\t"));
+        let _ = writeln!(text, "{}\t{}", spec::text(alias, "ip"), names.join("\t"));
     }
     text
 }

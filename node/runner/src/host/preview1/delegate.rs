@@ -199,7 +199,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         {
             return Err(Errno::Nxio.into());
         }
-        let how = files::Open { lookup, open, base, inheriting, flags };
+        let how = files::Open { lookup, how: open, base, inheriting, flags };
         let inner = self.open_file(memory, directory, path, how).await?;
         Ok(self.table.add(Descriptor::Inner(inner.into()))?)
     }

@@ -20,7 +20,7 @@ const MAX_PIECES: u32 = 1024;
 /// How a file is to be opened.
 pub(super) struct Open {
     pub(super) lookup: Lookupflags,
-    pub(super) open: Oflags,
+    pub(super) how: Oflags,
     pub(super) base: Rights,
     pub(super) inheriting: Rights,
     pub(super) flags: Fdflags,
@@ -164,7 +164,7 @@ impl Preview1 {
         path: GuestPtr<str>,
         how: Open,
     ) -> Result<Fd, Error> {
-        let Open { lookup, mut open, mut base, inheriting, flags } = how;
+        let Open { lookup, how: mut open, mut base, inheriting, flags } = how;
         let Some(volume) = self.volume(directory) else {
             return self.inner.path_open(memory, directory, lookup, path, open, base, inheriting, flags).await;
         };

@@ -413,7 +413,7 @@ async fn what_leaves_the_pod_is_counted() {
     let (theirs, ours) = UnixStream::pair().unwrap();
     network.pod.offer(at("10.244.1.7:80"), at(OUTSIDE), ours.into()).unwrap();
     let accepted = listener.accept().await.unwrap();
-    std::io::Write::write_all(&mut &theirs, b"question").unwrap();
+    io::Write::write_all(&mut &theirs, b"question").unwrap();
     let mut buffer = [0; 64];
     assert_eq!(accepted.stream.try_read(&mut buffer).unwrap(), 8);
     assert_eq!(accepted.stream.try_write(b"answer").unwrap(), 6);
