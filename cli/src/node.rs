@@ -3,7 +3,7 @@
 use crate::{server::absolute, signals::Signals};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use coracle_agent::{AgentConfig, PODS_MAX_DEFAULT, Reserved, Thresholds};
+use coracle_agent::{AgentConfig, PODS_MAX_DEFAULT, RUNNER_INSTANCES_DEFAULT, Reserved, Thresholds};
 use coracle_runner::compile::CompileLimits;
 use coracle_server::NodeCredentials;
 use std::{
@@ -58,6 +58,9 @@ pub(crate) struct WorkloadOptions {
     /// Pods that the node takes at most; its range of addresses is made for as many when it registers first
     #[arg(long, value_name = "N", default_value_t = PODS_MAX_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=32_765))]
     max_pods: u32,
+    /// Instances that each runner process has room for; a namespace with more has several
+    #[arg(long, hide = true, value_name = "N", default_value_t = RUNNER_INSTANCES_DEFAULT, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    runner_instances: u32,
     /// What of the machine is not for pods, e.g. cpu=500m,memory=256Mi
     #[arg(long, value_name = "RESOURCES", value_parser = Reserved::parse, default_value = "", hide_default_value = true)]
     system_reserved: Reserved,
@@ -82,6 +85,7 @@ impl WorkloadOptions {
             compile_limits,
             static_pods,
             pods_max: self.max_pods,
+            runner_instances: self.runner_instances,
             allow_unconfined_guests: self.allow_unconfined_guests,
             reserved: self.system_reserved,
             thresholds: self.eviction_hard,
@@ -145,6 +149,7 @@ pub(crate) fn config(
         registries: None,
         static_pods: None,
         pods_max: PODS_MAX_DEFAULT,
+        runner_instances: RUNNER_INSTANCES_DEFAULT,
         reserved: Reserved::default(),
         thresholds: Thresholds::default(),
         compile_limits: CompileLimits::default(),

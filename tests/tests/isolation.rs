@@ -163,3 +163,60 @@ fn a_kernel_without_landlock_runs_guests_only_when_told() {
     let runner = cluster.runner_of(&uid_of(&kubectl, "default")).unwrap();
     has_no_privileges(runner);
 }
+
+/// A runner with room for eight instances gets six containers.
+#[test]
+fn a_namespace_that_outgrows_a_runner_gets_another() {
+    let mut cluster = Cluster::unstarted().with_arguments(&["--runner-instances", "8"]);
+    cluster.start_again();
+    cluster.push(&guest("toolbox.wasm"), "toolbox:1");
+    cluster.push(&guest("http.wasm"), "http:1");
+    let kubectl = cluster.kubectl();
+    let start = |pod: Value| {
+        let name = pod["metadata"]["name"].as_str().unwrap().to_owned();
+        pods::apply(&kubectl, "default", &[pod]);
+        until(&kubectl, &name, "ready", |pod| {
+            let containers = pod["status"]["containerStatuses"].as_array();
+            containers.is_some_and(|all| all.iter().all(|container| container["ready"] == true))
+        });
+    };
+    let waits = |name: &str| toolbox(name, "Always", &["wait-eof"]);
+    for number in 0..5 {
+        start(waits(&format!("first-{number}")));
+    }
+    let first = cluster.runners();
+    assert_eq!(first.len(), 1, "there is room in one runner for all of them");
+    // Its two containers do not both fit in, so both go elsewhere; probes find their way to a pod there.
+    let mut pair = waits("second-pair");
+    let web = json!({
+        "name": "web", "image": "http:1", "ports": [{"containerPort": 8080}],
+        "readinessProbe": {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1},
+    });
+    pair["spec"]["containers"].as_array_mut().unwrap().push(web);
+    start(pair);
+    let second: Vec<u32> = cluster.runners().into_iter().filter(|runner| !first.contains(runner)).collect();
+    assert_eq!(second.len(), 1, "a second runner");
+    start(waits("first-late"));
+    start(waits("second-late"));
+    assert_eq!(cluster.runners().len(), 2, "what has room in the two starts no third");
+
+    let names: Vec<String> = (0..5).map(|number| format!("first-{number}")).collect();
+    let names: Vec<&str> =
+        names.iter().map(String::as_str).chain(["first-late", "second-pair", "second-late"]).collect();
+    for name in &names {
+        let said = kubectl.run(&format!("exec {name} -c main -- toolbox echo {name}")).unwrap();
+        assert_eq!(said.trim(), *name);
+    }
+    kill(Pid::from_raw(i32::try_from(second[0]).unwrap()), Signal::SIGKILL).unwrap();
+    for name in ["second-pair", "second-late"] {
+        until(&kubectl, name, "running again", |pod| {
+            container(pod)["restartCount"] == 1 && container(pod)["state"]["running"].is_object()
+        });
+    }
+    for name in names.iter().filter(|name| name.starts_with("first")) {
+        let pod = kubectl.json(&format!("get pod {name}")).unwrap();
+        assert_eq!(container(&pod)["restartCount"], 0, "{name} was in the other runner");
+    }
+    // Each is found where it is and ended.
+    kubectl.run("delete pods --all --timeout=60s").unwrap();
+}

@@ -1,8 +1,13 @@
-//! Runner processes: one per namespace, started when its first guest comes, ended when it had none for a while.
+//! Runner processes: one or more per namespace, each started when a guest comes that no other has room for, ended when it
+//! had none for a while.
 //! Routes what they say to the pods' owner tasks and logs, and answers their guests' name lookups.
 
 mod appetite;
 mod death;
+mod fleet;
+mod placement;
+
+pub(crate) use placement::places_of;
 
 use crate::{
     clock,
@@ -21,6 +26,8 @@ use coracle_runner::{
         ToRunner,
     },
 };
+use fleet::Fleet;
+use placement::Residents;
 use std::{
     collections::HashMap,
     error::Error,
@@ -37,8 +44,11 @@ use tracing::{debug, info, warn};
 
 /// A runner without guests lives so long.
 const IDLE_MAX: Duration = Duration::from_mins(1);
-/// Instances that a runner's pool is sized for.
-const INSTANCES_MAX: u32 = 1000;
+/// Instances that a runner's pool is sized for, where nobody says otherwise. Such a pool costs 2,000 mappings of memory, and each
+/// idle guest in it four more: full it has a tenth of what the kernel allows a process by default, so that guests with
+/// many tables find room as well, and the death of one runner ends no more than these. A larger one would make every
+/// namespace dearer.
+pub(crate) const INSTANCES_DEFAULT: u32 = 1000;
 /// Lookups of one runner that are under way; more fail for now.
 const LOOKUPS_MAX: usize = 256;
 /// Answers to lookups that wait to be sent.
@@ -72,6 +82,8 @@ pub(crate) struct Launch {
     pub(crate) namespace: String,
     pub(crate) namespace_uid: String,
     pub(crate) guest: StartGuest,
+    /// What the whole pod takes of a runner: [`places_of`].
+    pub(crate) places: u32,
     /// Must be emptied promptly: one pod that does not would hold up its whole namespace.
     pub(crate) events: mpsc::Sender<(RunId, RunEvent)>,
     pub(crate) output: Output,
@@ -132,8 +144,29 @@ impl Drop for Run {
 #[derive(Default)]
 struct Runs {
     by_id: HashMap<RunId, Run>,
+    residents: Residents,
     /// The runner ends or has ended; nothing may be added.
     closed: bool,
+}
+
+impl Runs {
+    fn insert(&mut self, id: RunId, run: Run, places: u32) {
+        self.residents.enter(&run.pod_uid, places);
+        self.by_id.insert(id, run);
+    }
+
+    fn remove(&mut self, id: &RunId) -> Option<Run> {
+        let run = self.by_id.remove(id)?;
+        self.residents.leave(&run.pod_uid);
+        Some(run)
+    }
+
+    /// Takes all that are left and lets no more in.
+    fn close(&mut self) -> Vec<(RunId, Run)> {
+        self.closed = true;
+        self.residents = Residents::default();
+        self.by_id.drain().collect()
+    }
 }
 
 struct Runner {
@@ -177,8 +210,6 @@ impl Runner {
     }
 }
 
-type Slot = Arc<tokio::sync::Mutex<Option<Arc<Runner>>>>;
-
 /// [`Guests`] over real processes.
 pub(crate) struct Runners {
     command: Vec<OsString>,
@@ -188,17 +219,20 @@ pub(crate) struct Runners {
     gate: Arc<Gate>,
     /// Memory that one runner may take, in bytes.
     ceiling_bytes: Option<u64>,
-    slots: Mutex<HashMap<String, Slot>>,
+    /// Instances of each runner's pool.
+    instances: u32,
+    fleets: Mutex<HashMap<String, Arc<Fleet>>>,
 }
 
 impl Runners {
-    /// `program` is the command line to which `runner` is appended.
+    /// `program` is the command line to which `runner` is appended; `instances` is the size of each one's pool.
     pub(crate) fn new(
         data_dir: &Path,
         program: &[OsString],
         exchange: Arc<Exchange>,
         owners: Arc<Owners>,
         gate: Arc<Gate>,
+        instances: u32,
     ) -> Arc<Self> {
         let command = program.iter().cloned().chain([OsString::from("runner")]).collect();
         Arc::new(Self {
@@ -208,20 +242,21 @@ impl Runners {
             exchange,
             gate,
             ceiling_bytes: appetite::ceiling(),
-            slots: Mutex::default(),
+            instances,
+            fleets: Mutex::default(),
         })
     }
 
-    fn slot(&self, namespace_uid: &str) -> Slot {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.entry(namespace_uid.to_owned()).or_default().clone()
+    fn fleet(&self, namespace_uid: &str) -> Arc<Fleet> {
+        let mut fleets = self.fleets.lock().unwrap_or_else(PoisonError::into_inner);
+        fleets.entry(namespace_uid.to_owned()).or_default().clone()
     }
 
-    async fn current(&self, namespace_uid: &str) -> Option<Arc<Runner>> {
-        self.slot(namespace_uid).lock().await.clone()
+    fn runner_of(&self, namespace_uid: &str, run: &RunId) -> Option<Arc<Runner>> {
+        self.fleet(namespace_uid).of_run(run)
     }
 
-    async fn spawn(&self, launch: &Launch) -> Result<Arc<Runner>, String> {
+    async fn spawn(&self, launch: &Launch, fleet: &Arc<Fleet>) -> Result<Arc<Runner>, String> {
         let root = self.data_dir.join("ns").join(&launch.namespace_uid);
         make_root(&root).map_err(|error| format!("cannot make the runner's directory: {error}"))?;
         if let Err(error) = ca_bundle::link(&self.data_dir, &root) {
@@ -230,7 +265,7 @@ impl Runners {
         let owner = self.owners.of(&launch.namespace_uid);
         let owner = owner.map_err(|error| format!("cannot give the namespace a user of its own: {error}"))?;
         let config =
-            RunnerConfig { command: self.command.clone(), root, max_instances: INSTANCES_MAX, user: owner.id() };
+            RunnerConfig { command: self.command.clone(), root, max_instances: self.instances, user: owner.id() };
         let (process, frames, channel) = RunnerProcess::spawn(config).await.map_err(|error| with_cause(&error))?;
         self.gate.admit(process.confinement())?;
         info!(namespace = launch.namespace, pid = process.pid(), "runner started");
@@ -246,10 +281,11 @@ impl Runners {
         if let Some(ceiling_bytes) = self.ceiling_bytes {
             tokio::spawn(appetite::guard(Arc::downgrade(&runner), ceiling_bytes));
         }
+        fleet.add(&runner);
         let (answers, asked) = mpsc::channel(ANSWERS_MAX);
         tokio::spawn(answer(runner.clone(), asked));
         tokio::spawn(serve_network(Arc::downgrade(&runner), runner.line.clone(), self.exchange.clone()));
-        let routing = Routing { exchange: self.exchange.clone(), answers, slot: self.slot(&launch.namespace_uid) };
+        let routing = Routing { exchange: self.exchange.clone(), answers, fleet: fleet.clone() };
         tokio::spawn(routing.run(runner.clone(), frames));
         Ok(runner)
     }
@@ -283,51 +319,59 @@ impl Runners {
         }
     }
 
-    async fn tell(&self, namespace_uid: &str, frame: ToRunner) {
-        if let Some(runner) = self.current(namespace_uid).await
+    async fn tell(&self, namespace_uid: &str, run: &RunId, frame: ToRunner) {
+        if let Some(runner) = self.runner_of(namespace_uid, run)
             && let Err(error) = runner.process.send(frame).await
         {
             debug!(%error, "the runner is not there to be told");
         }
+    }
+
+    /// Finds or starts a runner for a guest, and makes the run known there.
+    async fn seat(&self, launch: Launch) -> Result<(Arc<Runner>, StartGuest), String> {
+        let fleet = self.fleet(&launch.namespace_uid);
+        if let Some(target) = &launch.guest.joins {
+            let runner = fleet.of_run(target).ok_or("the container is not running")?;
+            return self.enter(runner, launch);
+        }
+        let _choosing = fleet.choosing.lock().await;
+        let places = placement::places(self.instances);
+        let runner = match fleet.for_pod(&launch.guest.pod_uid, launch.places, places) {
+            Some(runner) => runner,
+            None => self.spawn(&launch, &fleet).await?,
+        };
+        self.enter(runner, launch)
+    }
+
+    fn enter(&self, runner: Arc<Runner>, launch: Launch) -> Result<(Arc<Runner>, StartGuest), String> {
+        let Launch { guest, places, events, output, .. } = launch;
+        let entry = Run {
+            pod_uid: guest.pod_uid.clone(),
+            events,
+            output: Arc::new(output),
+            audience: None,
+            input: (guest.stdin == StdinMode::Open).then(|| Arc::new(Semaphore::new(INPUT_WINDOW_BYTES as usize))),
+        };
+        let mut runs = runner.runs();
+        if runs.closed {
+            return Err("the runner process has just ended".to_owned());
+        }
+        // Before the guest runs: it may dial at once.
+        self.exchange.routes.open(&guest.pod_uid, &runner.line);
+        runs.insert(guest.run.clone(), entry, places);
+        drop(runs);
+        Ok((runner, guest))
     }
 }
 
 #[async_trait]
 impl Guests for Runners {
     async fn launch(&self, launch: Launch) -> Result<(), String> {
-        let slot = self.slot(&launch.namespace_uid);
-        // Held while a runner starts, so that a namespace never gets two.
-        let mut slot = slot.lock().await;
-        let alive = slot.take().filter(|runner| !runner.runs().closed);
-        let runner = match alive {
-            Some(runner) => runner,
-            None if launch.guest.joins.is_some() => return Err("the container is not running".to_owned()),
-            None => self.spawn(&launch).await?,
-        };
-        *slot = Some(runner.clone());
-        drop(slot);
-        let run = launch.guest.run.clone();
-        {
-            let mut runs = runner.runs();
-            if runs.closed {
-                return Err("the runner process has just ended".to_owned());
-            }
-            let pod_uid = launch.guest.pod_uid.clone();
-            // Before the guest runs: it may dial at once.
-            self.exchange.routes.open(&pod_uid, &runner.line);
-            let entry = Run {
-                pod_uid,
-                events: launch.events,
-                output: Arc::new(launch.output),
-                audience: None,
-                input: (launch.guest.stdin == StdinMode::Open)
-                    .then(|| Arc::new(Semaphore::new(INPUT_WINDOW_BYTES as usize))),
-            };
-            runs.by_id.insert(run.clone(), entry);
-        }
-        if let Err(error) = runner.process.send(ToRunner::Start(Box::new(launch.guest))).await {
+        let (runner, guest) = self.seat(launch).await?;
+        let run = guest.run.clone();
+        if let Err(error) = runner.process.send(ToRunner::Start(Box::new(guest))).await {
             // If it is not there any more, its end was reported to the run already.
-            let entry = runner.runs().by_id.remove(&run);
+            let entry = runner.runs().remove(&run);
             if let Some(entry) = entry {
                 self.exchange.routes.close(&entry.pod_uid, &runner.line);
                 return Err(error.to_string());
@@ -337,11 +381,11 @@ impl Guests for Runners {
     }
 
     async fn stop(&self, namespace_uid: &str, run: &RunId) {
-        self.tell(namespace_uid, ToRunner::Stop(run.clone())).await;
+        self.tell(namespace_uid, run, ToRunner::Stop(run.clone())).await;
     }
 
     async fn kill(&self, namespace_uid: &str, run: &RunId) {
-        let Some(runner) = self.current(namespace_uid).await else { return };
+        let Some(runner) = self.runner_of(namespace_uid, run) else { return };
         let told = runner.process.send(ToRunner::Kill(run.clone()));
         if tokio::time::timeout(KILL_PATIENCE, told).await.is_ok() {
             tokio::time::sleep(KILL_PATIENCE).await;
@@ -354,19 +398,16 @@ impl Guests for Runners {
     }
 
     async fn sample(&self) -> Vec<RunSample> {
-        let slots: Vec<Slot> = self.slots.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        let samples = slots.into_iter().map(|slot| async move {
-            let answer = async {
-                let runner = slot.lock().await.clone()?;
-                runner.sample().await
-            };
-            tokio::time::timeout(SAMPLE_PATIENCE, answer).await.ok().flatten().unwrap_or_default()
+        let fleets: Vec<_> = self.fleets.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let runners = fleets.iter().flat_map(|fleet| fleet.all());
+        let samples = runners.map(|runner| async move {
+            tokio::time::timeout(SAMPLE_PATIENCE, runner.sample()).await.ok().flatten().unwrap_or_default()
         });
         futures::future::join_all(samples).await.into_iter().flatten().collect()
     }
 
     async fn input(&self, namespace_uid: &str, run: &RunId, bytes: &[u8], end: bool) -> bool {
-        let Some(runner) = self.current(namespace_uid).await else { return false };
+        let Some(runner) = self.runner_of(namespace_uid, run) else { return false };
         let Some(credit) = runner.runs().by_id.get(run).and_then(|entry| entry.input.clone()) else { return false };
         for piece in bytes.chunks(INPUT_PIECE_BYTES) {
             let Ok(permits) = credit.acquire_many(u32::try_from(piece.len()).unwrap_or(u32::MAX)).await else {
@@ -385,11 +426,11 @@ impl Guests for Runners {
 
     async fn output_taken(&self, namespace_uid: &str, run: &RunId, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.tell(namespace_uid, ToRunner::OutputTaken { run: run.clone(), bytes }).await;
+        self.tell(namespace_uid, run, ToRunner::OutputTaken { run: run.clone(), bytes }).await;
     }
 
     async fn attach(&self, namespace_uid: &str, run: &RunId) -> Option<Attached> {
-        let runner = self.current(namespace_uid).await?;
+        let runner = self.runner_of(namespace_uid, run)?;
         let mut runs = runner.runs();
         runs.by_id.get_mut(run)?.audience.get_or_insert_default().join()
     }
@@ -436,7 +477,7 @@ async fn serve_network(runner: Weak<Runner>, line: Arc<Line>, exchange: Arc<Exch
 struct Routing {
     exchange: Arc<Exchange>,
     answers: mpsc::Sender<(u64, LookupResult)>,
-    slot: Slot,
+    fleet: Arc<Fleet>,
 }
 
 impl Routing {
@@ -455,22 +496,12 @@ impl Routing {
                 }
             }
         };
-        let lost: Vec<(RunId, Run)> = {
-            let mut runs = runner.runs();
-            runs.closed = true;
-            runs.by_id.drain().collect()
-        };
+        let lost = runner.runs().close();
+        self.fleet.remove(&runner);
         if died {
             warn!(namespace = runner.namespace, guests = lost.len(), "runner ended");
         } else {
             info!(namespace = runner.namespace, "runner had nothing to do and was ended");
-        }
-        {
-            // Whoever holds the slot has started a successor, or will when it finds this one closed.
-            let mut current = self.slot.lock().await;
-            if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &runner)) {
-                *current = None;
-            }
         }
         let exit = if lost.is_empty() { None } else { Some(runner.death().await) };
         for (run, entry) in lost {
@@ -520,7 +551,7 @@ impl Routing {
         let events = if event == RunEvent::Started {
             runner.runs().by_id.get(&run).map(|entry| entry.events.clone())
         } else {
-            let ended = runner.runs().by_id.remove(&run);
+            let ended = runner.runs().remove(&run);
             ended.map(|entry| {
                 self.exchange.routes.close(&entry.pod_uid, &runner.line);
                 entry.output.end(clock::now());

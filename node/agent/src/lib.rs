@@ -120,6 +120,9 @@ pub const REGISTRIES_FILE: &str = "registries.json";
 /// Pods that a node takes where nobody says otherwise.
 pub const PODS_MAX_DEFAULT: u32 = node::PODS_MAX_DEFAULT;
 
+/// Instances that each runner has room for where nobody says otherwise.
+pub const RUNNER_INSTANCES_DEFAULT: u32 = guests::INSTANCES_DEFAULT;
+
 /// Name of the directory in the data directory whose files describe static pods.
 pub const STATIC_PODS_DIRECTORY: &str = "static-pods";
 
@@ -158,6 +161,9 @@ pub struct AgentConfig {
     pub static_pods: Option<PathBuf>,
     /// Pods that it takes at most; its range of addresses is made for as many when it registers first.
     pub pods_max: u32,
+    /// Instances that each runner has room for, [`RUNNER_INSTANCES_DEFAULT`]; a namespace with more containers than three
+    /// quarters of that has several runners.
+    pub runner_instances: u32,
     /// What of the machine is not for pods.
     pub reserved: Reserved,
     /// Below which remainder pods have to go.
@@ -250,7 +256,14 @@ impl Agent {
         let (recorder, writer) = events::Recorder::new(link.clone(), &config.node_name);
         let pace = Pace::real();
         let gate = Arc::new(Gate::new(config.allow_unconfined_guests));
-        let runners = Runners::new(&config.data_dir, &config.program, exchange.clone(), owners.clone(), gate.clone());
+        let runners = Runners::new(
+            &config.data_dir,
+            &config.program,
+            exchange.clone(),
+            owners.clone(),
+            gate.clone(),
+            config.runner_instances,
+        );
         let context = Context {
             link: link.clone(),
             workloads: Arc::new(workloads),

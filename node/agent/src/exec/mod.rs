@@ -7,7 +7,7 @@
 
 use crate::{
     context::Context,
-    guests::{Guests, Launch, RunEvent},
+    guests::{Guests, Launch, RunEvent, places_of},
     output::{Chunk, Feed, Output, Reader},
     pod::{env, spec},
 };
@@ -129,6 +129,8 @@ impl Command {
             namespace: meta::namespace(&request.pod).to_owned(),
             namespace_uid: request.namespace_uid.clone(),
             guest,
+            // It goes where its container is.
+            places: places_of(&request.pod),
             events: sender,
             output: Output::Reader(feed),
         };

@@ -176,6 +176,7 @@ async fn who_is_attached_sees_what_comes_and_writes_where_there_is_input() {
             namespace: "default".to_owned(),
             namespace_uid: "ns-1".to_owned(),
             guest,
+            places: 1,
             events,
             output,
         }

@@ -5,7 +5,7 @@ use super::{Done, SET_UP_RETRY, SetUpFailure, Work, Worker};
 use crate::{
     context::Context,
     events::Severity,
-    guests::{KILLED, Launch, PASSABLE},
+    guests::{KILLED, Launch, PASSABLE, places_of},
     ledger::is_file_name,
     output::Output,
     pod::{
@@ -95,6 +95,7 @@ impl Worker {
             namespace: meta::namespace(&self.pod).to_owned(),
             namespace_uid: self.namespace_uid.clone(),
             guest: prepared.guest,
+            places: places_of(&self.pod),
             events: self.said.clone(),
             output: Output::Log(log),
         };
