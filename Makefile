@@ -7,7 +7,7 @@ help:
 	@echo "make test     every test (the first time fetches kubectl, a registry, compilers and programs into a cache: some 400 MB)"
 	@echo "make setup    install what the build needs (libclang, protoc), skipping what is there"
 	@echo "make bench    pod start, idle memory, what starting and limiting guests, network and HTTP cost (slow: release build; wasmtime is built once to compare with)"
-	@echo "make soak     kills and churn for SOAK_ROUNDS rounds (50: half an hour), looking for losses and leaks"
+	@echo "make soak     storms of SOAK_CYCLES pods (1000), then kills and churn for SOAK_ROUNDS rounds (50): an hour, looking for losses and leaks"
 	@echo "make guests   rebuild the committed .wasm files from their sources (needs the target wasm32-wasip2)"
 
 setup:

@@ -3,6 +3,7 @@
 use crate::{
     cluster::{binary, own_loopback_address},
     kubectl::{Kubectl, texts},
+    processes,
     wait::eventually,
 };
 use anyhow::Result;
@@ -99,6 +100,42 @@ impl Apart {
     /// `kill -9` of the node agent.
     pub fn kill_node(&mut self) {
         end(&mut self.node, Signal::SIGKILL);
+    }
+
+    /// Process id of the agent.
+    ///
+    /// # Panics
+    /// When it was killed.
+    #[must_use]
+    pub fn node_pid(&self) -> u32 {
+        self.node.as_ref().expect("the node was started").id()
+    }
+
+    /// The agent's descendants: runners and compilers.
+    #[must_use]
+    pub fn node_children(&self) -> Vec<u32> {
+        self.node.as_ref().map(|node| processes::descendants(node.id())).unwrap_or_default()
+    }
+
+    /// Panics when the agent has ended by itself.
+    ///
+    /// # Panics
+    /// Then.
+    pub fn assert_node_runs(&mut self) {
+        let ended = self.node.as_mut().and_then(|node| node.try_wait().ok().flatten());
+        assert!(ended.is_none(), "the agent ended with {ended:?}:\n{}", self.log());
+    }
+
+    /// Command lines of processes that work in the node's directory and do not belong to the agent that runs now.
+    #[must_use]
+    pub fn strays(&self) -> Vec<(u32, Vec<String>)> {
+        let directory = self.node_dir();
+        // Listed first: what the agent starts meanwhile is not taken for a stray.
+        let working = processes::all().into_iter().filter(|pid| processes::works_below(*pid, &directory));
+        let working: Vec<u32> = working.collect();
+        let own = self.node_children();
+        let is_stray = |pid: &u32| self.node.as_ref().map(Child::id) != Some(*pid) && !own.contains(pid);
+        working.into_iter().filter(is_stray).map(|pid| (pid, processes::command_line(pid))).collect()
     }
 
     /// The directory of the node.

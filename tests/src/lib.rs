@@ -15,6 +15,7 @@ pub mod pods;
 pub mod processes;
 pub mod random;
 pub mod registry;
+pub mod storm;
 pub mod wait;
 
 pub use apart::Apart;

@@ -1,6 +1,24 @@
 //! Looking at processes from outside: children, descriptors, environment, memory.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Every process of the machine.
+#[must_use]
+pub fn all() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Whether a process has its working directory or root below `directory`, or was told a path there.
+#[must_use]
+pub fn works_below(pid: u32, directory: &Path) -> bool {
+    let stands =
+        |link: &str| fs::read_link(format!("/proc/{pid}/{link}")).is_ok_and(|path| path.starts_with(directory));
+    stands("cwd") || stands("root") || command_line(pid).iter().any(|word| Path::new(word).starts_with(directory))
+}
 
 /// Process ids of the children of `pid`, and theirs.
 #[must_use]

@@ -1,17 +1,23 @@
-//! `make soak`: churn, kills and connections for as many rounds as `SOAK_ROUNDS` says. What the fault suite does for a minute, for
-//! long; it ends with a panic at the first thing that does not hold.
+//! `make soak`: storms of as many pods as `SOAK_CYCLES` says, then churn, kills and connections for as many rounds as
+//! `SOAK_ROUNDS` says. What the fault suite does for a minute, for long; it ends with a panic at the first thing that does
+//! not hold.
 
 use coracle_tests::{
-    Cluster,
+    Apart, Cluster,
     chaos::Chaos,
     churn::{self, Footprint},
     connections, eventually, guest,
     random::Random,
+    storm::{Footprint as Held, Storm, VICTIMS, Victim},
 };
 use std::env;
 
 /// Rounds when nobody says how many: about half an hour.
 const ROUNDS_DEFAULT: usize = 50;
+/// Pods that every storm creates and deletes when nobody says how many, and after how many they must have settled.
+const CYCLES_DEFAULT: usize = 1_000;
+const CYCLES_BETWEEN: usize = 250;
+const NAMESPACES: usize = 3;
 /// Connections of a round, and how often a container is killed amid them.
 const CONNECTIONS: usize = 10_000;
 const KILLS: usize = 4;
@@ -19,12 +25,62 @@ const KILLS: usize = 4;
 const PODS: usize = 100;
 
 fn main() {
-    let named = env::var("SOAK_ROUNDS").ok();
-    let rounds = named.map_or(ROUNDS_DEFAULT, |text| text.parse().expect("SOAK_ROUNDS is a number"));
+    let mut random = Random::seeded();
+    storm(named("SOAK_CYCLES", CYCLES_DEFAULT), &mut random);
+    rounds(named("SOAK_ROUNDS", ROUNDS_DEFAULT), random);
+}
+
+fn named(variable: &str, otherwise: usize) -> usize {
+    let text = env::var(variable).ok();
+    text.map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
+}
+
+/// Three storms of `cycles` pods each: one that kills everybody, one that spares the agent, and one that spares all, so
+/// that whatever any of them leaks adds up.
+fn storm(cycles: usize, random: &mut Random) {
+    if cycles == 0 {
+        return;
+    }
+    let mut apart = Apart::start();
+    apart.push(&guest("toolbox.wasm"), "toolbox:1");
+    let mut warm = Storm::new(&apart, random.fork(), "warm", NAMESPACES);
+    portions(&mut warm, &mut apart, cycles.min(CYCLES_BETWEEN), &[]);
+    println!("{}", warm.end(&apart));
+    let before = Held::without_runners(&apart);
+    for victims in [&VICTIMS[..], &[Victim::Runner, Victim::Compiler]] {
+        let mut storm = Storm::new(&apart, random.fork(), &format!("storm-{}", victims.len()), NAMESPACES);
+        portions(&mut storm, &mut apart, cycles, victims);
+        let done = storm.end(&apart);
+        compare(&done, &apart, &before);
+    }
+    let mut lasting = Storm::new(&apart, random.fork(), "lasting", NAMESPACES);
+    portions(&mut lasting, &mut apart, cycles.min(CYCLES_BETWEEN), &[]);
+    lasting.calm(&apart);
+    let with_runners = Held::of(&apart);
+    portions(&mut lasting, &mut apart, cycles, &[]);
+    lasting.calm(&apart);
+    compare("lasting runners", &apart, &with_runners);
+    let done = lasting.end(&apart);
+    compare(&done, &apart, &before);
+}
+
+fn portions(storm: &mut Storm, apart: &mut Apart, cycles: usize, victims: &[Victim]) {
+    for done in (0..cycles).step_by(CYCLES_BETWEEN) {
+        storm.rage(apart, CYCLES_BETWEEN.min(cycles - done), victims);
+        storm.settle(apart);
+        println!("  {} more, settled: {}", CYCLES_BETWEEN.min(cycles - done), Held::of(apart));
+    }
+}
+
+fn compare(done: &str, apart: &Apart, before: &Held) {
+    eventually("the footprint of before", || Held::of(apart).within(before));
+    println!("{done}\n  before {before}\n  after  {}", Held::of(apart));
+}
+
+fn rounds(rounds: usize, mut random: Random) {
     let mut cluster = Cluster::start();
     cluster.push(&guest("toolbox.wasm"), "toolbox:1");
     cluster.push(&guest("probe.wasm"), "probe:1");
-    let mut random = Random::seeded();
     for round in 0..rounds {
         let mut chaos = Chaos::new(random.fork());
         for kill in 0..3 {

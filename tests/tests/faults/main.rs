@@ -5,6 +5,7 @@ mod damage;
 mod full_disk;
 mod hostile;
 mod kill;
+mod storm;
 
 use coracle_tests::{Cluster, Kubectl, guest};
 

@@ -1,0 +1,33 @@
+//! `kill -9` of the agent, of runners and of compilers amid hundreds of pods.
+
+use coracle_tests::{
+    Apart, eventually, guest,
+    random::Random,
+    storm::{Footprint, Storm, VICTIMS},
+};
+
+/// Pods of the first storm, which only makes what is kept on purpose.
+const WARM: usize = 10;
+const PODS: usize = 200;
+const NAMESPACES: usize = 3;
+
+#[test]
+fn whoever_is_killed_in_a_storm_of_pods_all_converge_and_nothing_is_left() {
+    let mut apart = Apart::start();
+    apart.push(&guest("toolbox.wasm"), "toolbox:1");
+    let mut random = Random::seeded();
+    let mut warm = Storm::new(&apart, random.fork(), "warm", 1);
+    warm.rage(&mut apart, WARM, &[]);
+    warm.settle(&apart);
+    warm.end(&apart);
+    let before = Footprint::without_runners(&apart);
+    let mut storm = Storm::new(&apart, random.fork(), "storm", NAMESPACES);
+    storm.rage(&mut apart, PODS, &VICTIMS);
+    storm.settle(&apart);
+    for victim in VICTIMS {
+        assert!(storm.kills(victim) > 0, "no {victim:?} was killed");
+    }
+    let done = storm.end(&apart);
+    eventually("the footprint of before", || Footprint::of(&apart).within(&before));
+    println!("{done}\nbefore {before}\nafter  {}", Footprint::of(&apart));
+}
