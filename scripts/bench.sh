@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Figures for people, on this machine: pod start latency, memory at rest, what the pod network and HTTP cost, what
-# starting a guest and limiting it costs.
+# Figures for people, on this machine: pod start latency, what many pods at rest take, what the pod network and HTTP
+# cost, what starting a guest and limiting it costs.
 #
 #   CORACLE_BENCH_BINARY=PATH       a binary other than the release build
 #   CORACLE_BENCH_SHORT=1           only see that the benches network, instantiate and limits work
+#   CORACLE_BENCH_PODS=N            pods of bench idle_memory, 1000; 10000 takes minutes
+#   CORACLE_BENCH_PROBED=1          give them a readiness probe
 #   CORACLE_BENCH_WASMTIME=PATH     the wasmtime to compare with; built into a cache when it is not given
 #
 # Arguments are names of benches; without one, all run.

@@ -1,9 +1,15 @@
-//! What rests in memory: control plane, agent and runner as processes of their own, with no pod and with one.
+//! What rests: control plane, agent and runners as processes of their own, with no pod, with one, and with many in one
+//! namespace; of these also processor time, mappings of memory and descriptors.
 //!
-//! `make bench` runs it against the release binary. Figures are printed, never asserted.
+//! `make bench` runs it against the release binary. Figures are printed, never asserted. `CORACLE_BENCH_PODS` says how
+//! many pods are many (1,000). They have limits and, with `CORACLE_BENCH_PROBED=1`, a TCP readiness probe each (of an HTTP
+//! component then, which has no instance while no request comes; otherwise of a module that waits for input).
 
-use coracle_tests::{Kubectl, cluster::binary, eventually, example, processes};
+use coracle_sdk::{Connection, Credentials};
+use coracle_tests::{Kubectl, cluster::binary, crowd, eventually, example, guest, processes};
+use serde_json::json;
 use std::{
+    env,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -12,8 +18,16 @@ use std::{
 
 /// Long enough for start-up's allocations to be given back.
 const REST: Duration = Duration::from_secs(10);
+/// How long processor time is looked at.
+const LOOK: Duration = Duration::from_secs(20);
+/// Many pods, where nobody says otherwise.
+const MANY: usize = 1000;
+/// Addresses beyond those of the many pods.
+const SPARE: usize = 10;
 
 fn main() {
+    rustls::crypto::ring::default_provider().install_default().expect("the first provider");
+    let many = env::var("CORACLE_BENCH_PODS").map_or(MANY, |text| text.parse().expect("CORACLE_BENCH_PODS: a number"));
     let directory = tempfile::tempdir().expect("a temporary directory");
     let data = directory.path().join("server");
     let server = Ended(start(&[
@@ -37,6 +51,8 @@ fn main() {
         &data.join("nodes/node-1").display().to_string(),
         "--data-dir",
         &directory.path().join("node").display().to_string(),
+        "--max-pods",
+        &(many + SPARE).to_string(),
     ]));
     eventually("readiness", || kubectl.run("get --raw /readyz"));
     thread::sleep(REST);
@@ -54,6 +70,68 @@ fn main() {
     for runner in processes::descendants(node.0.id()) {
         print("runner", runner);
     }
+
+    let container = if env::var_os("CORACLE_BENCH_PROBED").is_some() {
+        push(&kubeconfig, &guest("http.wasm"), "http:1");
+        println!("idle, {many} HTTP components more in one namespace, with limits and a TCP probe every 10 s:");
+        json!({
+            "name": "app", "image": "http:1", "ports": [{"containerPort": 8080}], "readinessProbe": {"tcpSocket": {"port": 8080}},
+            "resources": {"limits": {"cpu": "100m", "memory": "16Mi"}, "requests": {"cpu": "0", "memory": "0"}},
+        })
+    } else {
+        println!("idle, {many} sleeping pods more in one namespace, with limits and without probes:");
+        json!({
+            "name": "app", "image": "myapp:1",
+            "resources": {"limits": {"cpu": "100m", "memory": "16Mi"}, "requests": {"cpu": "0", "memory": "0"}},
+        })
+    };
+    let before = [pss_kib(server.0.id()), pss_of_node(node.0.id())];
+    let credentials = Credentials::load(Some(&kubeconfig), None).expect("the kubeconfig");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let started = runtime.block_on(async {
+        let connection = Connection::new(&credentials).expect("the connection");
+        crowd::start(&connection, "many", many, &container).await
+    });
+    println!("  all running after {:.1?}", started.all);
+    thread::sleep(REST);
+    many_rest(server.0.id(), node.0.id(), many, before);
+}
+
+/// What each process has and uses, and what a pod costs over `before`, which is control plane and node in KiB.
+fn many_rest(server: u32, node: u32, many: usize, before: [u64; 2]) {
+    let runners = processes::descendants(node);
+    let named = [("control plane", server), ("agent", node)];
+    let all: Vec<(&str, u32)> = named.into_iter().chain(runners.iter().map(|runner| ("runner", *runner))).collect();
+    let used =
+        || -> Vec<Duration> { all.iter().map(|(_, pid)| processes::cpu_time(*pid).unwrap_or_default()).collect() };
+    let begun = used();
+    thread::sleep(LOOK);
+    let ended = used();
+    for (index, (what, pid)) in all.iter().enumerate() {
+        print(what, *pid);
+        let percent = ended[index].saturating_sub(begun[index]).as_secs_f64() / LOOK.as_secs_f64() * 100.0;
+        let (mappings, descriptors) = (processes::mappings(*pid), processes::descriptors(*pid).len());
+        println!("    {percent:.2} % of a processor, {mappings} mappings, {descriptors} descriptors");
+    }
+    let node_used: Duration = (1..all.len()).map(|index| ended[index].saturating_sub(begun[index])).sum();
+    println!("  agent and runners: {:.2} % of a processor", node_used.as_secs_f64() / LOOK.as_secs_f64() * 100.0);
+    let each =
+        |now: u64, before: u64| kib(now.saturating_sub(before)) / f64::from(u32::try_from(many).unwrap_or(u32::MAX));
+    println!("  a pod costs the node {:.1} KiB PSS", each(pss_of_node(node), before[1]));
+    println!("  a pod costs the control plane {:.1} KiB PSS", each(pss_kib(server), before[0]));
+}
+
+fn pss_kib(pid: u32) -> u64 {
+    processes::pss_kib(pid).unwrap_or_default()
+}
+
+/// Agent and runners, in KiB.
+fn pss_of_node(agent: u32) -> u64 {
+    pss_kib(agent) + processes::descendants(agent).into_iter().map(pss_kib).sum::<u64>()
+}
+
+fn kib(kib: u64) -> f64 {
+    f64::from(u32::try_from(kib).unwrap_or(u32::MAX))
 }
 
 /// Ends with the bench, whatever happens.
@@ -79,6 +157,5 @@ fn push(kubeconfig: &Path, file: &Path, name: &str) {
 }
 
 fn print(what: &str, pid: u32) {
-    let kib = processes::pss_kib(pid).and_then(|kib| u32::try_from(kib).ok()).unwrap_or_default();
-    println!("  {what}: {:.1} MiB PSS", f64::from(kib) / 1024.0);
+    println!("  {what}: {:.1} MiB PSS", kib(pss_kib(pid)) / 1024.0);
 }

@@ -7,6 +7,7 @@ pub mod chaos;
 pub mod churn;
 pub mod cluster;
 pub mod connections;
+pub mod crowd;
 pub mod kubectl;
 pub mod mount;
 pub mod network;

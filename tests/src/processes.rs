@@ -1,9 +1,13 @@
-//! Looking at processes from outside: children, descriptors, environment, memory.
+//! Looking at processes from outside: children, descriptors, environment, memory, processor time.
 
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
+
+/// Linux shows processor time in hundredths of a second, whatever it counts in.
+const TICK: Duration = Duration::from_millis(10);
 
 /// Every process of the machine.
 #[must_use]
@@ -78,4 +82,20 @@ pub fn pss_kib(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let line = text.lines().find(|line| line.starts_with("Pss:"))?;
     line.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Mappings of memory, of which the kernel allows a process only so many (`vm.max_map_count`).
+#[must_use]
+pub fn mappings(pid: u32) -> usize {
+    fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default().lines().count()
+}
+
+/// Processor time that all threads of a process have used.
+#[must_use]
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name, which may hold anything: state is the first, user and system time the 12th and 13th.
+    let words: Vec<&str> = text.rsplit(')').next()?.split_whitespace().collect();
+    let ticks = |index: usize| words.get(index)?.parse::<u32>().ok();
+    Some(TICK * (ticks(11)? + ticks(12)?))
 }
