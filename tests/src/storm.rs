@@ -224,6 +224,8 @@ impl Storm {
         let struck = match victim {
             Victim::Agent => {
                 assert_runners_are_seen(apart);
+                // Amid a compilation it leaves an unfinished file and a process.
+                let _compiler = (self.random.below(2) == 0).then(|| self.meet_compiler(apart));
                 apart.kill_node();
                 // What it has left behind must end by itself, before or after the next one starts.
                 if self.random.below(2) == 0 {
@@ -236,15 +238,16 @@ impl Storm {
                 let runners = of_role(apart, "runner");
                 !runners.is_empty() && kill_nine(runners[self.random.below(runners.len())])
             }
-            Victim::Compiler => self.strike_compiler(apart),
+            Victim::Compiler => self.meet_compiler(apart).is_some_and(kill_nine),
         };
         if struck {
             *self.kills.entry(victim).or_default() += 1;
         }
     }
 
-    /// Pushes an image that nobody has compiled, creates pods of it and kills the compiler that they need.
-    fn strike_compiler(&mut self, apart: &Apart) -> bool {
+    /// Pushes an image that nobody has compiled, creates pods of it and answers the compiler that they need, if it was
+    /// not too quick to be met.
+    fn meet_compiler(&mut self, apart: &Apart) -> Option<u32> {
         self.images += 1;
         let image = format!("toolbox:new-{}", self.images);
         let file = apart.node_dir().with_file_name(format!("new-{}.wasm", self.images));
@@ -253,15 +256,14 @@ impl Storm {
         apart.push(&file, &image);
         let objects = [Kind::Steady, Kind::Job].map(|kind| self.one(kind, &image));
         apply(&apart.kubectl(), objects.into());
-        // It may be too quick to be met.
         let deadline = Instant::now() + COMPILER_WITHIN;
         while Instant::now() < deadline {
             if let Some(compiler) = of_role(apart, "compile").first() {
-                return kill_nine(*compiler);
+                return Some(*compiler);
             }
             std::thread::yield_now();
         }
-        false
+        None
     }
 }
 
