@@ -10,7 +10,10 @@ use coracle_objects::{Reason, meta};
 use serde_json::{Value, json};
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
@@ -77,6 +80,23 @@ pub(crate) struct News {
 #[derive(Clone)]
 pub(crate) struct Recorder {
     queue: mpsc::Sender<(News, OffsetDateTime)>,
+    lost: Arc<Lost>,
+}
+
+/// Events that were dropped since the queue was last empty: many at once are worth two lines of log, not one each.
+#[derive(Debug, Default)]
+struct Lost(AtomicU64);
+
+impl Lost {
+    /// One more; true for the first.
+    fn one(&self) -> bool {
+        self.0.fetch_add(1, Relaxed) == 0
+    }
+
+    /// How many they were, once that is over.
+    fn over(&self) -> Option<u64> {
+        Some(self.0.swap(0, Relaxed)).filter(|count| *count > 0)
+    }
 }
 
 impl Recorder {
@@ -84,8 +104,9 @@ impl Recorder {
     pub(crate) fn new(link: Arc<dyn Link>, node: &str) -> (Self, Writer) {
         let (queue, receiver) = mpsc::channel(QUEUE_MAX);
         let (known, order) = (HashMap::new(), VecDeque::new());
-        let writer = Writer { link, node: node.to_owned(), receiver, known, order, last_stamp: 0 };
-        (Self { queue }, writer)
+        let lost = Arc::<Lost>::default();
+        let writer = Writer { link, node: node.to_owned(), receiver, known, order, last_stamp: 0, lost: lost.clone() };
+        (Self { queue, lost }, writer)
     }
 
     /// Says that something happened to the pod, or to the part of it that `field_path` names.
@@ -105,8 +126,8 @@ impl Recorder {
     pub(crate) fn record_about(&self, involved: Involved, severity: Severity, reason: &'static str, message: &str) {
         let news = News { involved, severity, reason, message: truncated(message) };
         debug!(kind = news.involved.kind, name = news.involved.name, reason, message, "event");
-        if self.queue.try_send((news, clock::now())).is_err() {
-            warn!(reason, "too many events wait to be written; dropped one");
+        if self.queue.try_send((news, clock::now())).is_err() && self.lost.one() {
+            warn!(reason, "too many events wait to be written; more are dropped");
         }
     }
 }
@@ -128,6 +149,7 @@ pub(crate) struct Writer {
     order: VecDeque<News>,
     /// The stamp in the last event's name.
     last_stamp: u64,
+    lost: Arc<Lost>,
 }
 
 impl Writer {
@@ -135,6 +157,11 @@ impl Writer {
     pub(crate) async fn run(mut self) {
         while let Some((news, at)) = self.receiver.recv().await {
             self.write(news, at).await;
+            if self.receiver.is_empty()
+                && let Some(count) = self.lost.over()
+            {
+                warn!(count, "events were dropped");
+            }
         }
     }
 
@@ -236,6 +263,23 @@ mod tests {
             .collect();
         all.sort();
         all
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_place_is_counted_until_the_queue_is_empty() {
+        let link = FakeLink::new();
+        let (recorder, writer) = Recorder::new(link.clone(), "n");
+        for _ in 0..QUEUE_MAX + 3 {
+            recorder.record(&pod(), "", Severity::Normal, "Started", "same");
+        }
+        let lost = recorder.lost.clone();
+        assert_eq!(lost.0.load(Relaxed), 3);
+        assert!(!lost.one(), "the first was told already");
+        drop(recorder);
+        writer.run().await;
+        assert_eq!(told(&link), [("same".to_owned(), i64::try_from(QUEUE_MAX).unwrap())]);
+        assert_eq!(lost.over(), None, "told, and begun anew");
+        assert!(lost.one());
     }
 
     #[tokio::test]
