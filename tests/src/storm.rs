@@ -101,6 +101,28 @@ impl Storm {
         }
     }
 
+    /// Kills the agent while one of its compilers works, deletes the pods that wanted the code while nobody is there to
+    /// see it, and starts the agent again. Answers whether a compiler was met.
+    ///
+    /// # Panics
+    /// When a process outlives the agent, or something is refused.
+    pub fn kill_amid_compilation(&mut self, apart: &mut Apart) -> bool {
+        let before: BTreeSet<_> = self.alive.keys().cloned().collect();
+        let met = self.meet_compiler(apart).is_some();
+        apart.kill_node();
+        assert_no_strays(apart);
+        let wanted: Vec<_> = self.alive.keys().filter(|pod| !before.contains(*pod)).cloned().collect();
+        let kubectl = apart.kubectl();
+        for pod in wanted {
+            let words = format!("delete pod -n {} {} --force --grace-period=0", pod.0, pod.1);
+            kubectl.run(&words).unwrap_or_else(|error| panic!("{words}: {error}"));
+            self.alive.remove(&pod);
+            self.deleted += 1;
+        }
+        apart.start_node();
+        met
+    }
+
     /// Waits until every pod that should be there has been where it must get to, and no other is there.
     ///
     /// # Panics
@@ -224,14 +246,13 @@ impl Storm {
         let struck = match victim {
             Victim::Agent => {
                 assert_runners_are_seen(apart);
-                // Amid a compilation it leaves an unfinished file and a process.
-                let _compiler = (self.random.below(2) == 0).then(|| self.meet_compiler(apart));
-                apart.kill_node();
-                // What it has left behind must end by itself, before or after the next one starts.
                 if self.random.below(2) == 0 {
-                    assert_no_strays(apart);
+                    self.kill_amid_compilation(apart);
+                } else {
+                    // What it has left behind must end by itself after the next one has started, too.
+                    apart.kill_node();
+                    apart.start_node();
                 }
-                apart.start_node();
                 true
             }
             Victim::Runner => {

@@ -99,6 +99,7 @@ impl LocalWorkloads {
                 volumes::remove(&other)?;
             }
         }
+        remove_unfinished(&directory)?;
         let command = program.iter().cloned().chain([OsString::from("compile")]).collect();
         let shared = Compiler::new(command, directory, limits);
         Ok(Self { images, shared: Arc::new(shared), running: Arc::default(), namespaces: data_dir.join("ns") })
@@ -257,6 +258,20 @@ fn checksum_path(compiled: &Path) -> PathBuf {
     compiled.with_extension("sha256")
 }
 
+/// Removes what an agent left that was killed amid compilations: perhaps nobody wants that code again, so that no other
+/// attempt would. Nothing may be compiled into `directory` meanwhile.
+fn remove_unfinished(directory: &Path) -> io::Result<()> {
+    for file in fs::read_dir(directory)? {
+        let file = file?.path();
+        let code = file.with_extension("cwasm");
+        let is_kept = file == code || (file == checksum_path(&code) && code.exists());
+        if !is_kept {
+            volumes::remove(&file)?;
+        }
+    }
+    Ok(())
+}
+
 /// Gives compiled code its name, after its checksum is on disk.
 fn keep(output: &Path, target: &Path) -> io::Result<()> {
     let mut checksum = File::create(checksum_path(target))?;
@@ -335,6 +350,20 @@ mod tests {
             assert_eq!(found, (what == "none").then(|| (path.clone(), GuestKind::Component)), "{what}");
             assert_eq!(path.exists(), what == "none", "{what}");
         }
+    }
+
+    #[test]
+    fn only_finished_code_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = ["ab.module.cwasm", "ab.module.sha256"];
+        for name in [&kept[..], &["cd.component.sha256", "cd.new", ".ef.new.tmp"]].concat() {
+            fs::write(directory.path().join(name), name).unwrap();
+        }
+        remove_unfinished(directory.path()).unwrap();
+        let names = fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().file_name());
+        let mut left: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, kept);
     }
 
     /// A compiler that is a shell script; it sees the wasm file as `$1` before last and the output last.

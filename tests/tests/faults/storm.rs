@@ -11,8 +11,8 @@ const WARM: usize = 10;
 const PODS: usize = 200;
 const NAMESPACES: usize = 3;
 
-#[test]
-fn whoever_is_killed_in_a_storm_of_pods_all_converge_and_nothing_is_left() {
+/// Both processes, what draws for the test, and what the node holds when nothing runs that ever ran.
+fn warmed() -> (Apart, Random, Footprint) {
     let mut apart = Apart::start();
     apart.push(&guest("toolbox.wasm"), "toolbox:1");
     let mut random = Random::seeded();
@@ -21,6 +21,21 @@ fn whoever_is_killed_in_a_storm_of_pods_all_converge_and_nothing_is_left() {
     warm.settle(&apart);
     warm.end(&apart);
     let before = Footprint::without_runners(&apart);
+    (apart, random, before)
+}
+
+#[test]
+fn an_agent_killed_amid_a_compilation_that_nobody_wants_any_more_leaves_nothing_of_it() {
+    let (mut apart, random, before) = warmed();
+    let mut storm = Storm::new(&apart, random, "storm", 1);
+    assert!(storm.kill_amid_compilation(&mut apart), "no compiler was met");
+    storm.end(&apart);
+    eventually("the footprint of before", || Footprint::of(&apart).within(&before));
+}
+
+#[test]
+fn whoever_is_killed_in_a_storm_of_pods_all_converge_and_nothing_is_left() {
+    let (mut apart, mut random, before) = warmed();
     let mut storm = Storm::new(&apart, random.fork(), "storm", NAMESPACES);
     storm.rage(&mut apart, PODS, &VICTIMS);
     storm.settle(&apart);
