@@ -145,8 +145,9 @@ pub(crate) struct Writer {
     link: Arc<dyn Link>,
     node: String,
     receiver: mpsc::Receiver<(News, OffsetDateTime)>,
-    known: HashMap<News, Value>,
-    order: VecDeque<News>,
+    /// Each as it is stored, encoded: as values, some thousand of them would be most of an idle agent.
+    known: HashMap<Arc<News>, Box<str>>,
+    order: VecDeque<Arc<News>>,
     /// The stamp in the last event's name.
     last_stamp: u64,
     lost: Arc<Lost>,
@@ -168,18 +169,19 @@ impl Writer {
     async fn write(&mut self, news: News, at: OffsetDateTime) {
         let mut reconnect = Reconnect::new();
         for _ in 0..TRIES_MAX {
-            let result = if let Some(known) = self.known.get(&news) {
+            let known = self.known.get(&news).and_then(|known| serde_json::from_str::<Value>(known).ok());
+            let result = if let Some(known) = known {
                 self.link.update(EVENTS, "", &repeated(known, at)).await
             } else {
                 let stamp = self.next_stamp(at);
                 self.link.create(EVENTS, &first(&news, &self.node, at, stamp)).await
             };
             match result {
-                Ok(stored) => return self.remember(news, stored),
+                Ok(stored) => return self.remember(news, &stored),
                 Err(error) => match error.reason {
                     // Expired meanwhile, or somebody else's change: begin anew.
                     Reason::NotFound | Reason::Conflict if self.known.remove(&news).is_some() => {
-                        self.order.retain(|known| *known != news);
+                        self.order.retain(|known| **known != news);
                     }
                     Reason::ServiceUnavailable | Reason::Timeout | Reason::TooManyRequests | Reason::InternalError => {
                         tokio::time::sleep(reconnect.delay()).await;
@@ -201,7 +203,8 @@ impl Writer {
         self.last_stamp
     }
 
-    fn remember(&mut self, news: News, stored: Value) {
+    fn remember(&mut self, news: News, stored: &Value) {
+        let (news, stored) = (Arc::new(news), stored.to_string().into_boxed_str());
         if self.known.insert(news.clone(), stored).is_none() {
             self.order.push_back(news);
         }
@@ -239,9 +242,8 @@ fn first(news: &News, node: &str, at: OffsetDateTime, stamp: u64) -> Value {
     })
 }
 
-fn repeated(known: &Value, at: OffsetDateTime) -> Value {
-    let mut event = known.clone();
-    event["count"] = (known["count"].as_i64().unwrap_or(1) + 1).into();
+fn repeated(mut event: Value, at: OffsetDateTime) -> Value {
+    event["count"] = (event["count"].as_i64().unwrap_or(1) + 1).into();
     event["lastTimestamp"] = clock::seconds(at).into();
     event
 }
