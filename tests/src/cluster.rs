@@ -162,7 +162,16 @@ impl Cluster {
             _ => Err(error),
         })?;
         let log = File::options().create(true).append(true).open(self.directory.path().join("log"))?;
-        let mut command = Command::new(binary()?);
+        let mut program = binary()?;
+        if self.user.is_some() {
+            // The build's own directory may be root's alone.
+            let reachable = self.directory.path().join("coracle");
+            if !reachable.exists() && fs::hard_link(&program, &reachable).is_err() {
+                fs::copy(&program, &reachable)?;
+            }
+            program = reachable;
+        }
+        let mut command = Command::new(program);
         if let Some(user) = self.user {
             command.uid(user).gid(user).env("HOME", self.directory.path());
         }

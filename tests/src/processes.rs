@@ -76,11 +76,21 @@ pub fn listening_inodes() -> Vec<String> {
         .collect()
 }
 
-/// Proportional set size in KiB.
+/// Proportional set size in KiB: what is shared counts in parts, so it grows when others that share it end.
 #[must_use]
 pub fn pss_kib(pid: u32) -> Option<u64> {
+    rollup_kib(pid, "Pss:")
+}
+
+/// Memory in KiB that is no file's and so nobody else's.
+#[must_use]
+pub fn anonymous_kib(pid: u32) -> Option<u64> {
+    rollup_kib(pid, "Anonymous:")
+}
+
+fn rollup_kib(pid: u32, key: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = text.lines().find(|line| line.starts_with("Pss:"))?;
+    let line = text.lines().find(|line| line.starts_with(key))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 

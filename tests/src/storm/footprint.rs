@@ -36,7 +36,7 @@ impl Footprint {
         let mut files = Vec::new();
         collect(&apart.node_dir(), &mut files);
         files.sort();
-        let memory_of = |pid: u32| processes::pss_kib(pid).unwrap_or_default();
+        let memory_of = |pid: u32| processes::anonymous_kib(pid).unwrap_or_default();
         Self {
             files,
             descriptors: processes::descriptors(agent).len(),
