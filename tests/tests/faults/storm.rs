@@ -1,15 +1,14 @@
-//! `kill -9` of the agent, of runners and of compilers amid hundreds of pods.
+//! `kill -9` of the agent amid a compilation. The storms that kill agent, runners and compilers amid hundreds of pods take
+//! minutes: `make soak` has them.
 
 use coracle_tests::{
     Apart, eventually, guest,
     random::Random,
-    storm::{Footprint, Storm, VICTIMS},
+    storm::{Footprint, Storm},
 };
 
 /// Pods of the first storm, which only makes what is kept on purpose.
 const WARM: usize = 10;
-const PODS: usize = 200;
-const NAMESPACES: usize = 3;
 
 /// Both processes, what draws for the test, and what the node holds when nothing runs that ever ran.
 fn warmed() -> (Apart, Random, Footprint) {
@@ -31,18 +30,4 @@ fn an_agent_killed_amid_a_compilation_that_nobody_wants_any_more_leaves_nothing_
     assert!(storm.kill_amid_compilation(&mut apart), "no compiler was met");
     storm.end(&apart);
     eventually("the footprint of before", || Footprint::of(&apart).within(&before));
-}
-
-#[test]
-fn whoever_is_killed_in_a_storm_of_pods_all_converge_and_nothing_is_left() {
-    let (mut apart, mut random, before) = warmed();
-    let mut storm = Storm::new(&apart, random.fork(), "storm", NAMESPACES);
-    storm.rage(&mut apart, PODS, &VICTIMS);
-    storm.settle(&apart);
-    for victim in VICTIMS {
-        assert!(storm.kills(victim) > 0, "no {victim:?} was killed");
-    }
-    let done = storm.end(&apart);
-    eventually("the footprint of before", || Footprint::of(&apart).within(&before));
-    println!("{done}\nbefore {before}\nafter  {}", Footprint::of(&apart));
 }
