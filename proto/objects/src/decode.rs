@@ -14,6 +14,12 @@ pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 /// A value takes up to 100 bytes in memory however short it is written (`[[],[],…`), so their number is bounded too.
 const VALUES_MAX: usize = 300_000;
 
+/// Deepest nesting of a YAML document, as for JSON.
+const YAML_DEPTH_MAX: usize = 128;
+
+/// Most values in a YAML document, those that aliases repeat included.
+const YAML_VALUES_MAX: usize = 100_000;
+
 /// Duplicates beyond this many are not listed.
 const DUPLICATES_MAX: usize = 100;
 
@@ -41,6 +47,28 @@ pub fn json(bytes: &[u8]) -> Result<(Value, Vec<String>), ApiError> {
         .and_then(|value| deserializer.end().map(|()| value))
         .map_err(|error| ApiError::bad_request(format!("not JSON: {}", reason(&error))))?;
     Ok((value, state.into_inner().duplicates))
+}
+
+/// Decodes one YAML (or JSON) document with bounded nesting and number of values, aliases multiplied out.
+///
+/// # Errors
+/// 400 that says where and what.
+pub fn yaml(bytes: &[u8]) -> Result<Value, ApiError> {
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| ApiError::bad_request(format!("not YAML: invalid UTF-8 at byte {}", error.valid_up_to())))?;
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_depth: YAML_DEPTH_MAX,
+            max_documents: 1,
+            max_events: YAML_VALUES_MAX * 2,
+            max_nodes: YAML_VALUES_MAX,
+            max_recorded_anchor_events: YAML_VALUES_MAX,
+            max_total_scalar_bytes: MAX_BODY_BYTES,
+        },
+        with_snippet: false,
+    };
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| ApiError::bad_request(format!("not YAML: {error}")))
 }
 
 /// Decodes a request body that must be an object of `kind` and checks it against the field table.

@@ -3,7 +3,10 @@
 use super::protobuf;
 use axum::body::Body;
 use bytes::Bytes;
-use coracle_objects::{ApiError, Reason, decode::MAX_BODY_BYTES};
+use coracle_objects::{
+    ApiError, Reason,
+    decode::{self, MAX_BODY_BYTES},
+};
 use futures::StreamExt;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -13,10 +16,6 @@ use std::time::Duration;
 /// answer instead of a broken connection.
 const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
-/// Deepest nesting of a YAML document, as for JSON.
-const YAML_DEPTH_MAX: usize = 128;
-/// Most values in a YAML document, those that aliases repeat included: each takes about 100 bytes in memory.
-const YAML_NODES_MAX: usize = 100_000;
 
 /// The media type of a body, without parameters.
 pub(super) fn media_type(headers: &HeaderMap) -> &str {
@@ -71,7 +70,9 @@ pub(super) fn to_json(headers: &HeaderMap, body: Bytes) -> Result<Bytes, ApiErro
     match media_type(headers) {
         // curl's default says nothing about what it sends.
         "" | "application/json" | "text/json" | "application/x-www-form-urlencoded" => Ok(body),
-        "application/yaml" | "application/x-yaml" | "text/yaml" | "text/x-yaml" => yaml_to_json(&body),
+        "application/yaml" | "application/x-yaml" | "text/yaml" | "text/x-yaml" => {
+            Ok(Bytes::from(decode::yaml(&body)?.to_string()))
+        }
         "application/vnd.kubernetes.protobuf" => Ok(Bytes::from(protobuf::decode(&body)?.to_string())),
         _ => Err(unsupported(&["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"])),
     }
@@ -82,25 +83,6 @@ pub(super) fn unsupported(accepted: &[&str]) -> ApiError {
     let list = accepted.join(", ");
     let message = format!("the body of the request was in an unknown format - accepted media types include: {list}");
     ApiError::new(Reason::UnsupportedMediaType, message)
-}
-
-fn yaml_to_json(body: &[u8]) -> Result<Bytes, ApiError> {
-    let text =
-        std::str::from_utf8(body).map_err(|error| ApiError::bad_request(format!("the body is not UTF-8: {error}")))?;
-    let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_depth: YAML_DEPTH_MAX,
-            max_documents: 1,
-            max_events: YAML_NODES_MAX * 2,
-            max_nodes: YAML_NODES_MAX,
-            max_recorded_anchor_events: YAML_NODES_MAX,
-            max_total_scalar_bytes: MAX_BODY_BYTES,
-        },
-        with_snippet: false,
-    };
-    let value: serde_json::Value = serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| ApiError::bad_request(format!("the body is not valid YAML: {error}")))?;
-    Ok(Bytes::from(value.to_string()))
 }
 
 #[cfg(test)]

@@ -11,9 +11,6 @@ use std::fmt::Write;
 
 /// Digits of a static pod's uid: no server gives uids of this form, which has no dashes.
 const UID_DIGITS: usize = 32;
-/// Nesting and values in one file.
-const DEPTH_MAX: usize = 128;
-const VALUES_MAX: usize = 100_000;
 
 /// Whether the uid is one that [`parse`] gives.
 pub(crate) fn is_static_uid(uid: &str) -> bool {
@@ -26,20 +23,7 @@ pub(crate) fn is_static_uid(uid: &str) -> bool {
 /// # Errors
 /// For people: what is wrong with it and where.
 pub(crate) fn parse(bytes: &[u8], node: &str) -> Result<Value, String> {
-    let text = std::str::from_utf8(bytes).map_err(|error| format!("invalid UTF-8 at byte {}", error.valid_up_to()))?;
-    let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_depth: DEPTH_MAX,
-            max_documents: 1,
-            max_events: VALUES_MAX * 2,
-            max_nodes: VALUES_MAX,
-            max_recorded_anchor_events: VALUES_MAX,
-            max_total_scalar_bytes: decode::MAX_BODY_BYTES,
-        },
-        with_snippet: false,
-    };
-    let document: Value =
-        serde_saphyr::from_str_with_options(text, options).map_err(|error| format!("it is not valid YAML: {error}"))?;
+    let document = decode::yaml(bytes).map_err(|error| error.message)?;
     let kind = catalogue::pods();
     let checked = decode::object(kind, document.to_string().as_bytes(), FieldValidation::Strict);
     let mut pod = checked.map_err(|error| error.message)?.object;
@@ -127,7 +111,7 @@ spec:
     #[test]
     fn what_is_wrong_is_said() {
         let cases = [
-            ("kind: [", "it is not valid YAML"),
+            ("kind: [", "not YAML: "),
             ("", "Pod"),
             ("apiVersion: v1\nkind: Service\nmetadata: {name: a}\n", "Service"),
             (&WEB.replace("name: web\n  labels", "labels"), "metadata.name is missing"),

@@ -37,6 +37,16 @@ macro_rules! pass_inner_async {
     )*};
 }
 
+/// Calls on a descriptor that must not be a socket, done by a function of ours that counts what is written.
+macro_rules! counted {
+    ($(fn $name:ident($fd:ident, $argument:ident: $type:ty), or $otherwise:ident, by $ours:ident;)*) => {$(
+        async fn $name(&mut self, memory: &mut GuestMemory<'_>, $fd: Fd, $argument: $type) -> Result<(), Error> {
+            let fd = self.table.inner($fd, Errno::$otherwise)?;
+            self.$ours(memory, fd, $argument).await
+        }
+    )*};
+}
+
 /// Opening anything else could last for ever: see [`crate::host::special_files`].
 fn may_be_opened(kind: types::Filetype) -> bool {
     matches!(kind, types::Filetype::RegularFile | types::Filetype::Directory | types::Filetype::SymbolicLink)
@@ -93,14 +103,11 @@ impl WasiSnapshotPreview1 for Preview1 {
         ) -> types::Size, or Notdir;
     }
 
-    async fn fd_filestat_set_size(
-        &mut self,
-        memory: &mut GuestMemory<'_>,
-        fd: Fd,
-        size: types::Filesize,
-    ) -> Result<(), Error> {
-        let fd = self.table.inner(fd, Errno::Inval)?;
-        self.resize_file(memory, fd, size).await
+    counted! {
+        fn fd_filestat_set_size(fd, size: types::Filesize), or Inval, by resize_file;
+        fn path_create_directory(fd, path: GuestPtr<str>), or Notdir, by create_directory;
+        fn path_remove_directory(fd, path: GuestPtr<str>), or Notdir, by remove_directory;
+        fn path_unlink_file(fd, path: GuestPtr<str>), or Notdir, by unlink;
     }
 
     async fn fd_pwrite(
@@ -112,36 +119,6 @@ impl WasiSnapshotPreview1 for Preview1 {
     ) -> Result<types::Size, Error> {
         let fd = self.table.inner(fd, Errno::Spipe)?;
         self.write_file(memory, fd, data, Some(offset)).await
-    }
-
-    async fn path_create_directory(
-        &mut self,
-        memory: &mut GuestMemory<'_>,
-        fd: Fd,
-        path: GuestPtr<str>,
-    ) -> Result<(), Error> {
-        let fd = self.table.inner(fd, Errno::Notdir)?;
-        self.create_directory(memory, fd, path).await
-    }
-
-    async fn path_remove_directory(
-        &mut self,
-        memory: &mut GuestMemory<'_>,
-        fd: Fd,
-        path: GuestPtr<str>,
-    ) -> Result<(), Error> {
-        let fd = self.table.inner(fd, Errno::Notdir)?;
-        self.remove_directory(memory, fd, path).await
-    }
-
-    async fn path_unlink_file(
-        &mut self,
-        memory: &mut GuestMemory<'_>,
-        fd: Fd,
-        path: GuestPtr<str>,
-    ) -> Result<(), Error> {
-        let fd = self.table.inner(fd, Errno::Notdir)?;
-        self.unlink(memory, fd, path).await
     }
 
     async fn path_link(
