@@ -4,7 +4,6 @@
 //! [`scores`] where it would run best. [`queue`] decides who is next, and [`driver`] keeps all that in step with the
 //! API: it alone does I/O. It must never write anything but bindings, the `PodScheduled` condition and events.
 
-pub mod affinity;
 pub mod core;
 pub mod driver;
 pub mod filters;

@@ -1,12 +1,11 @@
 //! The scheduler's form of a node: what it offers and what is taken.
 
 use crate::{
-    affinity::Labels,
     pod::{Group, HostPort, Usage},
     resources::Resources,
     taints::{self, Taint},
 };
-use coracle_objects::quantity::Quantity;
+use coracle_objects::{node_affinity::Labels, quantity::Quantity};
 use serde_json::Value;
 use std::sync::Arc;
 

@@ -2,11 +2,13 @@
 
 use crate::{
     SCHEDULER_NAME,
-    affinity::{Labels, NodeRequirements},
     resources::{self, Resources},
     taints::{self, Toleration},
 };
-use coracle_objects::{ObjectKey, meta};
+use coracle_objects::{
+    ObjectKey, meta,
+    node_affinity::{Labels, NodeRequirements},
+};
 use serde_json::Value;
 use std::{
     hash::{DefaultHasher, Hash, Hasher},

@@ -8,7 +8,8 @@ use crate::{
     link::{Link, NAMESPACES},
     logs::Logs,
     network::Network,
-    pod::{checks::Checks, probes::Probes},
+    pod::{admission::Room, checks::Checks, probes::Probes},
+    pressure::Pressure,
     reflector::Cache,
     reports::Reports,
     sandbox::{Owner, Owners},
@@ -18,6 +19,7 @@ use crate::{
 use coracle_objects::{ApiError, ObjectKey, meta};
 use serde_json::Value;
 use std::{path::PathBuf, sync::Arc};
+use tokio::sync::watch;
 
 /// Objects that the agent keeps up with.
 #[derive(Clone)]
@@ -39,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) owners: Arc<Owners>,
     pub(crate) ledger: Ledger,
     pub(crate) caches: Caches,
+    pub(crate) room: Room,
+    pub(crate) pressure: watch::Receiver<Pressure>,
     pub(crate) data_dir: PathBuf,
     pub(crate) host_ip: String,
     pub(crate) pace: Pace,

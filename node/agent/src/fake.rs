@@ -8,6 +8,7 @@ use crate::{
     network::{Network, Switch, addresses::Addresses},
     output::{Attached, Audience, Output},
     pod::{
+        admission::Offer,
         checks::Checks,
         hooks::{Hook, HookFailure},
         probes::{Kind, Verdict},
@@ -18,7 +19,7 @@ use crate::{
 use async_trait::async_trait;
 use coracle_images::{Image, ImageModule, Local, PullError, PullPolicy};
 use coracle_net::fabric::DialFailure;
-use coracle_objects::{ApiError, ObjectKey, Reason, meta, registry_auth::Keyring};
+use coracle_objects::{ApiError, ObjectKey, Reason, meta, node_affinity::Labels, registry_auth::Keyring};
 use coracle_runner::{
     compile::CompileError,
     protocol::{Exit, ExitCause, GuestKind, LogStream, RunId, RunSample, StartGuest},
@@ -51,6 +52,19 @@ pub(crate) async fn eventually(what: &str, check: impl Fn() -> bool) {
         }
     };
     tokio::time::timeout(WAIT_MAX, wait).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+}
+
+/// A node that has room for everything.
+pub(crate) fn offer() -> Offer {
+    let all = 1 << 40;
+    Offer {
+        name: "n".to_owned(),
+        labels: Labels::default(),
+        cpu_milli: all,
+        memory_bytes: all,
+        storage_bytes: all,
+        pods_max: 1000,
+    }
 }
 
 type Place = (&'static str, ObjectKey);

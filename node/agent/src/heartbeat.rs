@@ -107,7 +107,7 @@ impl Heartbeat {
             }
             other => other?,
         };
-        let wanted = node::labels(&self.identity);
+        let wanted = node::labels(&self.identity.name, &self.identity.labels);
         if wanted.iter().any(|(name, value)| found["metadata"]["labels"].get(name) != Some(value)) {
             if !found["metadata"]["labels"].is_object() {
                 found["metadata"]["labels"] = Value::Object(serde_json::Map::new());

@@ -53,6 +53,7 @@ use crate::{
     ledger::Ledger,
     link::{ENDPOINT_SLICES, Link, NAMESPACES, PODS, Resource, SERVICES},
     logs::{Logs, session::NodeLink},
+    machine::Facts,
     network::{
         Network,
         addresses::{Addresses, RANGE_PATIENCE},
@@ -62,12 +63,13 @@ use crate::{
         routes::Routes,
     },
     pod::{
+        admission::{Offer, Room},
         checks,
         manager::Manager,
         probes::Probes,
         volumes::{self, live::Refresher},
     },
-    pressure::Pressure,
+    pressure::{Pressure, thresholds::allocatable},
     reflector::{Cache, Sink},
     reports::Reports,
     sandbox::Owners,
@@ -85,6 +87,7 @@ use coracle_net::{
 };
 use coracle_objects::{
     meta,
+    node_affinity::Labels,
     ranges::{CLUSTER_DNS, POD_RANGE, SERVICE_RANGE},
 };
 use coracle_runner::compile::CompileLimits;
@@ -234,6 +237,8 @@ struct Agent {
     exchange: Arc<Exchange>,
     runners: Arc<Runners>,
     gate: Arc<Gate>,
+    facts: Facts,
+    pressure: watch::Sender<Pressure>,
     /// From the fabric and from this crate.
     notices: [mpsc::Receiver<Notice>; 2],
 }
@@ -264,6 +269,8 @@ impl Agent {
             gate.clone(),
             config.runner_instances,
         );
+        let facts = machine::facts(&config.data_dir);
+        let (pressure, felt) = watch::channel(Pressure::default());
         let context = Context {
             link: link.clone(),
             workloads: Arc::new(workloads),
@@ -276,12 +283,15 @@ impl Agent {
             logs: Arc::new(Logs::open(config.data_dir.join("logs"))?),
             ledger,
             caches: Caches { services: Cache::new(), namespaces: Cache::new() },
+            room: Room::new(offer(&config, &facts)),
+            pressure: felt,
             data_dir: config.data_dir.clone(),
             host_ip: config.address.clone(),
             probes: Probes::new(&pace),
             pace,
         };
-        Ok(Self { config, channel, link, context: Arc::new(context), writer, exchange, runners, gate, notices })
+        let context = Arc::new(context);
+        Ok(Self { config, channel, link, context, writer, exchange, runners, gate, facts, pressure, notices })
     }
 
     /// What runs the pods of the node's own files, and what shows them to the server.
@@ -362,18 +372,18 @@ impl Agent {
             pods,
         };
         tasks.spawn(link.run(stop_link.clone()));
-        let (pressure, felt) = watch::channel(Pressure::default());
+        let felt = self.context.pressure.clone();
         let relief = pressure::Keeper {
             stats,
             registry: pods_in_use,
             thresholds: self.config.thresholds,
             data_dir: self.config.data_dir.clone(),
-            pressure,
+            pressure: self.pressure,
         };
         tasks.spawn(relief.run(stop_pods.clone()));
         let heartbeat = Heartbeat {
             link: self.link.clone(),
-            identity: identity(&self.config, self.gate.verdict()),
+            identity: identity(&self.config, self.facts, self.gate.verdict()),
             pressure: felt,
             ready: ready.clone(),
             addresses: self.context.network.addresses.clone(),
@@ -400,12 +410,26 @@ impl Agent {
     }
 }
 
-fn identity(config: &AgentConfig, confined: Verdict) -> node::Identity {
+/// What the node has for pods, by what is reserved and kept back of it.
+fn offer(config: &AgentConfig, facts: &Facts) -> Offer {
+    let (cpu_milli, memory_bytes, storage_bytes) =
+        allocatable(node::capacity(facts), &config.reserved, &config.thresholds);
+    Offer {
+        name: config.node_name.clone(),
+        labels: Labels::from_map(&node::labels(&config.node_name, &config.labels).into()),
+        cpu_milli,
+        memory_bytes,
+        storage_bytes,
+        pods_max: config.pods_max,
+    }
+}
+
+fn identity(config: &AgentConfig, facts: Facts, confined: Verdict) -> node::Identity {
     node::Identity {
         name: config.node_name.clone(),
         address: config.address.clone(),
         labels: config.labels.clone(),
-        facts: machine::facts(&config.data_dir),
+        facts,
         runtime_version: RUNTIME_VERSION.to_owned(),
         pods_max: config.pods_max,
         confined,

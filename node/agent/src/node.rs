@@ -44,22 +44,27 @@ pub(crate) fn object(identity: &Identity) -> Value {
         "apiVersion": "v1", "kind": "Node",
         "metadata": {
             "name": identity.name,
-            "labels": labels(identity),
+            "labels": labels(&identity.name, &identity.labels),
             "annotations": {MAX_PODS_ANNOTATION: identity.pods_max.to_string()},
         },
         "spec": {},
     })
 }
 
-/// Labels that the agent keeps on its Node.
-pub(crate) fn labels(identity: &Identity) -> Map<String, Value> {
+/// What the whole machine has: thousandths of a CPU, bytes of memory, bytes of storage.
+pub(crate) fn capacity(facts: &Facts) -> (u64, u64, u64) {
+    (facts.cpus as u64 * 1000, facts.memory_bytes, facts.storage_bytes)
+}
+
+/// Labels that the agent keeps on its Node: those that its operator `configured`, and what every node says of itself.
+pub(crate) fn labels(name: &str, configured: &BTreeMap<String, String>) -> Map<String, Value> {
     let own = [
-        ("kubernetes.io/hostname", identity.name.as_str()),
+        ("kubernetes.io/hostname", name),
         ("kubernetes.io/os", "linux"),
         ("kubernetes.io/arch", machine::architecture()),
     ];
     let mut labels: Map<String, Value> =
-        identity.labels.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
+        configured.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
     for (key, value) in own {
         labels.insert(key.to_owned(), value.into());
     }
@@ -84,7 +89,7 @@ pub(crate) fn status(
             "pods": identity.pods_max.to_string(),
         })
     };
-    let whole = (facts.cpus as u64 * 1000, facts.memory_bytes, facts.storage_bytes);
+    let whole = capacity(facts);
     let ip = if identity.address.parse::<IpAddr>().is_ok() { "InternalIP" } else { "InternalDNS" };
     json!({
         "conditions": conditions(identity, ready, pressure, previous, now),

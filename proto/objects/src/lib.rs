@@ -14,6 +14,7 @@ pub mod kind;
 pub mod meta;
 pub mod metrics;
 pub mod names;
+pub mod node_affinity;
 pub mod openapi;
 pub mod patch;
 pub mod quantity;

@@ -1,12 +1,12 @@
 //! A container's environment and command line, as Kubernetes computes them. Pure: config maps and secrets are handed
 //! in.
 
-use crate::{machine, pod::spec};
+use crate::pod::{admission::Offer, spec};
 use coracle_images::ImageModule;
 use coracle_net::names::{CLUSTER_DOMAIN, hostname};
 use coracle_objects::{meta, quantity::Quantity};
 use serde_json::Value;
-use std::{collections::BTreeMap, net::IpAddr, path::Path};
+use std::{collections::BTreeMap, net::IpAddr};
 
 /// Most variables of one container, those of services included.
 const VARIABLES_MAX: usize = 10_000;
@@ -39,8 +39,7 @@ pub(crate) fn needed(container: &Value) -> (Vec<&str>, Vec<&str>) {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NodeFacts<'a> {
     pub(crate) host_ip: &'a str,
-    /// A directory on the disk that pods write to.
-    pub(crate) disk: &'a Path,
+    pub(crate) offer: &'a Offer,
 }
 
 /// A container's environment.
@@ -222,7 +221,8 @@ pub(crate) fn field(pod: &Value, host_ip: &str, path: &str) -> Result<String, St
     }
 }
 
-/// An amount of a container's resources, in units of the divisor. A limit that it does not have is what the node has.
+/// An amount of a container's resources, in units of the divisor. A limit that it does not have is what the node has for
+/// pods.
 ///
 /// # Errors
 /// When there is no such resource.
@@ -234,7 +234,7 @@ pub(crate) fn resource_field(container: &Value, reference: &Value, node: NodeFac
     let parse =
         |value: &Value, default: &str| value.as_str().unwrap_or(default).parse::<Quantity>().map_err(|_| wrong());
     let own = container["resources"][list][name].as_str().map(str::to_owned);
-    let amount = own.unwrap_or_else(|| if list == "limits" { whole_node(name, node) } else { "0".to_owned() });
+    let amount = own.unwrap_or_else(|| if list == "limits" { all_there_is(name, node.offer) } else { "0".to_owned() });
     let amount = amount.parse::<Quantity>().map_err(|_| wrong())?;
     let divisor = parse(&reference["divisor"], "1")?;
     let (amount, divisor) =
@@ -250,13 +250,12 @@ pub(crate) fn resource_field(container: &Value, reference: &Value, node: NodeFac
     Ok(((amount + divisor - 1) / divisor).to_string())
 }
 
-/// What the node has of a resource, as a quantity.
-fn whole_node(resource: &str, node: NodeFacts<'_>) -> String {
-    let facts = machine::facts(node.disk);
+/// What the node has of a resource for all its pods, as a quantity.
+fn all_there_is(resource: &str, offer: &Offer) -> String {
     match resource {
-        "cpu" => facts.cpus.to_string(),
-        "memory" => facts.memory_bytes.to_string(),
-        _ => facts.storage_bytes.to_string(),
+        "cpu" => format!("{}m", offer.cpu_milli),
+        "memory" => offer.memory_bytes.to_string(),
+        _ => offer.storage_bytes.to_string(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use serde_json::json;
+use std::sync::LazyLock;
 
 fn pod() -> Value {
     json!({
@@ -12,8 +13,11 @@ fn pod() -> Value {
     })
 }
 
+static OFFER: LazyLock<Offer> =
+    LazyLock::new(|| Offer { cpu_milli: 1500, memory_bytes: 3 << 30, storage_bytes: 5 << 30, ..Offer::default() });
+
 fn node() -> NodeFacts<'static> {
-    NodeFacts { host_ip: "127.0.0.1", disk: Path::new("/") }
+    NodeFacts { host_ip: "127.0.0.1", offer: &OFFER }
 }
 
 fn sources() -> Sources {
@@ -237,10 +241,16 @@ fn resources_are_told_in_their_divisors_and_a_missing_limit_is_the_nodes() {
     ] {
         assert_eq!(tell(&container, resource, divisor).as_deref(), Ok(expected), "{resource} in {divisor}");
     }
-    let facts = machine::facts(node().disk);
     let none = json!({});
-    assert_eq!(tell(&none, "limits.cpu", "1"), Ok(facts.cpus.to_string()));
-    assert_eq!(tell(&none, "limits.memory", "1"), Ok(facts.memory_bytes.to_string()));
+    for (resource, divisor, expected) in [
+        ("limits.cpu", "1", "2"),
+        ("limits.cpu", "1m", "1500"),
+        ("limits.memory", "1Mi", "3072"),
+        ("limits.ephemeral-storage", "1Gi", "5"),
+        ("requests.cpu", "1m", "0"),
+    ] {
+        assert_eq!(tell(&none, resource, divisor).as_deref(), Ok(expected), "{resource} in {divisor}");
+    }
     assert!(tell(&none, "limits.pods", "1").is_err() && tell(&none, "memory", "1").is_err());
 }
 

@@ -5,7 +5,10 @@ use crate::{
     context::Context,
     ledger::Entry,
     pod::{
-        spec, volumes,
+        admission::{Admission, Refusal},
+        restore, spec,
+        status::PREEMPTED,
+        volumes,
         worker::{Desired, Outcome, Worker, ending::Eviction},
     },
     reflector::Sink,
@@ -17,10 +20,14 @@ use std::{
     collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
+
+/// Grace of a pod that makes room for one that the node needs.
+const YIELD_GRACE: Duration = Duration::from_secs(1);
 
 /// A pod with its owner task.
 struct Handle {
@@ -74,6 +81,15 @@ impl Registry {
         }
         true
     }
+
+    /// Waits until a pod has ended for good, or is gone.
+    pub(crate) async fn ended(&self, uid: &str) {
+        let view = self.handles().get(uid).map(|handle| handle.view.clone());
+        if let Some(mut view) = view {
+            // A view that nobody writes any more is that of a pod that is gone.
+            let _ = view.wait_for(|pod| spec::is_finished(pod)).await;
+        }
+    }
 }
 
 /// See the module.
@@ -96,9 +112,10 @@ impl Manager {
         stop: CancellationToken,
         ready: watch::Sender<bool>,
     ) -> Self {
-        // Before any pod gets an address, lest a new one gets that of a remembered one.
-        for entry in &entries {
-            if let Some(address) = entry.address.filter(|_| !spec::is_finished(&entry.pod)) {
+        // Before any pod gets an address or is taken on, lest a new one gets what a remembered one has.
+        for entry in entries.iter().filter(|entry| !spec::is_finished(&entry.pod)) {
+            context.room.count(&entry.pod);
+            if let Some(address) = entry.address {
                 context.network.addresses.reserve(entry.uid(), address);
             }
         }
@@ -147,7 +164,7 @@ impl Manager {
                 let handles = self.registry.handles();
                 !handles.contains_key(uid) && handles.values().all(|other| meta::key(&other.view.borrow()) != key)
             };
-            if begins {
+            if begins && !self.waits_for_room(pod) {
                 self.upsert(pod);
             }
         }
@@ -160,8 +177,16 @@ impl Manager {
                 .collect()
         };
         for entry in left {
+            self.context.room.leave(entry.uid());
             self.tasks.spawn(clean_up(self.context.clone(), entry.pod));
         }
+    }
+
+    /// Whether a static pod does not fit beside pods of which only the ledger knows yet: they may have been deleted.
+    fn waits_for_room(&self, pod: &Value) -> bool {
+        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_open = ledger.keys().any(|uid| !is_static_uid(uid));
+        is_open && !ledger.contains_key(meta::uid(pod)) && !self.context.room.fits(pod)
     }
 
     /// Runs the pods that the ledger remembers although the control plane has not confirmed them.
@@ -191,9 +216,17 @@ impl Manager {
         let (desired, wanted) = watch::channel(Desired::Present(pod.clone()));
         let (view, seen) = watch::channel(pod.clone());
         let evicted: Arc<OnceLock<Eviction>> = Arc::default();
-        let worker = Worker::new(self.context.clone(), pod.clone(), entry.as_ref(), wanted, view, evicted.clone());
+        let (refusal, yielding) = self.admit(pod, entry.as_ref());
+        let mut worker = Worker::new(self.context.clone(), pod.clone(), entry.as_ref(), wanted, view, evicted.clone());
+        if let Some(refusal) = refusal {
+            worker.refuse(&refusal);
+        }
         handles.insert(uid.clone(), Handle { desired, view: seen, evicted });
         drop(handles);
+        for uid in yielding {
+            let message = "Preempted in order to admit critical pod".to_owned();
+            self.registry.evict(&uid, Eviction { reason: PREEMPTED, message, grace: YIELD_GRACE });
+        }
         let (context, registry, stop, pod) =
             (self.context.clone(), self.registry.clone(), self.stop.clone(), pod.clone());
         self.tasks.spawn(async move {
@@ -202,6 +235,22 @@ impl Manager {
                 clean_up(context, pod).await;
             }
         });
+    }
+
+    /// Takes a new pod on, or answers why not, and who has to go for it. One that ran here already stays.
+    fn admit(&self, pod: &Value, entry: Option<&Entry>) -> (Option<Refusal>, Vec<String>) {
+        if spec::is_finished(pod) {
+            return (None, Vec::new());
+        }
+        if entry.is_some() || meta::is_terminating(pod) || restore::has_run(pod) {
+            self.context.room.count(pod);
+            return (None, Vec::new());
+        }
+        match self.context.room.admit(pod, *self.context.pressure.borrow()) {
+            Admission::Taken => (None, Vec::new()),
+            Admission::TakenFor(yielding) => (None, yielding),
+            Admission::Refused(refusal) => (Some(refusal), Vec::new()),
+        }
     }
 
     /// Removes what is left of pods that neither the control plane nor the ledger knows: they were deleted while their
@@ -237,6 +286,8 @@ impl Manager {
     }
 
     fn gone(&self, uid: &str) {
+        // The server counts it no more, and may have bound others in its place.
+        self.context.room.leave(uid);
         if let Some(handle) = self.registry.handles().get(uid) {
             handle.desired.send_replace(Desired::Gone);
         }
@@ -248,15 +299,22 @@ impl Sink for Manager {
         let (mirrors, objects): (Vec<Value>, Vec<Value>) = objects.into_iter().partition(is_mirror);
         self.mirrors.replace(mirrors);
         let listed: HashSet<String> = objects.iter().map(|pod| meta::uid(pod).to_owned()).collect();
+        // First who is gone, then who was here, then who is new: none of these is counted against one before it.
+        let mut unlisted: Vec<String> = self.registry.handles().keys().cloned().collect();
+        unlisted.extend(self.ledger.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned());
+        unlisted.retain(|uid| !is_static_uid(uid) && !listed.contains(uid));
+        unlisted.iter().for_each(|uid| self.gone(uid));
+        let mut objects = objects;
+        objects.sort_by_cached_key(|pod| {
+            let created = spec::text(&pod["metadata"], "creationTimestamp").to_owned();
+            (!restore::has_run(pod), created, meta::key(pod))
+        });
         for pod in objects {
             self.upsert(&Arc::new(pod));
         }
         if !*self.ready.borrow() {
             self.sweep(&listed);
         }
-        let known: Vec<String> = self.registry.handles().keys().cloned().collect();
-        let from_server = known.iter().filter(|uid| !is_static_uid(uid));
-        from_server.filter(|uid| !listed.contains(*uid)).for_each(|uid| self.gone(uid));
         // What the ledger alone remembers was deleted while this agent was away.
         let left: Vec<Entry> = {
             let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);

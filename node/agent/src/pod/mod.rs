@@ -1,5 +1,6 @@
 //! Pods on this node: the pure parts ([`spec`], [`state`], [`status`], [`env`]) and what moves them.
 
+pub(crate) mod admission;
 pub(crate) mod attempt;
 pub(crate) mod checks;
 pub(crate) mod env;

@@ -71,6 +71,13 @@ pub(crate) fn restore(pod: &Value, entry: &Entry, now_text: &str, now: Instant) 
     state
 }
 
+/// Whether the pod's own status tells of runs.
+pub(crate) fn has_run(pod: &Value) -> bool {
+    let fields = ["initContainerStatuses", "containerStatuses"];
+    let mut all = fields.iter().flat_map(|field| spec::items(&pod["status"], field));
+    all.any(|status| !spec::text(status, "containerID").is_empty())
+}
+
 /// What the pod's own status remembers, for when the ledger has lost its entry: without it a container would begin
 /// anew as if it had never run, and one that must not run again would.
 pub(crate) fn from_status(pod: &Arc<Value>) -> Option<Entry> {

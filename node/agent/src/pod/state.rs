@@ -106,6 +106,8 @@ pub(crate) struct PodState {
     pub(crate) renewing: bool,
     /// The pod as a whole failed: reason and message.
     pub(crate) failed: Option<(String, String)>,
+    /// It failed because the node did not take it on.
+    pub(crate) refused: bool,
     describe: String,
 }
 
@@ -124,6 +126,7 @@ impl PodState {
             stopping: false,
             renewing: false,
             failed: None,
+            refused: false,
             describe: spec::describe(pod),
         }
     }

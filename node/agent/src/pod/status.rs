@@ -36,10 +36,15 @@ pub(crate) const OWN_CONDITIONS: [&str; 4] = ["PodReadyToStartContainers", "Init
 
 /// The reason of a pod that was ended to give its node room.
 pub(crate) const EVICTED: &str = "Evicted";
+/// The reason of a pod that had to make room for one that the node needs.
+pub(crate) const PREEMPTED: &str = "Preempting";
 
 /// The status of `pod`. Conditions keep their transition time from `previous` while their status stays; what others
 /// write (`qosClass`, the scheduler's condition, readiness gates) is kept.
 pub(crate) fn derive(pod: &Value, state: &PodState, host_ip: &str, previous: &Value, now: OffsetDateTime) -> Value {
+    if let Some((reason, message)) = state.failed.as_ref().filter(|_| state.refused) {
+        return refused(pod, state, reason, message, previous);
+    }
     let phase = phase(state);
     let is_terminal = matches!(phase, Phase::Succeeded | Phase::Failed);
     // As long as anything may still run, the pod holds what it holds.
@@ -54,7 +59,7 @@ pub(crate) fn derive(pod: &Value, state: &PodState, host_ip: &str, previous: &Va
     if let Some((reason, message)) = state.failed.as_ref().filter(|_| shown == phase && is_terminal) {
         status.insert("reason".to_owned(), reason.as_str().into());
         status.insert("message".to_owned(), message.as_str().into());
-        if reason == EVICTED {
+        if [EVICTED, PREEMPTED].contains(&reason.as_str()) {
             disrupted(&mut conditions, message, now);
         }
     }
@@ -80,6 +85,19 @@ pub(crate) fn derive(pod: &Value, state: &PodState, host_ip: &str, previous: &Va
         status.insert("qosClass".to_owned(), class.clone());
     }
     Value::Object(status)
+}
+
+/// The status of a pod that this node did not take: nothing of it ever was here.
+fn refused(pod: &Value, state: &PodState, reason: &str, message: &str, previous: &Value) -> Value {
+    let mut status = json!({
+        "phase": Phase::Failed.as_str(), "reason": reason, "message": message, "startTime": state.start_time,
+    });
+    for field in ["conditions", "qosClass"] {
+        if let Some(known) = previous.get(field).or_else(|| pod["status"].get(field)) {
+            status[field] = known.clone();
+        }
+    }
+    status
 }
 
 /// kubelet's rules for a pod's phase. Sidecars count as running; what they ended with says nothing about the pod.

@@ -13,6 +13,7 @@ use crate::{
     guests::RunEvent,
     ledger::{Entry, Remembered},
     pod::{
+        admission::Refusal,
         attempt::Prepared,
         hooks::HookFailure,
         probes::Verdict,
@@ -87,6 +88,7 @@ pub(crate) enum Outcome {
 /// What a piece of work beside the owner task came to.
 enum Done {
     SetUp(Result<(String, Ipv4Addr), SetUpFailure>),
+    Refused(Refusal),
     Prepared(usize, RunId, Result<Box<Prepared>, Failure>),
     Launched(usize, RunId, Result<(), String>),
     PostStarted(usize, RunId, Result<(), HookFailure>),
@@ -139,6 +141,8 @@ pub(crate) struct Worker {
     reported_end: bool,
     /// It had finished before this agent knew it: its status stays as it is.
     frozen: bool,
+    /// It never ran here.
+    is_new: bool,
 }
 
 impl Worker {
@@ -189,7 +193,16 @@ impl Worker {
             saved: None,
             reported_end: false,
             frozen,
+            is_new: entry.is_none() && !frozen,
         }
+    }
+
+    /// The node does not take the pod: it fails, and nothing of it is set up.
+    pub(crate) fn refuse(&mut self, refusal: &Refusal) {
+        self.context.recorder.record(&self.pod, "", Severity::Warning, refusal.reason, &refusal.message);
+        self.state.refused = true;
+        self.state.failed = Some((refusal.reason.to_owned(), refusal.told()));
+        self.end(Ending::Failed, Duration::ZERO);
     }
 
     /// Owns the pod until it is gone or `shutdown`.
@@ -311,9 +324,10 @@ impl Worker {
         wakes.into_iter().flatten().min()
     }
 
-    /// A pod that will not run again needs no network; its status goes on showing the address that it had.
+    /// A pod that will not run again needs no room and no network; its status goes on showing the address that it had.
     fn detach_finished(&self) {
         if self.state.is_finished() && !self.state.is_busy() {
+            self.context.room.leave(meta::uid(&self.pod));
             self.context.network.detach(meta::uid(&self.pod));
         }
     }

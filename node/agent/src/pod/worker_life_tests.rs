@@ -245,7 +245,7 @@ async fn an_evicted_pod_says_why_and_stays() {
     world.link.put(PODS, simple("Always"));
     world.until("running", |pod| phase(pod) == "Running").await;
     let message = "The node was low on resource: memory.";
-    let eviction = Eviction { message: message.to_owned(), grace: Duration::from_secs(1) };
+    let eviction = Eviction { reason: EVICTED, message: message.to_owned(), grace: Duration::from_secs(1) };
     assert!(world.registry.evict("u-1", eviction.clone()) && !world.registry.evict("u-2", eviction));
     world.until("evicted", |pod| phase(pod) == "Failed").await;
     world.event("Evicted", message).await;

@@ -5,14 +5,17 @@ use super::*;
 use crate::{
     context::Caches,
     events::Recorder,
-    fake::{FakeChecks, FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually},
+    fake::{FakeChecks, FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually, offer},
     ledger::Ledger,
     link::{CONFIG_MAPS, EVENTS, NAMESPACES, PODS},
     logs::Logs,
     pod::{
+        admission::{Offer, Room},
         manager::{Manager, Registry},
         probes::Probes,
+        status::EVICTED,
     },
+    pressure::Pressure,
     reflector::{self, Cache},
     reports::Reports,
     sandbox::Owners,
@@ -22,6 +25,9 @@ use serde_json::json;
 
 #[path = "worker_life_tests.rs"]
 mod life;
+
+#[path = "worker_admission_tests.rs"]
+mod admission;
 
 const SPEED: u32 = 100;
 
@@ -35,6 +41,7 @@ struct World {
     context: Arc<Context>,
     registry: Registry,
     directory: Arc<tempfile::TempDir>,
+    pressure: watch::Sender<Pressure>,
     stop: CancellationToken,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     owners: tokio_util::task::TaskTracker,
@@ -53,6 +60,11 @@ impl World {
     }
 
     fn with_range(link: Arc<FakeLink>, directory: Arc<tempfile::TempDir>, range: &str) -> Self {
+        Self::on_node(link, directory, range, offer())
+    }
+
+    fn on_node(link: Arc<FakeLink>, directory: Arc<tempfile::TempDir>, range: &str, offer: Offer) -> Self {
+        let pressure = watch::Sender::new(Pressure::default());
         let (guests, checks, workloads) = (FakeGuests::new(), FakeChecks::new(), FakeWorkloads::new());
         let (network, switch) = FakeSwitch::network(directory.path(), range);
         let (recorder, writer) = Recorder::new(link.clone(), "n");
@@ -70,6 +82,8 @@ impl World {
             owners: Arc::new(Owners::open(directory.path()).unwrap()),
             ledger,
             caches: Caches { services: Cache::new(), namespaces: Cache::new() },
+            room: Room::new(offer),
+            pressure: pressure.subscribe(),
             data_dir: directory.path().to_owned(),
             host_ip: "127.0.0.1".to_owned(),
             probes: Probes::new(&Pace::fast(SPEED)),
@@ -84,7 +98,7 @@ impl World {
             tokio::spawn(context.reports.clone().run(stop.clone())),
             tokio::spawn(writer.run()),
         ];
-        Self { link, guests, checks, workloads, switch, context, registry, directory, stop, tasks, owners }
+        Self { link, guests, checks, workloads, switch, context, registry, directory, pressure, stop, tasks, owners }
     }
 
     /// Ends this agent as Ctrl-C would, and answers what a next one starts from.

@@ -6,7 +6,7 @@ pub(crate) mod thresholds;
 
 use crate::{
     machine,
-    pod::{manager::Registry, worker::ending::Eviction},
+    pod::{manager::Registry, status::EVICTED, worker::ending::Eviction},
     stats::{Stats, summary::MachineUse, usage::PodUse},
 };
 use coracle_objects::meta;
@@ -23,7 +23,6 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const CALM_AFTER: Duration = Duration::from_mins(5);
 /// How long one pod's end is waited for before the next one goes.
 const END_MAX: Duration = Duration::from_secs(30);
-const END_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Grace of a pod that has to go: the machine cannot wait.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -119,17 +118,12 @@ impl Keeper {
     /// Answers whether there was such a pod; it has ended then, or could not in time.
     async fn evict(&self, victim: &Victim) -> bool {
         let Victim { uid, message } = victim;
-        let eviction = Eviction { message: message.clone(), grace: GRACE };
+        let eviction = Eviction { reason: EVICTED, message: message.clone(), grace: GRACE };
         if !self.registry.evict(uid, eviction) {
             return false;
         }
         info!(uid, message, "a pod is evicted");
-        let ended = async {
-            while self.registry.find(uid, "", "").is_some_and(|pod| !crate::pod::spec::is_finished(&pod)) {
-                tokio::time::sleep(END_LOOK_INTERVAL).await;
-            }
-        };
-        if tokio::time::timeout(END_MAX, ended).await.is_err() {
+        if tokio::time::timeout(END_MAX, self.registry.ended(uid)).await.is_err() {
             warn!(uid, "an evicted pod does not end");
         }
         true

@@ -3,16 +3,15 @@
 
 use super::thresholds::{Resource, Shortage};
 use crate::{
-    pod::spec,
-    static_pods::manifest::is_static_uid,
+    pod::{
+        admission::{is_critical, priority},
+        spec,
+    },
     stats::usage::{ContainerUse, PodUse},
 };
 use coracle_objects::{meta, quantity::Quantity, rules::pod::requests};
 use serde_json::Value;
 use std::{cmp::Reverse, fmt::Write};
-
-/// Pods of this priority and above belong to the system and stay.
-const SYSTEM_CRITICAL_PRIORITY: i64 = 2_000_000_000;
 
 /// A pod that may have to go.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,16 +51,9 @@ fn with(pods: &[PodUse], amounts: impl Fn(&PodUse) -> (u64, i64)) -> Vec<(&PodUs
     pods.iter().map(with).collect()
 }
 
-fn priority(pod: &Value) -> i64 {
-    pod["spec"]["priority"].as_i64().unwrap_or(0)
-}
-
 /// Whether it runs, and is not the system's or the node's own.
 fn may_go(pod: &Value) -> bool {
-    !spec::is_finished(pod)
-        && !meta::is_terminating(pod)
-        && !is_static_uid(meta::uid(pod))
-        && priority(pod) < SYSTEM_CRITICAL_PRIORITY
+    !spec::is_finished(pod) && !meta::is_terminating(pod) && !is_critical(pod)
 }
 
 fn message(shortage: &Shortage, used: &PodUse) -> String {
@@ -165,11 +157,10 @@ mod tests {
             cpu_nanocores: None,
             memory_bytes: memory_mib * MIB,
             memory_limit_bytes: None,
-            network: Traffic::default(),
             logs_bytes: MIB,
             root_bytes: 0,
         };
-        PodUse { pod: Arc::new(pod), containers: vec![container], volumes: Vec::new() }
+        PodUse { pod: Arc::new(pod), containers: vec![container], network: Traffic::default(), volumes: Vec::new() }
     }
 
     #[test]

@@ -117,9 +117,9 @@ fn of_pods(pods: &[PodUse], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result 
     let about = ("pod_memory_working_set", "What counts against the memory limits of a pod", Some(&Unit::Bytes));
     family(encoder, about, false, rows().map(|(labels, used)| (labels, number(used.memory_bytes()))))?;
     let about = ("pod_network_receive", "Bytes that a pod has received", Some(&Unit::Bytes));
-    family(encoder, about, true, rows().map(|(labels, used)| (labels, number(used.network().received_bytes))))?;
+    family(encoder, about, true, rows().map(|(labels, used)| (labels, number(used.network.received_bytes))))?;
     let about = ("pod_network_transmit", "Bytes that a pod has sent", Some(&Unit::Bytes));
-    family(encoder, about, true, rows().map(|(labels, used)| (labels, number(used.network().sent_bytes))))?;
+    family(encoder, about, true, rows().map(|(labels, used)| (labels, number(used.network.sent_bytes))))?;
     let about = ("pod_ephemeral_storage_usage", "What a pod has on the node's disk", Some(&Unit::Bytes));
     family(encoder, about, false, rows().map(|(labels, used)| (labels, number(used.storage_bytes()))))
 }

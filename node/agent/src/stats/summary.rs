@@ -70,7 +70,7 @@ fn cpu(at: &str, nanos: u64, nanocores: Option<u64>) -> Value {
 fn of_pod(at: &str, used: &PodUse, disk: DiskUse) -> Value {
     let (nanos, nanocores) = used.cpu();
     let memory = used.memory_bytes();
-    let Traffic { received_bytes, sent_bytes } = used.network();
+    let Traffic { received_bytes, sent_bytes } = used.network;
     let volume = |volume: &VolumeUse| {
         json!({
             "name": volume.name, "time": at, "usedBytes": volume.used_bytes,
@@ -121,10 +121,10 @@ pub(crate) mod tests {
             cpu_nanocores: Some(200_000_000),
             memory_bytes: 3 << 20,
             memory_limit_bytes: Some(4 << 20),
-            network: Traffic { received_bytes: 10, sent_bytes: 20 },
             logs_bytes: 5,
             root_bytes: 0,
         };
+        let network = Traffic { received_bytes: 10, sent_bytes: 20 };
         let volumes = vec![VolumeUse { name: "data".to_owned(), used_bytes: 7 }];
         Snapshot {
             at: clock::parse("2026-01-01T00:01:00Z").unwrap(),
@@ -136,7 +136,7 @@ pub(crate) mod tests {
                 memory_available_bytes: 60,
                 disk: DiskUse { capacity_bytes: 1000, available_bytes: 400, inodes: 50, inodes_free: 20 },
             },
-            pods: vec![PodUse { pod: Arc::new(pod), containers: vec![container], volumes }],
+            pods: vec![PodUse { pod: Arc::new(pod), containers: vec![container], network, volumes }],
         }
     }
 

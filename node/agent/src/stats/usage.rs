@@ -31,7 +31,6 @@ pub(crate) struct ContainerUse {
     /// What counts against its memory limit.
     pub(crate) memory_bytes: u64,
     pub(crate) memory_limit_bytes: Option<u64>,
-    pub(crate) network: Traffic,
     pub(crate) logs_bytes: u64,
     /// What it wrote outside its volumes.
     pub(crate) root_bytes: u64,
@@ -61,6 +60,14 @@ pub(crate) struct Traffic {
     pub(crate) sent_bytes: u64,
 }
 
+impl Traffic {
+    /// A pod's containers share one network: the sample of each tells what all have used by then.
+    fn see(&mut self, sample: &RunSample) {
+        self.received_bytes = self.received_bytes.max(sample.pod_received_bytes);
+        self.sent_bytes = self.sent_bytes.max(sample.pod_sent_bytes);
+    }
+}
+
 /// One volume on the node's own disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct VolumeUse {
@@ -73,6 +80,7 @@ pub(crate) struct VolumeUse {
 pub(crate) struct PodUse {
     pub(crate) pod: Arc<Value>,
     pub(crate) containers: Vec<ContainerUse>,
+    pub(crate) network: Traffic,
     pub(crate) volumes: Vec<VolumeUse>,
 }
 
@@ -93,15 +101,6 @@ impl PodUse {
         let nanos = self.containers.iter().map(|container| container.cpu_nanos).sum();
         let rates = self.containers.iter().map(|container| container.cpu_nanocores);
         (nanos, rates.sum())
-    }
-
-    /// Its containers share one network: each of them knows all of it.
-    pub(crate) fn network(&self) -> Traffic {
-        self.containers
-            .iter()
-            .map(|container| container.network)
-            .max_by_key(|traffic| traffic.sent_bytes)
-            .unwrap_or_default()
     }
 }
 
@@ -168,11 +167,13 @@ pub(crate) fn pods_in_use(
         let OnDisk { logs, roots, volumes } = on_disk(&pod);
         let statuses = ["initContainerStatuses", "containerStatuses"];
         let statuses = statuses.iter().flat_map(|list| spec::items(&pod["status"], list));
+        let mut network = Traffic::default();
         let containers: Vec<ContainerUse> = statuses
             .filter_map(|status| {
                 let started = &status["state"]["running"]["startedAt"];
                 let run = run_of(status).filter(|_| started.is_string())?;
                 let sample = samples.get(run)?;
+                network.see(sample);
                 let name = spec::text(status, "name");
                 Some(ContainerUse {
                     name: name.to_owned(),
@@ -182,13 +183,12 @@ pub(crate) fn pods_in_use(
                     cpu_nanocores: rates.get(run).copied(),
                     memory_bytes: sample.memory_bytes,
                     memory_limit_bytes: memory_limit(&pod, name),
-                    network: Traffic { received_bytes: sample.pod_received_bytes, sent_bytes: sample.pod_sent_bytes },
                     logs_bytes: logs.get(name).copied().unwrap_or(0),
                     root_bytes: roots.get(name).copied().unwrap_or(0),
                 })
             })
             .collect();
-        PodUse { pod, containers, volumes }
+        PodUse { pod, containers, network, volumes }
     };
     let mut pods: Vec<PodUse> = pods.into_iter().map(in_use).collect();
     pods.sort_by_key(|used| meta::key(&used.pod));
@@ -266,7 +266,7 @@ mod tests {
         let [only] = pods[0].containers.as_slice() else { panic!("{pods:?}") };
         assert_eq!((only.name.as_str(), only.cpu_nanos, only.cpu_nanocores), ("a", 7, Some(11)));
         assert_eq!((only.memory_bytes, only.memory_limit_bytes, only.restarts), (65_536, Some(1 << 20), 3));
-        assert_eq!(pods[0].network(), Traffic { received_bytes: 5, sent_bytes: 6 });
+        assert_eq!(pods[0].network, Traffic { received_bytes: 5, sent_bytes: 6 });
         assert_eq!((pods[0].memory_bytes(), pods[0].storage_bytes(), pods[0].cpu()), (65_536, 123, (7, Some(11))));
     }
 }

@@ -4,11 +4,12 @@ use super::*;
 use crate::{
     context::Caches,
     events::Recorder,
-    fake::{FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually},
+    fake::{FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually, offer},
     ledger::Ledger,
     link::EVENTS,
     logs::Logs,
-    pod::subject::tests::subject,
+    pod::{admission::Room, subject::tests::subject},
+    pressure::Pressure,
     reflector::Cache,
     reports::Reports,
     sandbox::Owners,
@@ -18,6 +19,7 @@ use std::{net::SocketAddr, sync::Mutex};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
+    sync::watch,
 };
 
 /// A test that waits longer has failed.
@@ -58,6 +60,8 @@ impl World {
             owners: Arc::new(Owners::open(directory.path()).unwrap()),
             ledger: Ledger::open(directory.path().join("ledger")).unwrap(),
             caches: Caches { services: Cache::new(), namespaces: Cache::new() },
+            room: Room::new(offer()),
+            pressure: watch::Sender::new(Pressure::default()).subscribe(),
             data_dir: directory.path().to_owned(),
             host_ip: "127.0.0.1".to_owned(),
             probes: Probes::new(&pace),

@@ -116,7 +116,7 @@ impl Refresher {
         let Ok(namespace_uid) = self.context.namespace_uid(pod).await else { return };
         let Ok(owner) = self.context.owner(&namespace_uid) else { return };
         let directory = self.context.volumes(&namespace_uid, meta::uid(pod));
-        let node = NodeFacts { host_ip: &self.context.host_ip, disk: &self.context.data_dir };
+        let node = NodeFacts { host_ip: &self.context.host_ip, offer: self.context.room.offer() };
         let mut changes: Vec<(String, PathBuf, Vec<payload::VolumeFile>)> = Vec::new();
         for volume in spec::items(&pod["spec"], "volumes").iter().filter(|volume| is_made_of_objects(volume)) {
             let name = spec::text(volume, "name");

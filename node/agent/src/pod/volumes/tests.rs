@@ -1,8 +1,9 @@
 //! Volumes on disk.
 
 use super::*;
-use crate::fake::FakeLink;
+use crate::{fake::FakeLink, pod::admission::Offer};
 use serde_json::json;
+use std::sync::LazyLock;
 
 fn pod(volumes: Value) -> Value {
     let mut pod =
@@ -13,8 +14,10 @@ fn pod(volumes: Value) -> Value {
     pod
 }
 
+static OFFER: LazyLock<Offer> = LazyLock::new(Offer::default);
+
 fn node(host_ip: &str) -> NodeFacts<'_> {
-    NodeFacts { host_ip, disk: Path::new("/") }
+    NodeFacts { host_ip, offer: &OFFER }
 }
 
 fn link() -> std::sync::Arc<FakeLink> {

@@ -10,7 +10,6 @@ use crate::{
         hooks::Hook,
         spec,
         state::{Kind, Replacement, stopping::Act},
-        status::EVICTED,
     },
 };
 use coracle_objects::meta;
@@ -23,6 +22,8 @@ use tracing::{debug, warn};
 /// Why a pod has to leave its node although it did nothing wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Eviction {
+    /// The pod's reason from then on.
+    pub(crate) reason: &'static str,
     /// For people: what ran short.
     pub(crate) message: String,
     /// How long its containers get.
@@ -140,12 +141,12 @@ impl Worker {
 
     /// Ends the pod if it was evicted; once, and only one that has not ended otherwise.
     pub(super) fn evict(&mut self) {
-        let Some(Eviction { message, grace }) = self.evicted.get().cloned() else { return };
+        let Some(Eviction { reason, message, grace }) = self.evicted.get().cloned() else { return };
         if self.frozen || self.state.failed.is_some() || self.state.is_finished() && !self.state.is_busy() {
             return;
         }
-        self.context.recorder.record(&self.pod, "", Severity::Warning, EVICTED, &message);
-        self.state.failed = Some((EVICTED.to_owned(), message));
+        self.context.recorder.record(&self.pod, "", Severity::Warning, reason, &message);
+        self.state.failed = Some((reason.to_owned(), message));
         let ending = match self.ending {
             Some(ending @ (Ending::Deleted | Ending::Gone | Ending::Shutdown)) => ending,
             Some(Ending::Failed | Ending::Over) | None => Ending::Failed,

@@ -9,6 +9,7 @@ use crate::{
     ledger::is_file_name,
     output::Output,
     pod::{
+        admission,
         attempt::{Attempt, Prepared},
         env::NodeFacts,
         hooks::HookFailure,
@@ -57,7 +58,17 @@ impl Worker {
         }
         self.set_up.0 = None;
         let (context, pod, known) = (self.context.clone(), self.pod.clone(), self.namespace_uid.clone());
-        self.spawn(Work::SetUp, async move { Done::SetUp(set_up(&context, &pod, known).await) });
+        let is_new = self.is_new;
+        self.spawn(Work::SetUp, async move {
+            match if is_new { admission::wants_this_node(&context, &pod).await } else { Ok(true) } {
+                Ok(true) => Done::SetUp(set_up(&context, &pod, known).await),
+                Ok(false) => Done::Refused(admission::on_the_wrong_node()),
+                Err(error) => Done::SetUp(Err(SetUpFailure {
+                    reason: "FailedNodeAffinity",
+                    message: format!("cannot see whether the pod may run on this node: {error}"),
+                })),
+            }
+        });
         None
     }
 
@@ -117,6 +128,7 @@ impl Worker {
                 self.state.prepared = true;
             }
             Ok((_, Done::SetUp(Err(failure)))) => self.set_up_failed(&failure),
+            Ok((_, Done::Refused(refusal))) => self.refuse(&refusal),
             Ok((_, Done::Prepared(index, run, Ok(prepared)))) if !self.state.starts_nothing() => {
                 self.launch(index, run, *prepared);
             }
@@ -210,7 +222,7 @@ async fn set_up(context: &Context, pod: &Value, known: String) -> Result<(String
     let made = fs::create_dir_all(&directory).and_then(|()| fs::set_permissions(&directory, passable));
     made.map_err(|error| failure(error.to_string()))?;
     let owner = context.owner(&namespace_uid).map_err(|error| failure(error.to_string()))?;
-    let node = NodeFacts { host_ip: &context.host_ip, disk: &context.data_dir };
+    let node = NodeFacts { host_ip: &context.host_ip, offer: context.room.offer() };
     let set_up = volumes::set_up(&*context.link, pod, node, &directory, owner).await;
     set_up.map_err(|failure| mount_failure(&failure))?;
     let address = context.network.attach(pod).await.map_err(|error| SetUpFailure {

@@ -1,4 +1,5 @@
-//! `nodeSelector` and the required part of `nodeAffinity`, in a form that is quick to match.
+//! Which nodes a pod may run on: `nodeSelector` and the required part of `nodeAffinity`, in a form that is quick to match.
+//! Pure. The scheduler chooses by it, and each node checks by it what it is given.
 
 use serde_json::Value;
 
