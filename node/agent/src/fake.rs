@@ -270,6 +270,7 @@ struct GuestsState {
     running: Vec<Guest>,
     stopped: Vec<String>,
     obedient: bool,
+    dismissed: Vec<String>,
     start_failure: Option<String>,
     /// By run: what was written to it, and whether that has ended.
     input: BTreeMap<RunId, (Vec<u8>, bool)>,
@@ -310,6 +311,11 @@ impl FakeGuests {
     /// Containers that were asked to stop, in order.
     pub(crate) fn stopped(&self) -> Vec<String> {
         self.state.lock().unwrap().stopped.clone()
+    }
+
+    /// Namespaces whose runners had to end, in order.
+    pub(crate) fn dismissed(&self) -> Vec<String> {
+        self.state.lock().unwrap().dismissed.clone()
     }
 
     /// The guest in a container writes something.
@@ -387,6 +393,10 @@ impl Guests for FakeGuests {
 
     async fn kill(&self, _namespace_uid: &str, run: &RunId) {
         self.end(|guest| guest.start.run == *run, 137, ExitCause::Killed);
+    }
+
+    fn dismiss(&self, namespace_uid: &str) {
+        self.state.lock().unwrap().dismissed.push(namespace_uid.to_owned());
     }
 
     async fn sample(&self) -> Vec<RunSample> {

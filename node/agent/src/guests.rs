@@ -40,6 +40,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 /// A runner without guests lives so long.
@@ -109,6 +110,9 @@ pub(crate) trait Guests: Send + Sync + 'static {
     /// Ends a run, and the whole runner if it does not obey; returns once that is sure.
     async fn kill(&self, namespace_uid: &str, run: &RunId);
 
+    /// Ends what runs for a namespace of which there is nothing here any more; returns at once.
+    fn dismiss(&self, _namespace_uid: &str) {}
+
     /// What all runs have used, in no order; those of a runner that does not answer in time are missing.
     async fn sample(&self) -> Vec<RunSample>;
 
@@ -131,10 +135,13 @@ struct Run {
     audience: Option<Arc<Audience>>,
     /// What may be written to its standard input; closed with the run.
     input: Option<Arc<Semaphore>>,
+    /// Cancelled when it has ended.
+    over: CancellationToken,
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
+        self.over.cancel();
         if let Some(input) = &self.input {
             input.close();
         }
@@ -253,7 +260,8 @@ impl Runners {
     }
 
     fn runner_of(&self, namespace_uid: &str, run: &RunId) -> Option<Arc<Runner>> {
-        self.fleet(namespace_uid).of_run(run)
+        let fleet = self.fleets.lock().unwrap_or_else(PoisonError::into_inner).get(namespace_uid).cloned();
+        fleet?.of_run(run)
     }
 
     async fn spawn(&self, launch: &Launch, fleet: &Arc<Fleet>) -> Result<Arc<Runner>, String> {
@@ -350,6 +358,7 @@ impl Runners {
             events,
             output: Arc::new(output),
             audience: None,
+            over: CancellationToken::new(),
             input: (guest.stdin == StdinMode::Open).then(|| Arc::new(Semaphore::new(INPUT_WINDOW_BYTES as usize))),
         };
         let mut runs = runner.runs();
@@ -386,14 +395,24 @@ impl Guests for Runners {
 
     async fn kill(&self, namespace_uid: &str, run: &RunId) {
         let Some(runner) = self.runner_of(namespace_uid, run) else { return };
-        let told = runner.process.send(ToRunner::Kill(run.clone()));
-        if tokio::time::timeout(KILL_PATIENCE, told).await.is_ok() {
-            tokio::time::sleep(KILL_PATIENCE).await;
-        }
-        // The pod is taken for ended by now, so its guest must not live on.
-        if runner.runs().by_id.contains_key(run) {
+        let Some(over) = runner.runs().by_id.get(run).map(|entry| entry.over.clone()) else { return };
+        let ended = async {
+            // Where it cannot be told, it ends or has to be ended.
+            let _ = runner.process.send(ToRunner::Kill(run.clone())).await;
+            over.cancelled().await;
+        };
+        // Behind that the pod is taken for ended, so its guest must not live on.
+        if tokio::time::timeout(KILL_PATIENCE, ended).await.is_err() {
             warn!(namespace = runner.namespace, pid = runner.process.pid(), "the runner does not obey and is killed");
             runner.kill_because("it did not end a container that was to be ended".to_owned());
+        }
+    }
+
+    fn dismiss(&self, namespace_uid: &str) {
+        let fleet = self.fleets.lock().unwrap_or_else(PoisonError::into_inner).remove(namespace_uid);
+        for runner in fleet.iter().flat_map(|fleet| fleet.all()) {
+            runner.runs().closed = true;
+            runner.process.kill();
         }
     }
 
@@ -496,12 +515,15 @@ impl Routing {
                 }
             }
         };
-        let lost = runner.runs().close();
+        let (dismissed, lost) = {
+            let mut runs = runner.runs();
+            (runs.closed, runs.close())
+        };
         self.fleet.remove(&runner);
-        if died {
+        if died && !dismissed {
             warn!(namespace = runner.namespace, guests = lost.len(), "runner ended");
         } else {
-            info!(namespace = runner.namespace, "runner had nothing to do and was ended");
+            info!(namespace = runner.namespace, guests = lost.len(), "runner had nothing to do and was ended");
         }
         let exit = if lost.is_empty() { None } else { Some(runner.death().await) };
         for (run, entry) in lost {
@@ -586,3 +608,6 @@ impl Routing {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,7 @@ mod fake;
 mod grpc;
 mod guests;
 mod heartbeat;
+mod homes;
 mod ledger;
 mod link;
 mod logs;
@@ -50,6 +51,7 @@ use crate::{
     grpc::GrpcLink,
     guests::Runners,
     heartbeat::Heartbeat,
+    homes::{Homes, Known},
     ledger::Ledger,
     link::{ENDPOINT_SLICES, Link, NAMESPACES, PODS, Resource, SERVICES},
     logs::{Logs, session::NodeLink},
@@ -86,13 +88,12 @@ use coracle_net::{
     range::Ipv4Range,
 };
 use coracle_objects::{
-    meta,
     node_affinity::Labels,
     ranges::{CLUSTER_DNS, POD_RANGE, SERVICE_RANGE},
 };
 use coracle_runner::compile::CompileLimits;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ffi::OsString,
     fs, io,
     net::{IpAddr, SocketAddr, ToSocketAddrs as _},
@@ -112,6 +113,8 @@ const LEDGER_START_DELAY: Duration = Duration::from_secs(10);
 const SHUTDOWN_MAX: Duration = Duration::from_secs(20);
 /// How long node ports and connections under way get to end with the agent.
 const NETWORK_STOP_MAX: Duration = Duration::from_secs(5);
+/// What begins the names of files that get their own when they are whole.
+const TEMPORARY: &[u8] = b".tmp";
 /// How the node looks names up.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// What runs guests, as `status.nodeInfo` names it.
@@ -212,11 +215,18 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     Ok(())
 }
 
-/// Makes the data directory, for nobody else to read, and removes what only dead runners could use.
+/// Makes the data directory, for nobody else to read, and removes what only dead runners could use and what a killed
+/// agent was about to write.
 fn prepare_directory(data_dir: &Path) -> io::Result<()> {
     let namespaces = data_dir.join("ns");
     fs::create_dir_all(&namespaces)?;
     fs::set_permissions(data_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    for file in fs::read_dir(data_dir)? {
+        let file = file?;
+        if file.file_name().as_encoded_bytes().starts_with(TEMPORARY) {
+            volumes::remove(&file.path())?;
+        }
+    }
     for namespace in fs::read_dir(&namespaces)? {
         let namespace = namespace?.path();
         volumes::remove(&namespace.join("code"))?;
@@ -276,6 +286,7 @@ impl Agent {
             workloads: Arc::new(workloads),
             checks: Arc::new(checks::Real),
             guests: runners.clone(),
+            homes: Homes::new(&config.data_dir, owners.clone()),
             owners,
             network: Network { addresses, switch: exchange.clone() },
             recorder,
@@ -323,6 +334,7 @@ impl Agent {
         let (ready_sender, ready) = watch::channel(false);
         let manager = Manager::new(self.context.clone(), entries, stop_pods.clone(), ready_sender);
         let (pods, owners, remembered) = (manager.registry(), manager.tasks(), manager.share());
+        let statics_known = manager.statics_known();
         let tasks = TaskTracker::new();
         let (statics, keeper) = self.static_pods(&manager);
         tasks.spawn(statics.run(stop_pods.clone()));
@@ -337,13 +349,9 @@ impl Agent {
         follow(NAMESPACES, String::new(), Box::new(self.context.caches.namespaces.clone()));
         follow(ENDPOINT_SLICES, String::new(), Box::new(slices.clone()));
         let services = self.context.caches.services.clone();
-        let namespaces = self.config.data_dir.join("ns");
-        tasks.spawn(remove_deleted_namespaces(
-            self.context.caches.namespaces.clone(),
-            namespaces,
-            self.context.owners.clone(),
-            stop_link.clone(),
-        ));
+        let known =
+            Known { namespaces: self.context.caches.namespaces.clone(), pods: ready.clone(), statics: statics_known };
+        tasks.spawn(self.context.homes.clone().tidy(self.context.guests.clone(), known, stop_link.clone()));
         tasks.spawn(self.exchange.clone().keep_services(services.clone(), slices, stop_link.clone()));
         let teller = Teller {
             recorder: self.context.recorder.clone(),
@@ -438,32 +446,6 @@ fn identity(config: &AgentConfig, facts: Facts, confined: Verdict) -> node::Iden
     }
 }
 
-/// Removes the directory of a namespace once it is deleted: its pods are gone by then, and a uid never comes back.
-/// One that was never seen is left alone: a pod may be known before its namespace is.
-async fn remove_deleted_namespaces(
-    namespaces: Cache,
-    directory: PathBuf,
-    owners: Arc<Owners>,
-    stop: CancellationToken,
-) {
-    let mut version = namespaces.version();
-    let mut seen = BTreeSet::new();
-    loop {
-        version.borrow_and_update();
-        let now: BTreeSet<String> = namespaces.all().iter().map(|one| meta::uid(one).to_owned()).collect();
-        for uid in seen.difference(&now).filter(|uid| ledger::is_file_name(uid)) {
-            if let Err(error) = volumes::remove(&directory.join(uid)).and_then(|()| owners.forget(uid)) {
-                warn!(uid, %error, "cannot remove what a namespace left");
-            }
-        }
-        seen = now;
-        tokio::select! {
-            changed = version.changed() => if changed.is_err() { return },
-            () = stop.cancelled() => return,
-        }
-    }
-}
-
 /// The fabric and what connects runners with it.
 fn open_exchange(config: &AgentConfig, addresses: Arc<Addresses>) -> (Arc<Exchange>, [mpsc::Receiver<Notice>; 2]) {
     let routes = Arc::new(Routes::default());
@@ -493,7 +475,6 @@ fn open_exchange(config: &AgentConfig, addresses: Arc<Addresses>) -> (Arc<Exchan
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn the_runtime_is_the_one_that_is_built_in() {
@@ -512,37 +493,14 @@ mod tests {
         for path in ["ns/a/code", "ns/a/volumes/pod", "ns/b/code", "ns/b/volumes"] {
             fs::create_dir_all(data.join(path)).unwrap();
         }
+        fs::write(data.join(".tmpAbCdEf"), "half").unwrap();
+        fs::write(data.join("pod-range"), "whole").unwrap();
         prepare_directory(&data).unwrap();
+        assert!(!data.join(".tmpAbCdEf").exists() && data.join("pod-range").exists());
         assert!(
             data.join("ns/a/volumes/pod").exists() && !data.join("ns/a/code").exists() && !data.join("ns/b").exists()
         );
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&data).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o700);
-    }
-
-    #[tokio::test]
-    async fn a_deleted_namespace_leaves_no_directory() {
-        let directory = tempfile::tempdir().unwrap();
-        for uid in ["kept", "gone", "unseen"] {
-            fs::create_dir_all(directory.path().join(uid).join("code")).unwrap();
-        }
-        let mut namespaces = Cache::new();
-        let namespace = |name: &str| json!({"metadata": {"name": name, "uid": name}});
-        namespaces.replace(vec![namespace("kept"), namespace("gone"), namespace("../kept")]);
-        let stop = CancellationToken::new();
-        let owners = Arc::new(Owners::open(directory.path()).unwrap());
-        let task = tokio::spawn(remove_deleted_namespaces(
-            namespaces.clone(),
-            directory.path().to_owned(),
-            owners,
-            stop.clone(),
-        ));
-        tokio::task::yield_now().await;
-        namespaces.delete(&namespace("../kept"));
-        namespaces.delete(&namespace("gone"));
-        fake::eventually("it is removed", || !directory.path().join("gone").exists()).await;
-        stop.cancel();
-        task.await.unwrap();
-        assert!(directory.path().join("kept").exists() && directory.path().join("unseen").exists());
     }
 }

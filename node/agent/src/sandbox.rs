@@ -137,6 +137,11 @@ impl Owners {
         Owner(self.ids.as_ref().map(|_| first + COMPILER_OFFSET))
     }
 
+    /// The namespaces that have a user of their own.
+    pub(crate) fn namespaces(&self) -> Vec<String> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).namespaces.keys().cloned().collect()
+    }
+
     /// Forgets a namespace that is gone with all its files. Its id is not given out again.
     ///
     /// # Errors

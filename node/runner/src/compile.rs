@@ -141,6 +141,8 @@ pub async fn compile_within(
         .process_group(0)
         .kill_on_drop(true);
     let child = spawner::spawn(process).await.map_err(|error| failed(&error))?;
+    let beside = output.parent().unwrap_or(Path::new("."));
+    let _root = child.id().map(|process| EmptyRoot(confine::compiler_root(beside, process)));
     let wall = Duration::from_secs(limits.cpu_seconds).saturating_mul(WALL_PER_CPU);
     match time::timeout(wall, outcome(child, limits)).await {
         Ok(Ok(outcome)) => {
@@ -338,6 +340,16 @@ fn check_start(module: &Module) -> Result<(), Fault> {
 
 fn new_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).open(path)
+}
+
+/// A compiler's root directory, which it removes itself unless it is killed in that moment.
+struct EmptyRoot(PathBuf);
+
+impl Drop for EmptyRoot {
+    fn drop(&mut self) {
+        // Mostly it is not there.
+        let _ = fs::remove_dir(&self.0);
+    }
 }
 
 /// Output that is not whole yet; removed unless it is finished.

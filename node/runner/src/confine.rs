@@ -135,6 +135,11 @@ impl Confining {
     }
 }
 
+/// The directory that a compiler makes `beside` its output and removes again before it reads anything.
+pub(crate) fn compiler_root(beside: &Path, process: u32) -> PathBuf {
+    account::empty_root(beside, process)
+}
+
 /// What a compiler gives up once its input and output are open, before it reads a byte or starts a thread.
 ///
 /// # Errors

@@ -252,6 +252,7 @@ async fn code(context: &Context, request: &ExecRequest) -> Result<(crate::worklo
     let container = container.ok_or_else(|| format!("container not found (\"{}\")", request.container))?;
     let image = image_of(context, &request.pod, container)?;
     let (module, argv) = choose(container, &image.modules, &request.command)?;
+    let _stay = context.homes.stay(&request.namespace_uid);
     let code = context.workloads.code(&request.namespace_uid, module).await;
     let code = code.map_err(|error| match error {
         CompileError::Rejected(what) => format!("module {} cannot run: {what}", module.name),

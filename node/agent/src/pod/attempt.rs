@@ -23,6 +23,7 @@ use coracle_runner::{
 use serde_json::Value;
 use std::sync::Arc;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 /// Where a program begins, as programs tell each other.
 const WORKING_DIR_VARIABLE: &str = "PWD";
@@ -45,6 +46,8 @@ pub(crate) struct Attempt {
     pub(crate) field_path: String,
     /// Which run this becomes.
     pub(crate) run: RunId,
+    /// Where what writes below the pod's directory runs.
+    pub(crate) disk: TaskTracker,
 }
 
 impl Attempt {
@@ -189,7 +192,7 @@ impl Attempt {
         let (context, pod, container) = (self.context.clone(), self.pod.clone(), self.container.clone());
         let namespace_uid = self.namespace_uid.clone();
         let variables = env.clone();
-        let laid = tokio::task::spawn_blocking(move || {
+        let laid = self.disk.spawn_blocking(move || {
             let owner = context.owner(&namespace_uid).map_err(|error| error.to_string())?;
             let directory = context.volumes(&namespace_uid, meta::uid(&pod));
             let (pod, container, env, directory) = (&*pod, &container, variables.as_slice(), directory.as_path());

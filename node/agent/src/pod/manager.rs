@@ -3,13 +3,13 @@
 
 use crate::{
     context::Context,
-    ledger::Entry,
+    ledger::{Entry, is_file_name},
     pod::{
         admission::{Admission, Refusal},
         restore, spec,
         status::PREEMPTED,
         volumes,
-        worker::{Desired, Outcome, Worker, ending::Eviction},
+        worker::{Desired, Outcome, Place, Worker, ending::Eviction},
     },
     reflector::Sink,
     static_pods::{manifest::is_static_uid, mirror::Mirrors},
@@ -18,13 +18,21 @@ use coracle_objects::{meta, static_pods::is_mirror};
 use serde_json::Value;
 use std::{
     collections::{HashMap, HashSet},
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 use tokio::sync::watch;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
+use tracing::{debug, info, warn};
+
+/// How often it is tried to remove what a pod left, and the time in between.
+const CLEAN_UP_TRIES: usize = 5;
+const CLEAN_UP_RETRY: Duration = Duration::from_secs(2);
 
 /// Grace of a pod that makes room for one that the node needs.
 const YIELD_GRACE: Duration = Duration::from_secs(1);
@@ -34,6 +42,8 @@ struct Handle {
     desired: watch::Sender<Desired>,
     view: watch::Receiver<Arc<Value>>,
     evicted: Arc<OnceLock<Eviction>>,
+    /// What writes below the pod's directory.
+    disk: TaskTracker,
 }
 
 /// The pods of this node as others in the agent see them.
@@ -70,6 +80,11 @@ impl Registry {
 }
 
 impl Registry {
+    /// To be held by whoever writes into a pod's volumes: they are not removed meanwhile. `None` where they are already.
+    pub(crate) fn writing(&self, uid: &str) -> Option<TaskTrackerToken> {
+        self.handles().get(uid).map(|handle| handle.disk.token())
+    }
+
     /// Has a pod end to give its node room: it fails with the reason `Evicted` and stays so. Only the first word counts.
     /// Whether there is such a pod.
     pub(crate) fn evict(&self, uid: &str, eviction: Eviction) -> bool {
@@ -101,6 +116,7 @@ pub(crate) struct Manager {
     stop: CancellationToken,
     ready: watch::Sender<bool>,
     mirrors: Arc<Mirrors>,
+    statics_known: watch::Sender<bool>,
 }
 
 impl Manager {
@@ -122,7 +138,8 @@ impl Manager {
         let entries = entries.into_iter().map(|entry| (entry.uid().to_owned(), entry)).collect();
         let ledger = Arc::new(Mutex::new(entries));
         let (registry, tasks, mirrors) = (Registry::default(), TaskTracker::new(), Arc::default());
-        Self { context, registry, ledger, tasks, stop, ready, mirrors }
+        let statics_known = watch::Sender::new(false);
+        Self { context, registry, ledger, tasks, stop, ready, mirrors, statics_known }
     }
 
     /// The pods as others see them.
@@ -145,7 +162,13 @@ impl Manager {
             stop: self.stop.clone(),
             ready: self.ready.clone(),
             mirrors: self.mirrors.clone(),
+            statics_known: self.statics_known.clone(),
         }
+    }
+
+    /// Turns true with the first [`Self::set_static`].
+    pub(crate) fn statics_known(&self) -> watch::Receiver<bool> {
+        self.statics_known.subscribe()
     }
 
     /// What the server shows of this node's static pods.
@@ -180,6 +203,7 @@ impl Manager {
             self.context.room.leave(entry.uid());
             self.tasks.spawn(clean_up(self.context.clone(), entry.pod));
         }
+        self.statics_known.send_if_modified(|known| !std::mem::replace(known, true));
     }
 
     /// Whether a static pod does not fit beside pods of which only the ledger knows yet: they may have been deleted.
@@ -215,13 +239,14 @@ impl Manager {
         let entry = self.ledger.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
         let (desired, wanted) = watch::channel(Desired::Present(pod.clone()));
         let (view, seen) = watch::channel(pod.clone());
-        let evicted: Arc<OnceLock<Eviction>> = Arc::default();
+        let (evicted, disk): (Arc<OnceLock<Eviction>>, _) = (Arc::default(), TaskTracker::new());
         let (refusal, yielding) = self.admit(pod, entry.as_ref());
-        let mut worker = Worker::new(self.context.clone(), pod.clone(), entry.as_ref(), wanted, view, evicted.clone());
+        let place = Place { entry: entry.as_ref(), disk: disk.clone() };
+        let mut worker = Worker::new(self.context.clone(), pod.clone(), place, wanted, view, evicted.clone());
         if let Some(refusal) = refusal {
             worker.refuse(&refusal);
         }
-        handles.insert(uid.clone(), Handle { desired, view: seen, evicted });
+        handles.insert(uid.clone(), Handle { desired, view: seen, evicted, disk: disk.clone() });
         drop(handles);
         for uid in yielding {
             let message = "Preempted in order to admit critical pod".to_owned();
@@ -232,6 +257,9 @@ impl Manager {
         self.tasks.spawn(async move {
             if worker.run(stop).await == Outcome::Gone {
                 registry.handles().remove(&uid);
+                // What was given up may still be at it.
+                disk.close();
+                disk.wait().await;
                 clean_up(context, pod).await;
             }
         });
@@ -260,8 +288,10 @@ impl Manager {
         known.extend(self.ledger.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned());
         known.extend(listed.iter().cloned());
         let mut orphans: Vec<PathBuf> = self.context.logs.orphans(&known);
-        for namespace in children(&self.context.data_dir.join("ns")) {
-            let volumes = children(&namespace.join("volumes"));
+        let mut stays = Vec::new();
+        for (namespace_uid, home) in self.context.homes.all() {
+            stays.push(self.context.homes.stay(&namespace_uid));
+            let volumes = children(&home.join("volumes"));
             orphans.extend(
                 volumes.into_iter().filter(|path| {
                     path.file_name().and_then(|name| name.to_str()).is_none_or(|uid| !known.contains(uid))
@@ -282,6 +312,7 @@ impl Manager {
             {
                 warn!(%error, "cannot remove what a pod left");
             }
+            drop(stays);
         });
     }
 
@@ -339,27 +370,40 @@ fn children(directory: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
-/// Removes what a pod left: volumes in whichever namespace directory, logs, ledger entry.
+/// Removes what a pod left: volumes in whichever namespace directory, logs, ledger entry. A run that was given up may
+/// still write there, so what cannot be removed is tried again.
 async fn clean_up(context: Arc<Context>, pod: Arc<Value>) {
-    let uid = meta::uid(&pod).to_owned();
-    context.reports.forget(&uid);
-    context.network.detach(&uid);
-    let work = tokio::task::spawn_blocking(move || {
-        let mut results = vec![context.logs.remove(&pod)];
-        if crate::ledger::is_file_name(&uid) {
-            for namespace in children(&context.data_dir.join("ns")) {
-                results.push(volumes::remove(&namespace.join("volumes").join(&uid)));
+    context.reports.forget(meta::uid(&pod));
+    context.network.detach(meta::uid(&pod));
+    for tries_left in (0..CLEAN_UP_TRIES).rev() {
+        let (inner, gone) = (context.clone(), pod.clone());
+        let removed = tokio::task::spawn_blocking(move || remove_traces(&inner, &gone)).await;
+        match removed.unwrap_or_else(|_| Err(io::Error::other("it was interrupted"))) {
+            Ok(()) => return,
+            Err(error) if tries_left == 0 => {
+                return warn!(pod = meta::name(&pod), %error, "cannot remove what a pod left; the next agent will try");
+            }
+            Err(error) => debug!(pod = meta::name(&pod), %error, "cannot yet remove what a pod left"),
+        }
+        context.pace.sleep(CLEAN_UP_RETRY).await;
+    }
+}
+
+fn remove_traces(context: &Context, pod: &Value) -> io::Result<()> {
+    let uid = meta::uid(pod);
+    let mut result = context.logs.remove(pod);
+    if is_file_name(uid) {
+        for (namespace_uid, home) in context.homes.all() {
+            let volumes = home.join("volumes").join(uid);
+            if volumes.exists() {
+                // So that the home is looked at again when this is gone.
+                let _stay = context.homes.stay(&namespace_uid);
+                result = result.and(volumes::remove(&volumes));
             }
         }
-        // Last, so that a crash before leaves something to begin the cleaning anew from.
-        results.push(context.ledger.remove(&uid));
-        for error in results.into_iter().filter_map(Result::err) {
-            warn!(pod = meta::name(&pod), %error, "cannot remove what a pod left");
-        }
-    });
-    if work.await.is_err() {
-        warn!("cleaning up after a pod was interrupted");
     }
+    // Last, and only then, so that a crash or a failure leaves something to begin the cleaning anew from.
+    result.and_then(|()| context.ledger.remove(uid))
 }
 
 #[cfg(test)]

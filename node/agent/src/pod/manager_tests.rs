@@ -6,6 +6,7 @@ use crate::{
     context::Caches,
     events::Recorder,
     fake::{FakeChecks, FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually, offer},
+    homes::Homes,
     ledger::Ledger,
     logs::Logs,
     pod::{admission::Room, probes::Probes},
@@ -41,6 +42,7 @@ pub(crate) async fn context(
     for name in known {
         ledger.save(entry(name)).await.unwrap();
     }
+    let owners = Arc::new(Owners::open(directory).unwrap());
     Arc::new(Context {
         link: link.clone(),
         workloads: FakeWorkloads::new(),
@@ -50,7 +52,8 @@ pub(crate) async fn context(
         recorder,
         reports: Reports::new(link.clone()),
         logs: Arc::new(Logs::open(directory.join("logs")).unwrap()),
-        owners: Arc::new(Owners::open(directory).unwrap()),
+        homes: Homes::new(directory, owners.clone()),
+        owners,
         ledger,
         caches: Caches { services: Cache::new(), namespaces: Cache::new() },
         room: Room::new(offer()),

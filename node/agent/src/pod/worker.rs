@@ -11,6 +11,7 @@ use crate::{
     context::Context,
     events::Severity,
     guests::RunEvent,
+    homes::Stay,
     ledger::{Entry, Remembered},
     pod::{
         admission::Refusal,
@@ -40,7 +41,7 @@ use tokio::{
     task::{Id, JoinSet},
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 /// Grace at most when the agent itself ends.
@@ -87,7 +88,7 @@ pub(crate) enum Outcome {
 
 /// What a piece of work beside the owner task came to.
 enum Done {
-    SetUp(Result<(String, Ipv4Addr), SetUpFailure>),
+    SetUp(Result<Premises, SetUpFailure>),
     Refused(Refusal),
     Prepared(usize, RunId, Result<Box<Prepared>, Failure>),
     Launched(usize, RunId, Result<(), String>),
@@ -115,8 +116,22 @@ struct SetUpFailure {
     message: String,
 }
 
+/// What a pod that is set up has.
+struct Premises {
+    stay: Stay,
+    address: Ipv4Addr,
+}
+
 /// The part of an entry whose change makes it worth writing.
 type Saved = (Vec<Remembered>, Option<(String, String)>, Option<Ipv4Addr>, Arc<str>);
+
+/// What a pod has on this node before its owner task begins.
+pub(crate) struct Place<'a> {
+    /// What the ledger remembers of it.
+    pub(crate) entry: Option<&'a Entry>,
+    /// Where everything is to be run that writes below its directory and cannot be broken off half-way.
+    pub(crate) disk: TaskTracker,
+}
 
 /// See the module.
 pub(crate) struct Worker {
@@ -125,7 +140,9 @@ pub(crate) struct Worker {
     desired: watch::Receiver<Desired>,
     view: watch::Sender<Arc<Value>>,
     state: PodState,
-    namespace_uid: String,
+    /// In its namespace's directory, from when that is known.
+    stay: Option<Stay>,
+    disk: TaskTracker,
     said: mpsc::Sender<(RunId, RunEvent)>,
     heard: mpsc::Receiver<(RunId, RunEvent)>,
     work: JoinSet<Done>,
@@ -146,12 +163,12 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// A pod that is new here, or that `entry` remembers. `view` shows the pod with its newest status to others;
+    /// A pod that is new here, or that the ledger remembers. `view` shows the pod with its newest status to others;
     /// `evicted` is looked at whenever `desired` is touched.
     pub(crate) fn new(
         context: Arc<Context>,
         pod: Arc<Value>,
-        entry: Option<&Entry>,
+        Place { entry, disk }: Place<'_>,
         desired: watch::Receiver<Desired>,
         view: watch::Sender<Arc<Value>>,
         evicted: Arc<OnceLock<Eviction>>,
@@ -168,6 +185,8 @@ impl Worker {
         if let Some(address) = state.address.filter(|_| !state.is_finished()) {
             context.network.addresses.reserve(meta::uid(&pod), address);
         }
+        let known = entry.map(|entry| &entry.namespace_uid).filter(|uid| !uid.is_empty());
+        let stay = known.map(|namespace_uid| context.homes.stay(namespace_uid));
         let (said, heard) = mpsc::channel(4 * state.containers.len() + 4);
         if entry.is_none() && !frozen {
             for (reason, message) in spec::unsupported(&pod) {
@@ -180,7 +199,8 @@ impl Worker {
             desired,
             view,
             state,
-            namespace_uid: entry.map(|entry| entry.namespace_uid.clone()).unwrap_or_default(),
+            stay,
+            disk,
             said,
             heard,
             work: JoinSet::new(),
@@ -228,10 +248,15 @@ impl Worker {
         }
     }
 
+    /// Empty until it is known.
+    fn namespace_uid(&self) -> String {
+        self.stay.as_ref().map(|stay| stay.namespace_uid().to_owned()).unwrap_or_default()
+    }
+
     fn outcome(&self) -> Option<Outcome> {
-        // A set-up that was aborted may still be at it, and would attach the pod's address after it was taken away.
-        let sets_up = self.works.values().any(|(work, _)| *work == Work::SetUp);
-        let idle = !self.state.is_busy() && !sets_up;
+        // What was aborted may still be at it: it would attach the pod's address, or make files, after those were taken away.
+        let makes = self.works.values().any(|(work, _)| matches!(work, Work::SetUp | Work::Prepare(_)));
+        let idle = !self.state.is_busy() && !makes;
         match self.ending {
             Some(Ending::Gone) if idle => Some(Outcome::Gone),
             Some(Ending::Shutdown) if idle => Some(Outcome::Shutdown),
@@ -371,11 +396,11 @@ impl Worker {
     /// to try again, on a disk that is full.
     async fn save(&mut self, now: Instant) -> Option<Instant> {
         // Before its set-up a pod has nothing that could be lost.
-        if self.frozen || self.namespace_uid.is_empty() || self.ending == Some(Ending::Gone) {
+        if self.frozen || self.stay.is_none() || self.ending == Some(Ending::Gone) {
             return None;
         }
         let containers = restore::remember(&self.state);
-        let namespace_uid = self.namespace_uid.as_str().into();
+        let namespace_uid = self.namespace_uid().into();
         let saved: Saved = (containers.clone(), self.state.failed.clone(), self.state.address, namespace_uid);
         if self.saved.as_ref() == Some(&saved) {
             return None;
@@ -384,7 +409,7 @@ impl Worker {
         if self.ending != Some(Ending::Shutdown) {
             let entry = Entry {
                 pod: self.pod.clone(),
-                namespace_uid: self.namespace_uid.clone(),
+                namespace_uid: self.namespace_uid(),
                 start_time: self.state.start_time.clone(),
                 failed: self.state.failed.clone(),
                 address: self.state.address,

@@ -6,6 +6,7 @@ use crate::{
     context::Caches,
     events::Recorder,
     fake::{FakeChecks, FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually, offer},
+    homes::Homes,
     ledger::Ledger,
     link::{CONFIG_MAPS, EVENTS, NAMESPACES, PODS},
     logs::Logs,
@@ -25,6 +26,8 @@ use serde_json::json;
 
 #[path = "worker_life_tests.rs"]
 mod life;
+#[path = "worker_traces_tests.rs"]
+mod traces;
 
 #[path = "worker_admission_tests.rs"]
 mod admission;
@@ -40,11 +43,12 @@ struct World {
     switch: Arc<FakeSwitch>,
     context: Arc<Context>,
     registry: Registry,
+    ready: watch::Receiver<bool>,
     directory: Arc<tempfile::TempDir>,
     pressure: watch::Sender<Pressure>,
     stop: CancellationToken,
     tasks: Vec<tokio::task::JoinHandle<()>>,
-    owners: tokio_util::task::TaskTracker,
+    owners: TaskTracker,
 }
 
 impl World {
@@ -70,6 +74,7 @@ impl World {
         let (recorder, writer) = Recorder::new(link.clone(), "n");
         let ledger = Ledger::open(directory.path().join("ledger")).unwrap();
         let entries = ledger.load().unwrap();
+        let owners = Arc::new(Owners::open(directory.path()).unwrap());
         let context = Arc::new(Context {
             link: link.clone(),
             workloads: workloads.clone(),
@@ -79,7 +84,8 @@ impl World {
             recorder,
             reports: Reports::new(link.clone()),
             logs: Arc::new(Logs::open(directory.path().join("logs")).unwrap()),
-            owners: Arc::new(Owners::open(directory.path()).unwrap()),
+            homes: Homes::new(directory.path(), owners.clone()),
+            owners,
             ledger,
             caches: Caches { services: Cache::new(), namespaces: Cache::new() },
             room: Room::new(offer),
@@ -89,8 +95,8 @@ impl World {
             probes: Probes::new(&Pace::fast(SPEED)),
             pace: Pace::fast(SPEED),
         });
-        let (stop, ready) = (CancellationToken::new(), watch::Sender::new(false));
-        let manager = Manager::new(context.clone(), entries, stop.clone(), ready);
+        let (stop, (listed, ready)) = (CancellationToken::new(), watch::channel(false));
+        let manager = Manager::new(context.clone(), entries, stop.clone(), listed);
         let (owners, registry) = (manager.tasks(), manager.registry());
         let follow = reflector::run(link.clone(), PODS, String::new(), Box::new(manager), stop.clone());
         let tasks = vec![
@@ -98,7 +104,21 @@ impl World {
             tokio::spawn(context.reports.clone().run(stop.clone())),
             tokio::spawn(writer.run()),
         ];
-        Self { link, guests, checks, workloads, switch, context, registry, directory, pressure, stop, tasks, owners }
+        Self {
+            link,
+            guests,
+            checks,
+            workloads,
+            switch,
+            context,
+            registry,
+            ready,
+            directory,
+            pressure,
+            stop,
+            tasks,
+            owners,
+        }
     }
 
     /// Ends this agent as Ctrl-C would, and answers what a next one starts from.

@@ -39,6 +39,11 @@ pub(crate) fn namespace_uid(namespace: &str) -> String {
     format!("static-{namespace}")
 }
 
+/// Whether a namespace's directory is one of [`namespace_uid`].
+pub(crate) fn is_static_home(namespace_uid: &str) -> bool {
+    namespace_uid.starts_with("static-")
+}
+
 /// What tells that a file has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {

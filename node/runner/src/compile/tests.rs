@@ -239,3 +239,16 @@ fn output_is_whole_or_absent() {
     assert!(missing.finish(&output).is_err());
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "no temporary file is left");
 }
+
+#[tokio::test]
+async fn a_compiler_that_is_killed_at_any_moment_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    // Its last word is the output; what it has made when it is killed is its root for a moment, and part of the code.
+    let script = "for output; do :; done; mkdir ${output%/*}/.root-$$ && echo code >$output && kill -KILL $$";
+    let command = ["/bin/sh", "-c", script, "compile"].map(OsString::from);
+    let output = directory.path().join("code.new");
+    let error = compile(&command, &directory.path().join("wasm"), &output).await.unwrap_err();
+    assert!(matches!(&error, CompileError::Failed(what) if what.contains("SIGKILL")), "{error}");
+    let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}

@@ -5,7 +5,10 @@ use nix::{
     libc,
     unistd::{Gid, Uid, chdir, chroot, setgroups, setresgid, setresuid},
 };
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 /// Capabilities that any kernel might have.
 const MAX_CAPABILITIES: libc::c_ulong = 64;
@@ -24,13 +27,18 @@ pub(super) fn take_root(required: bool) -> io::Result<bool> {
     }
 }
 
+/// What [`take_empty_root`] makes for a moment, for the process with this id.
+pub(crate) fn empty_root(beside: &Path, process: u32) -> PathBuf {
+    beside.join(format!(".root-{process}"))
+}
+
 /// The same with a directory that is empty and that nobody else can reach: made in `beside`, and removed while this
 /// process is in it.
 pub(super) fn take_empty_root(beside: &Path, required: bool) -> io::Result<bool> {
     if !required && !Uid::effective().is_root() {
         return Ok(false);
     }
-    let empty = beside.join(format!(".root-{}", std::process::id()));
+    let empty = empty_root(beside, std::process::id());
     fs::create_dir(&empty)?;
     let inside = chdir(&empty);
     fs::remove_dir(&empty)?;

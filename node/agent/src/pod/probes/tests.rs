@@ -5,6 +5,7 @@ use crate::{
     context::Caches,
     events::Recorder,
     fake::{FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually, offer},
+    homes::Homes,
     ledger::Ledger,
     link::EVENTS,
     logs::Logs,
@@ -48,6 +49,7 @@ impl World {
         let (network, switch) = FakeSwitch::network(directory.path(), "10.244.0.0/22");
         let (recorder, writer) = Recorder::new(link.clone(), "n");
         tokio::spawn(writer.run());
+        let owners = Arc::new(Owners::open(directory.path()).unwrap());
         let context = Arc::new(Context {
             link: link.clone(),
             workloads: FakeWorkloads::new(),
@@ -57,7 +59,8 @@ impl World {
             recorder,
             reports: Reports::new(link.clone()),
             logs: Arc::new(Logs::open(directory.path().join("logs")).unwrap()),
-            owners: Arc::new(Owners::open(directory.path()).unwrap()),
+            homes: Homes::new(directory.path(), owners.clone()),
+            owners,
             ledger: Ledger::open(directory.path().join("ledger")).unwrap(),
             caches: Caches { services: Cache::new(), namespaces: Cache::new() },
             room: Room::new(offer()),

@@ -114,6 +114,7 @@ impl Refresher {
 
     async fn refresh(&self, pod: &Arc<Value>, known: &HashMap<Wanted, Data>) {
         let Ok(namespace_uid) = self.context.namespace_uid(pod).await else { return };
+        let Some(writing) = self.registry.writing(meta::uid(pod)) else { return };
         let Ok(owner) = self.context.owner(&namespace_uid) else { return };
         let directory = self.context.volumes(&namespace_uid, meta::uid(pod));
         let node = NodeFacts { host_ip: &self.context.host_ip, offer: self.context.room.offer() };
@@ -146,6 +147,7 @@ impl Refresher {
                     Err(error) => warn!(pod = named, volume = name, %error, "cannot change its files"),
                 }
             }
+            drop(writing);
         });
         if written.await.is_err() {
             warn!(pod = meta::name(pod), "changing its files was interrupted");

@@ -39,6 +39,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
 };
+use tokio_util::task::TaskTracker;
 
 /// An emptyDir belongs to whoever is in the pod.
 const EMPTY_DIR_MODE: u32 = 0o777;
@@ -99,7 +100,8 @@ pub(crate) async fn fetch<'a>(
     Ok(sources)
 }
 
-/// Puts all volumes of a pod below `directory`; an emptyDir that is there keeps what is in it, and is `owner`'s.
+/// Puts all volumes of a pod below `directory`; an emptyDir that is there keeps what is in it, and is `owner`'s. What is
+/// written when this is dropped goes on in `disk`.
 ///
 /// # Errors
 /// The first volume that cannot be set up.
@@ -107,8 +109,8 @@ pub(crate) async fn set_up(
     link: &dyn Link,
     pod: &Value,
     node: NodeFacts<'_>,
-    directory: &Path,
-    owner: Owner,
+    (directory, owner): (&Path, Owner),
+    disk: &TaskTracker,
 ) -> Result<(), MountFailure> {
     for volume in spec::items(&pod["spec"], "volumes") {
         let name = spec::text(volume, "name").to_owned();
@@ -125,7 +127,7 @@ pub(crate) async fn set_up(
         };
         let content = content(volume, pod, node, &sources).map_err(failure)?;
         let target = directory.join(&name);
-        let written = tokio::task::spawn_blocking(move || write(&target, &content, owner)).await;
+        let written = disk.spawn_blocking(move || write(&target, &content, owner)).await;
         written.map_err(|_| failure("interrupted".to_owned()))?.map_err(|error| failure(error.to_string()))?;
     }
     Ok(())

@@ -50,7 +50,7 @@ async fn volumes_hold_what_the_objects_hold() {
         ]}},
         {"name": "mix", "projected": {"sources": [{"secret": {"name": "sec"}}, {"configMap": {"name": "cm"}}]}},
     ]));
-    set_up(&*link(), &pod, node("127.0.0.1"), at, Owner::AGENT).await.unwrap();
+    set_up(&*link(), &pod, node("127.0.0.1"), (at, Owner::AGENT), &TaskTracker::new()).await.unwrap();
     assert_eq!(read(at, "all/a.conf"), b"alpha");
     assert_eq!(read(at, "all/bin"), [0, 1, 2]);
     assert_eq!(read(at, "some/sub/x"), b"alpha");
@@ -63,7 +63,7 @@ async fn volumes_hold_what_the_objects_hold() {
     assert_eq!((read(at, "mix/token"), read(at, "mix/b.conf")), (b"secret".to_vec(), b"beta".to_vec()));
 
     fs::write(at.join("scratch/kept"), b"x").unwrap();
-    set_up(&*link(), &pod, node("127.0.0.1"), at, Owner::AGENT).await.unwrap();
+    set_up(&*link(), &pod, node("127.0.0.1"), (at, Owner::AGENT), &TaskTracker::new()).await.unwrap();
     assert_eq!(read(at, "scratch/kept"), b"x", "an emptyDir lives as long as its pod");
 }
 
@@ -72,12 +72,13 @@ async fn without_the_control_plane_a_pod_keeps_what_it_had() {
     let directory = tempfile::tempdir().unwrap();
     let (link, pod) = (link(), pod(json!([{"name": "all", "configMap": {"name": "cm"}}])));
     link.set_down(true);
-    let failure = set_up(&*link, &pod, node(""), directory.path(), Owner::AGENT).await.unwrap_err();
+    let failure =
+        set_up(&*link, &pod, node(""), (directory.path(), Owner::AGENT), &TaskTracker::new()).await.unwrap_err();
     assert!(failure.message().contains("connection refused"), "{}", failure.message());
     link.set_down(false);
-    set_up(&*link, &pod, node(""), directory.path(), Owner::AGENT).await.unwrap();
+    set_up(&*link, &pod, node(""), (directory.path(), Owner::AGENT), &TaskTracker::new()).await.unwrap();
     link.set_down(true);
-    set_up(&*link, &pod, node(""), directory.path(), Owner::AGENT).await.unwrap();
+    set_up(&*link, &pod, node(""), (directory.path(), Owner::AGENT), &TaskTracker::new()).await.unwrap();
     assert_eq!(read(directory.path(), "all/a.conf"), b"alpha");
 }
 
@@ -111,7 +112,9 @@ async fn what_cannot_be_set_up_is_said_and_leaves_nothing() {
         ),
     ] {
         let failure =
-            set_up(&*link(), &pod(json!([volume])), node(""), directory.path(), Owner::AGENT).await.unwrap_err();
+            set_up(&*link(), &pod(json!([volume])), node(""), (directory.path(), Owner::AGENT), &TaskTracker::new())
+                .await
+                .unwrap_err();
         assert_eq!(failure.message(), message);
         assert!(!directory.path().join("v").exists());
     }

@@ -36,7 +36,7 @@ impl Worker {
     fn subject(&self, index: usize, run: RunId) -> Subject {
         Subject {
             pod: spec::with_address(&self.pod, self.state.address),
-            namespace_uid: self.namespace_uid.clone(),
+            namespace_uid: self.namespace_uid(),
             index,
             run,
             address: self.state.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
@@ -140,7 +140,7 @@ impl Worker {
         let source = Source {
             context: self.context.clone(),
             pod: self.pod.clone(),
-            namespace_uid: self.namespace_uid.clone(),
+            namespace_uid: self.namespace_uid(),
             container: container.clone(),
             run: run.clone(),
             number: own.restarts,

@@ -107,12 +107,12 @@ impl Worker {
     }
 
     pub(super) fn ask(&self, run: RunId) {
-        let (context, namespace_uid) = (self.context.clone(), self.namespace_uid.clone());
+        let (context, namespace_uid) = (self.context.clone(), self.namespace_uid());
         tokio::spawn(async move { context.guests.stop(&namespace_uid, &run).await });
     }
 
     pub(super) fn kill(&self, run: RunId) {
-        let (context, namespace_uid) = (self.context.clone(), self.namespace_uid.clone());
+        let (context, namespace_uid) = (self.context.clone(), self.namespace_uid());
         tokio::spawn(async move { context.guests.kill(&namespace_uid, &run).await });
     }
 

@@ -1,7 +1,7 @@
 //! Work beside the owner task: setting up volumes, preparing and launching runs. What it comes to is handled in the
 //! owner task again.
 
-use super::{Done, SET_UP_RETRY, SetUpFailure, Work, Worker};
+use super::{Done, Premises, SET_UP_RETRY, SetUpFailure, Work, Worker};
 use crate::{
     context::Context,
     events::Severity,
@@ -24,13 +24,13 @@ use serde_json::Value;
 use std::{
     fmt::Write,
     fs::{self, Permissions},
-    net::Ipv4Addr,
     os::unix::fs::PermissionsExt,
 };
 use tokio::{
     task::{Id, JoinError},
     time::Instant,
 };
+use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 impl Worker {
@@ -57,11 +57,12 @@ impl Worker {
             return Some(at);
         }
         self.set_up.0 = None;
-        let (context, pod, known) = (self.context.clone(), self.pod.clone(), self.namespace_uid.clone());
+        let (context, pod, known) = (self.context.clone(), self.pod.clone(), self.namespace_uid());
+        let disk = self.disk.clone();
         let is_new = self.is_new;
         self.spawn(Work::SetUp, async move {
             match if is_new { admission::wants_this_node(&context, &pod).await } else { Ok(true) } {
-                Ok(true) => Done::SetUp(set_up(&context, &pod, known).await),
+                Ok(true) => Done::SetUp(set_up(&context, &pod, known, &disk).await),
                 Ok(false) => Done::Refused(admission::on_the_wrong_node()),
                 Err(error) => Done::SetUp(Err(SetUpFailure {
                     reason: "FailedNodeAffinity",
@@ -79,10 +80,11 @@ impl Worker {
         let attempt = Attempt {
             context: self.context.clone(),
             pod: spec::with_address(&self.pod, self.state.address),
-            namespace_uid: self.namespace_uid.clone(),
+            namespace_uid: self.namespace_uid(),
             field_path: spec::field_path(&own.name, own.is_init()),
             container,
             run: run.clone(),
+            disk: self.disk.clone(),
         };
         self.state.attempt(index);
         self.spawn(
@@ -104,7 +106,7 @@ impl Worker {
         self.state.launching(index, run.clone(), prepared.image_id);
         let launch = Launch {
             namespace: meta::namespace(&self.pod).to_owned(),
-            namespace_uid: self.namespace_uid.clone(),
+            namespace_uid: self.namespace_uid(),
             guest: prepared.guest,
             places: places_of(&self.pod),
             events: self.said.clone(),
@@ -122,9 +124,9 @@ impl Worker {
         };
         let Some((work, _)) = self.works.remove(&id) else { return };
         match done {
-            Ok((_, Done::SetUp(Ok((namespace_uid, address))))) => {
-                self.namespace_uid = namespace_uid;
-                self.state.address = Some(address);
+            Ok((_, Done::SetUp(Ok(premises)))) => {
+                self.stay = Some(premises.stay);
+                self.state.address = Some(premises.address);
                 self.state.prepared = true;
             }
             Ok((_, Done::SetUp(Err(failure)))) => self.set_up_failed(&failure),
@@ -206,7 +208,7 @@ impl Worker {
 
 /// Finds the namespace, unless it is `known` from the ledger already, puts the volumes on disk and gives the pod its
 /// address.
-async fn set_up(context: &Context, pod: &Value, known: String) -> Result<(String, Ipv4Addr), SetUpFailure> {
+async fn set_up(context: &Context, pod: &Value, known: String, disk: &TaskTracker) -> Result<Premises, SetUpFailure> {
     let failure = |detail: String| mount_failure(&MountFailure { volume: "pod".to_owned(), detail });
     let namespace_uid = if known.is_empty() {
         let namespace = context.namespace_uid(pod).await;
@@ -217,19 +219,20 @@ async fn set_up(context: &Context, pod: &Value, known: String) -> Result<(String
     if !is_file_name(meta::uid(pod)) {
         return Err(failure("the pod's uid is not usable as a directory".to_owned()));
     }
+    let stay = context.homes.stay(&namespace_uid);
     let directory = context.volumes(&namespace_uid, meta::uid(pod));
     let passable = Permissions::from_mode(PASSABLE);
     let made = fs::create_dir_all(&directory).and_then(|()| fs::set_permissions(&directory, passable));
     made.map_err(|error| failure(error.to_string()))?;
     let owner = context.owner(&namespace_uid).map_err(|error| failure(error.to_string()))?;
     let node = NodeFacts { host_ip: &context.host_ip, offer: context.room.offer() };
-    let set_up = volumes::set_up(&*context.link, pod, node, &directory, owner).await;
+    let set_up = volumes::set_up(&*context.link, pod, node, (&directory, owner), disk).await;
     set_up.map_err(|failure| mount_failure(&failure))?;
     let address = context.network.attach(pod).await.map_err(|error| SetUpFailure {
         reason: "FailedCreatePodSandBox",
         message: format!("Failed to create pod sandbox: {error}"),
     })?;
-    Ok((namespace_uid, address))
+    Ok(Premises { stay, address })
 }
 
 fn mount_failure(failure: &MountFailure) -> SetUpFailure {
