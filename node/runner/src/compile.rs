@@ -4,6 +4,7 @@
 //! its output one file and one line, both open before it reads the first byte, and no other file within its reach. What is refused here never becomes a container: all imports are checked against
 //! what the runner provides.
 
+pub(crate) mod bulk;
 mod inspect;
 
 use crate::{
@@ -20,6 +21,7 @@ use nix::sys::{
     signal::Signal,
 };
 use std::{
+    borrow::Cow,
     ffi::OsString,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
@@ -308,10 +310,10 @@ fn read(file: File) -> Result<Vec<u8>, Fault> {
 fn compiled(engine: &Engine, wasm: &[u8]) -> Result<(GuestKind, Vec<u8>), Fault> {
     let kind = inspect::kind(wasm).map_err(Fault::Guest)?;
     let linkers = Linkers::new(engine).map_err(|error| Fault::Other(format!("{error:#}")))?;
-    let invalid = |error: wasmtime::Error| Fault::Guest(format!("invalid WebAssembly: {error:#}"));
+    let wasm = &rewritten(engine, kind, wasm)?;
     let serialized = match kind {
         GuestKind::Component => {
-            let component = Component::new(engine, wasm).map_err(invalid)?;
+            let component = Component::new(engine, wasm).map_err(|error| invalid(&error))?;
             inspect::component_can_start(engine, &component).map_err(Fault::Guest)?;
             let needed = code::needs(&component).map_err(|error| Fault::Guest(error.to_string()))?;
             inspect::fits(&needed).map_err(Fault::Guest)?;
@@ -320,7 +322,7 @@ fn compiled(engine: &Engine, wasm: &[u8]) -> Result<(GuestKind, Vec<u8>), Fault>
             component.serialize()
         }
         GuestKind::Module => {
-            let module = Module::new(engine, wasm).map_err(invalid)?;
+            let module = Module::new(engine, wasm).map_err(|error| invalid(&error))?;
             check_start(&module)?;
             inspect::fits(&module.resources_required()).map_err(Fault::Guest)?;
             Code::module(&linkers, &module).map_err(|error| Fault::Guest(inspect::module_link_error(&error)))?;
@@ -328,6 +330,26 @@ fn compiled(engine: &Engine, wasm: &[u8]) -> Result<(GuestKind, Vec<u8>), Fault>
         }
     };
     Ok((kind, serialized.map_err(|error| Fault::Other(format!("{error:#}")))?))
+}
+
+fn invalid(error: &wasmtime::Error) -> Fault {
+    Fault::Guest(format!("invalid WebAssembly: {error:#}"))
+}
+
+/// The guest with bulk memory instructions that can be interrupted.
+fn rewritten<'a>(engine: &Engine, kind: GuestKind, wasm: &'a [u8]) -> Result<Cow<'a, [u8]>, Fault> {
+    let validate = |module: &[u8]| Module::validate(engine, module).map_err(|error| format!("{error:#}"));
+    bulk::in_pieces(wasm, bulk::PIECE_BYTES, &validate).map_err(|reason| {
+        // What is wrong with it as it came is worth more than what hindered us: offsets are those that its author knows.
+        let refused = match kind {
+            GuestKind::Component => Component::new(engine, wasm).err(),
+            GuestKind::Module => Module::new(engine, wasm).err(),
+        };
+        refused.map_or_else(
+            || Fault::Guest(format!("its bulk memory instructions cannot be made interruptible: {reason}")),
+            |error| invalid(&error),
+        )
+    })
 }
 
 fn check_start(module: &Module) -> Result<(), Fault> {

@@ -1,5 +1,6 @@
 //! The engine: which WebAssembly this node runs, and how instances get their memory.
 
+use crate::compile::bulk;
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::OnceLock,
@@ -104,7 +105,7 @@ pub(crate) fn fingerprint() -> &'static str {
     static FINGERPRINT: OnceLock<String> = OnceLock::new();
     FINGERPRINT.get_or_init(|| {
         let mut hasher = DefaultHasher::new();
-        SETTINGS_VERSION.hash(&mut hasher);
+        (SETTINGS_VERSION, bulk::VERSION, bulk::PIECE_BYTES).hash(&mut hasher);
         match EngineOptions::default().engine(Allocation::OnDemand) {
             Ok(engine) => engine.precompile_compatibility_hash().hash(&mut hasher),
             // Nothing compiles or runs without an engine, so there is nothing to confuse it with.

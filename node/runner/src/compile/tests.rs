@@ -89,6 +89,23 @@ fn bogus_modules_are_refused() {
     }
 }
 
+/// The offset is that in the file, not in what is made of it.
+#[test]
+fn what_is_wrong_beside_a_bulk_instruction_is_said_of_the_file_as_it_came() {
+    let module = r#"(module (memory 1)
+        (func (export "_start") (memory.fill (i32.const 0) (i32.const 0) (memory.size)) i32.const 1))"#;
+    let component = format!("(component {})", module.replace("(module", "(core module"));
+    for text in [module, &component] {
+        let wasm = wat::parse_str(text).unwrap();
+        let engine = engine();
+        let error = match inspect::kind(&wasm).unwrap() {
+            GuestKind::Module => Module::new(&engine, &wasm).unwrap_err(),
+            GuestKind::Component => Component::new(&engine, &wasm).unwrap_err(),
+        };
+        assert_eq!(complaint(&wasm), format!("invalid WebAssembly: {error:#}"));
+    }
+}
+
 /// A command whose only use is to import `imports`.
 fn command(imports: &str) -> String {
     format!(

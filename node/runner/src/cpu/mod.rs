@@ -11,7 +11,7 @@
 //!
 //! There are as many turns at once as processors, and more threads than that: one is always left for what is not a guest,
 //! so that timers, connections and kills are served while all turns are taken. A turn that lasts longer than a tick
-//! (bulk memory operations cannot be interrupted) no longer counts, and others get theirs beside it.
+//! (a host call that copies much cannot be interrupted) no longer counts, and others get theirs beside it.
 //!
 //! What must never happen here: a guest computes without being measured; one that waits for its limit burns time; one
 //! that wants to compute never does; an idle runner wakes up.

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 
 /// Computes for ever, without a call.
 pub(crate) const SPINNER: Guest = Guest::Text(r#"(module (func (export "_start") (loop $on br $on)))"#);
-/// One instruction that nothing interrupts, again and again: each takes some ten milliseconds.
+/// One instruction that takes some ten milliseconds, again and again.
 const FILLER: &str = r#"(module (memory 1024) (func (export "_start")
     (loop $on (memory.fill (i32.const 0) (i32.const 1) (i32.const 67108864)) br $on)))"#;
 /// How often is looked.
@@ -65,8 +65,8 @@ pub(crate) async fn a_debt_is_paid(context: Arc<Context>) {
         sleep(LOOK).await;
         first = runner.samples().await[&run].cpu_nanos;
     }
-    // At a thousandth of a core the first alone takes seconds to pay for.
-    sleep(Duration::from_secs(2)).await;
+    // At a thousandth of a core the first tick takes two seconds to pay for.
+    sleep(Duration::from_secs(1)).await;
     assert_eq!(runner.samples().await[&run].cpu_nanos, first);
 }
 
@@ -141,7 +141,7 @@ async fn answer_time(neighbours: &Neighbours) -> Duration {
 
 pub(crate) async fn guests_that_compute_do_not_delay_their_neighbours_answers(context: Arc<Context>) {
     let cores = available_parallelism().unwrap().get();
-    // The last ones cannot be interrupted for some ten milliseconds; as many as may be at once.
+    // The last ones would not be interrupted for some ten milliseconds, were they not rewritten.
     for (what, guest, count) in [("spinners", SPINNER, 32 * cores), ("fillers", Guest::Text(FILLER), cores + 2)] {
         let mut runner = context.runner_for(u32::try_from(100 * cores).unwrap()).await;
         let (_run, neighbours) = http::serving(&mut runner, |start| start.cpu_request_millis = Some(100)).await;

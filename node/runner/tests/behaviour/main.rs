@@ -149,6 +149,8 @@ const CASES: &[Case] = cases![
     stops::nothing_that_a_module_does_outlives_a_kill,
     stops::limits_do_not_delay_a_kill,
     stops::a_request_does_not_outlive_a_kill,
+    stops::a_kill_does_not_wait_for_a_bulk_instruction,
+    stops::neighbours_do_not_wait_for_bulk_instructions,
     stops::guests_that_wait_for_a_pipe_die,
     quotas::a_full_volume_says_so_and_what_goes_makes_room,
     quotas::names_have_a_price_and_a_bound,

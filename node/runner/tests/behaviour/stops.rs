@@ -2,13 +2,14 @@
 
 use crate::{
     cpu::{SLEEPER, SPINNER},
-    fixture::{Context, Guest, Runner, exited, killed},
+    fixture::{Context, Guest, Runner, cpu_nanos, exited, killed},
     http,
 };
-use coracle_runner::protocol::{RunId, StartGuest, ToRunner};
+use coracle_runner::protocol::{FromRunner, RunId, StartGuest, ToRunner};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use std::{
     sync::Arc,
+    thread::available_parallelism,
     time::{Duration, Instant},
 };
 use tokio::{io::AsyncWriteExt, time::sleep};
@@ -40,11 +41,21 @@ const GAMBLER: &str = r#"(module
     (memory (export "memory") 32)
     (func (export "_start") (loop $on (drop (call $random (i32.const 0) (i32.const 1048576))) br $on)))"#;
 
-/// Instructions that nothing interrupts, over 256 MiB each.
+/// Instructions that write 256 MiB each.
 const FILLER: &str = r#"(module (memory 4096) (func (export "_start")
     (loop $on (memory.fill (i32.const 0) (i32.const 7) (i32.const 268435456)) br $on)))"#;
 const COPIER: &str = r#"(module (memory 4096) (func (export "_start")
     (loop $on (memory.copy (i32.const 0) (i32.const 1) (i32.const 268435455)) br $on)))"#;
+
+/// Fills 512 MiB with one instruction, then writes a dot, and so on.
+const PAINTER: &str = r#"(module
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 8193)
+    (data (i32.const 0) "\10\00\00\00\01\00\00\00") (data (i32.const 16) ".")
+    (func (export "_start") (loop $on
+        (memory.fill (i32.const 65536) (i32.const 7) (i32.const 536870912))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+        br $on)))"#;
 
 /// Grows as far as it is let, and goes on trying.
 const GROWER: &str = r#"(module (memory 0) (table $t 0 funcref) (func (export "_start")
@@ -114,7 +125,7 @@ pub(crate) async fn limits_do_not_delay_a_kill(context: Arc<Context>) {
     let mut start = runner.guest(Guest::Text(FILLER), &[]).await;
     start.cpu_limit_millis = Some(1);
     let run = started(&mut runner, start).await;
-    dies(&mut runner, &run, "owes minutes").await;
+    dies(&mut runner, &run, "owes seconds").await;
 }
 
 pub(crate) async fn a_request_does_not_outlive_a_kill(context: Arc<Context>) {
@@ -131,6 +142,53 @@ pub(crate) async fn a_request_does_not_outlive_a_kill(context: Arc<Context>) {
         sleep(Duration::from_millis(10)).await;
     }
     dies(&mut runner, &run, "answers").await;
+}
+
+/// In CPU time, and compared with what it does: a busy machine changes nothing.
+pub(crate) async fn a_kill_does_not_wait_for_a_bulk_instruction(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    let start = runner.guest(Guest::Text(PAINTER), &[]).await;
+    let (pid, began) = (runner.process.pid(), cpu_nanos(runner.process.pid()));
+    let run = runner.start(start).await;
+    runner.until_written(&run, ".").await;
+    let whole = cpu_nanos(pid) - began;
+    dies(&mut runner, &run, "paints").await;
+    for _ in 0..3 {
+        let start = runner.guest(Guest::Text(PAINTER), &[]).await;
+        let run = runner.start(start).await;
+        runner.until_started(&run).await;
+        let began = cpu_nanos(pid);
+        // It is in its first instruction, of which nothing is heard before its end.
+        while cpu_nanos(pid) - began < whole / 10 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let asked = cpu_nanos(pid);
+        dies(&mut runner, &run, "paints").await;
+        let lived_on = cpu_nanos(pid) - asked;
+        assert!(lived_on < whole / 2, "{lived_on} ns, the instruction takes {whole} ns");
+    }
+}
+
+/// Counted in instructions of its neighbours that ended meanwhile.
+pub(crate) async fn neighbours_do_not_wait_for_bulk_instructions(context: Arc<Context>) {
+    const ANSWERS: usize = 30;
+    let mut runner = context.runner().await;
+    let (_run, neighbours) = http::serving(&mut runner, |start| start.cpu_request_millis = Some(100)).await;
+    http::ok(&neighbours, "/env/COLOUR").await;
+    // More than there are threads for guests that cannot be interrupted.
+    for _ in 0..available_parallelism().unwrap().get() + 4 {
+        let start = runner.guest(Guest::Text(PAINTER), &[]).await;
+        let run = runner.start(start).await;
+        runner.until_started(&run).await;
+    }
+    for _ in 0..ANSWERS {
+        http::ok(&neighbours, "/env/COLOUR").await;
+    }
+    let mut painted = 0;
+    while let Ok(frame) = runner.frames.try_recv() {
+        painted += usize::from(matches!(frame, FromRunner::Log { .. }));
+    }
+    assert!(painted < ANSWERS / 2, "{painted} instructions ended during {ANSWERS} answers");
 }
 
 pub(crate) async fn guests_that_wait_for_a_pipe_die(context: Arc<Context>) {
