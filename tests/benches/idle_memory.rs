@@ -6,7 +6,7 @@
 //! component then, which has no instance while no request comes; otherwise of a module that waits for input).
 
 use coracle_sdk::{Connection, Credentials};
-use coracle_tests::{Kubectl, cluster::binary, crowd, eventually, example, guest, processes};
+use coracle_tests::{Kubectl, crowd, eventually, example, guest, processes, site::binary};
 use serde_json::json;
 use std::{
     env,

@@ -1,9 +1,9 @@
 //! A control plane and a node as processes of their own, so that either can be away while the other goes on.
 
 use crate::{
-    cluster::{binary, own_loopback_address},
-    kubectl::{Kubectl, texts},
+    kubectl::Kubectl,
     processes,
+    site::{self, Site, binary, children},
     wait::eventually,
 };
 use anyhow::Result;
@@ -12,12 +12,10 @@ use nix::{
     unistd::Pid,
 };
 use std::{
-    fs::{self, File},
-    net::Ipv4Addr,
+    fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
 };
-use tempfile::TempDir;
 
 /// The port of the API, on an address that no other test uses: a restarted server must be found again.
 const PORT: u16 = 6443;
@@ -26,8 +24,7 @@ pub const NODE: &str = "edge";
 
 /// See the module. Dropping it kills both processes and removes the directory.
 pub struct Apart {
-    directory: TempDir,
-    host: Ipv4Addr,
+    site: Site,
     server: Option<Child>,
     node: Option<Child>,
 }
@@ -39,8 +36,7 @@ impl Apart {
     /// When it does not become so.
     #[must_use]
     pub fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
-        let mut apart = Self { directory, host: own_loopback_address(), server: None, node: None };
+        let mut apart = Self { site: Site::new(), server: None, node: None };
         apart.start_server();
         apart.start_node();
         let kubectl = apart.kubectl();
@@ -54,15 +50,10 @@ impl Apart {
         apart
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
     fn spawn(&self, arguments: &[&str]) -> Result<Child> {
-        let log = File::options().create(true).append(true).open(self.path("log"))?;
         let mut command = Command::new(binary()?);
-        command.args(arguments).env_remove("KUBECONFIG").stdin(Stdio::null());
-        Ok(command.stdout(log.try_clone()?).stderr(log).spawn()?)
+        self.site.print_into_log(command.args(arguments))?;
+        Ok(command.spawn()?)
     }
 
     /// Starts the control plane and waits until it answers.
@@ -70,8 +61,8 @@ impl Apart {
     /// # Panics
     /// When it does not.
     pub fn start_server(&mut self) {
-        let data = self.path("server").display().to_string();
-        let listen = format!("{}:{PORT}", self.host);
+        let data = self.site.path("server").display().to_string();
+        let listen = format!("{}:{PORT}", self.site.host);
         let server = self.spawn(&["server", "--data-dir", &data, "--listen", &listen, "--node", NODE]);
         self.server = Some(server.unwrap_or_else(|error| panic!("the server does not start: {error:#}")));
         let kubectl = self.kubectl();
@@ -85,8 +76,8 @@ impl Apart {
     /// # Panics
     /// When it cannot be started.
     pub fn start_node(&mut self) {
-        let (data, credentials) = (self.node_dir(), self.path("server").join("nodes").join(NODE));
-        let server = format!("https://{}:{PORT}", self.host);
+        let (data, credentials) = (self.node_dir(), self.site.path("server").join("nodes").join(NODE));
+        let server = format!("https://{}:{PORT}", self.site.host);
         let arguments = ["node", "--server", &server, "--data-dir", &data.display().to_string(), "--credentials"];
         let node = self.spawn(&[&arguments[..], &[&credentials.display().to_string()]].concat());
         self.node = Some(node.unwrap_or_else(|error| panic!("the node does not start: {error:#}")));
@@ -141,7 +132,7 @@ impl Apart {
     /// The directory of the node.
     #[must_use]
     pub fn node_dir(&self) -> PathBuf {
-        self.path("node")
+        self.site.path("node")
     }
 
     /// What a container of a pod has written to its log on the node, by the pod's name; all runs together.
@@ -159,13 +150,13 @@ impl Apart {
     /// Everything that both processes have printed.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read_to_string(self.path("log")).unwrap_or_default()
+        self.site.log()
     }
 
     /// The first kubectl.
     #[must_use]
     pub fn kubectl(&self) -> Kubectl {
-        Kubectl::new(&Kubectl::programs()[0], &self.path("server").join("kubeconfig"), &self.path("kubectl-cache"))
+        self.site.kubectl(&Kubectl::programs()[0], &self.kubeconfig())
     }
 
     /// Pushes a wasm file as an image of the cluster's registry.
@@ -173,18 +164,12 @@ impl Apart {
     /// # Panics
     /// When it is refused.
     pub fn push(&self, file: &Path, name: &str) {
-        let pushed = binary().map_err(|error| error.to_string()).and_then(|binary| {
-            let mut command = Command::new(binary);
-            command.arg("push").arg(file).arg(name).env("KUBECONFIG", self.path("server").join("kubeconfig"));
-            let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
-            texts(&output)
-        });
-        pushed.unwrap_or_else(|error| panic!("push {}: {error}", file.display()));
+        site::push(&self.kubeconfig(), file, name);
     }
-}
 
-fn children(directory: &Path) -> Vec<PathBuf> {
-    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    fn kubeconfig(&self) -> PathBuf {
+        self.site.path("server").join("kubeconfig")
+    }
 }
 
 fn end(child: &mut Option<Child>, signal: Signal) {

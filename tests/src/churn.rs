@@ -1,14 +1,9 @@
-//! Pods that come and go, and what a cluster holds on to meanwhile.
+//! Pods that come and go.
 
 use crate::{
-    Cluster, Kubectl, eventually,
+    Kubectl, eventually,
     pods::{self, toolbox},
-    processes,
 };
-use std::path::PathBuf;
-
-/// Descriptors may vary by so many: connections and pooled handles come and go.
-const DESCRIPTORS_SLACK: usize = 16;
 
 /// Creates `count` pods that run, end or crash, waits for all of them, and deletes them.
 ///
@@ -34,39 +29,4 @@ pub fn round(kubectl: &Kubectl, namespace: &str, prefix: &str, count: usize) {
     });
     let deleted = kubectl.run(&format!("delete pods --all -n {namespace} --timeout=55s"));
     deleted.unwrap_or_else(|error| panic!("the pods do not go: {error}"));
-}
-
-/// What a cluster holds: it must not grow with the pods that were.
-#[derive(Debug, Clone)]
-pub struct Footprint {
-    descriptors: usize,
-    runner_descriptors: usize,
-    processes: usize,
-    traces: Vec<PathBuf>,
-}
-
-impl Footprint {
-    /// What it holds now.
-    #[must_use]
-    pub fn of(cluster: &Cluster) -> Self {
-        let runners = cluster.runners();
-        Self {
-            descriptors: processes::descriptors(cluster.pid()).len(),
-            runner_descriptors: runners.iter().map(|pid| processes::descriptors(*pid).len()).sum(),
-            processes: processes::descendants(cluster.pid()).len(),
-            traces: cluster.traces_of_pods(),
-        }
-    }
-
-    /// `Ok` when nothing of pods is left and the rest is about as much as `before`.
-    ///
-    /// # Errors
-    /// Both, when it is more.
-    pub fn within(&self, before: &Self) -> Result<(), String> {
-        let fits = self.descriptors <= before.descriptors + DESCRIPTORS_SLACK
-            && self.runner_descriptors <= before.runner_descriptors + DESCRIPTORS_SLACK
-            && self.processes <= before.processes
-            && self.traces.is_empty();
-        if fits { Ok(()) } else { Err(format!("{self:?}\nis more than\n{before:?}")) }
-    }
 }

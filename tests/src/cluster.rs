@@ -1,53 +1,31 @@
 //! A cluster of one `coracle dev` process in a directory of its own.
 
 use crate::{
-    kubectl::{Kubectl, texts},
+    kubectl::Kubectl,
     older_kernel, processes,
+    site::{self, Site, binary, children},
     wait::eventually,
 };
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use std::{
-    env, fs,
-    fs::File,
-    net::{IpAddr, Ipv4Addr},
+    fs,
+    net::IpAddr,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{self, Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicU8, Ordering},
+    process::{Child, Command, ExitStatus},
 };
-use tempfile::TempDir;
 
 /// A running (or stopped) cluster; dropping it kills the process and removes the directory.
 pub struct Cluster {
-    directory: TempDir,
+    site: Site,
     child: Option<Child>,
-    host: Ipv4Addr,
     arguments: Vec<String>,
     user: Option<u32>,
     without_landlock: bool,
-}
-
-/// How many clusters this process has made.
-static MADE: AtomicU8 = AtomicU8::new(0);
-
-/// A loopback address that no other test uses: node ports are opened on it, and must not meet those of others.
-pub(crate) fn own_loopback_address() -> Ipv4Addr {
-    let [_, _, high, low] = process::id().to_be_bytes();
-    Ipv4Addr::new(127, high, low, 1 + MADE.fetch_add(1, Ordering::Relaxed) % 250)
-}
-
-/// The binary under test: `CORACLE_TEST_BINARY`, else the one beside the test's own.
-pub fn binary() -> Result<PathBuf> {
-    if let Some(named) = env::var_os("CORACLE_TEST_BINARY") {
-        return Ok(PathBuf::from(named));
-    }
-    let test = env::current_exe().context("this test has no path")?;
-    let found = test.ancestors().skip(1).map(|folder| folder.join("coracle")).find(|path| path.is_file());
-    found.context("the binary `coracle` is not built; run the tests with `make test`")
 }
 
 impl Cluster {
@@ -68,15 +46,7 @@ impl Cluster {
     /// When there is no temporary directory.
     #[must_use]
     pub fn unstarted() -> Self {
-        let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
-        Self {
-            directory,
-            child: None,
-            host: own_loopback_address(),
-            arguments: Vec::new(),
-            user: None,
-            without_landlock: false,
-        }
+        Self { site: Site::new(), child: None, arguments: Vec::new(), user: None, without_landlock: false }
     }
 
     /// Started as an ordinary user, who owns nothing but the cluster's directory. Only root can do that.
@@ -85,7 +55,7 @@ impl Cluster {
     /// When the directory cannot be given away.
     #[must_use]
     pub fn as_user(mut self, user: u32) -> Self {
-        let path = self.directory.path();
+        let path = self.site.directory();
         std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap_or_else(|error| panic!("chown: {error}"));
         self.user = Some(user);
         self
@@ -161,11 +131,10 @@ impl Cluster {
             std::io::ErrorKind::NotFound => Ok(()),
             _ => Err(error),
         })?;
-        let log = File::options().create(true).append(true).open(self.directory.path().join("log"))?;
         let mut program = binary()?;
         if self.user.is_some() {
             // The build's own directory may be root's alone.
-            let reachable = self.directory.path().join("coracle");
+            let reachable = self.site.path("coracle");
             if !reachable.exists() && fs::hard_link(&program, &reachable).is_err() {
                 fs::copy(&program, &reachable)?;
             }
@@ -173,34 +142,27 @@ impl Cluster {
         }
         let mut command = Command::new(program);
         if let Some(user) = self.user {
-            command.uid(user).gid(user).env("HOME", self.directory.path());
+            command.uid(user).gid(user).env("HOME", self.site.directory());
         }
         if self.without_landlock {
             older_kernel::without_landlock(&mut command);
         }
-        let child = command
-            .args(["dev", "--listen", &format!("{}:0", self.host), "--data-dir"])
-            .arg(self.data_dir())
-            .args(&self.arguments)
-            .env_remove("KUBECONFIG")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        self.child = Some(child);
+        command.args(["dev", "--listen", &format!("{}:0", self.site.host), "--data-dir"]);
+        self.site.print_into_log(command.arg(self.data_dir()).args(&self.arguments))?;
+        self.child = Some(command.spawn()?);
         Ok(())
     }
 
     /// The address that it listens on, node ports included.
     #[must_use]
     pub fn host(&self) -> IpAddr {
-        self.host.into()
+        self.site.host.into()
     }
 
     /// The data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.site.path("data")
     }
 
     /// The kubeconfig that the cluster writes.
@@ -212,7 +174,7 @@ impl Cluster {
     /// Everything the process has printed.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+        self.site.log()
     }
 
     /// Process id of `coracle dev`.
@@ -234,15 +196,15 @@ impl Cluster {
     /// Directories of the namespaces that the node has something of.
     #[must_use]
     pub fn namespace_directories(&self) -> Vec<PathBuf> {
-        files_below(&self.data_dir().join("node/ns"))
+        children(&self.data_dir().join("node/ns"))
     }
 
     /// What the node keeps of pods: their volumes, logs and ledger entries.
     #[must_use]
     pub fn traces_of_pods(&self) -> Vec<PathBuf> {
         let node = self.data_dir().join("node");
-        let volumes = self.namespace_directories().into_iter().flat_map(|path| files_below(&path.join("volumes")));
-        volumes.chain(files_below(&node.join("logs"))).chain(files_below(&node.join("ledger"))).collect()
+        let volumes = self.namespace_directories().into_iter().flat_map(|path| children(&path.join("volumes")));
+        volumes.chain(children(&node.join("logs"))).chain(children(&node.join("ledger"))).collect()
     }
 
     /// The runner of the namespace with this uid: a runner stands in its namespace's directory.
@@ -298,7 +260,7 @@ impl Cluster {
     }
 
     fn kubectl_of(&self, program: &Path) -> Kubectl {
-        Kubectl::new(program, &self.kubeconfig(), &self.directory.path().join("kubectl-cache"))
+        self.site.kubectl(program, &self.kubeconfig())
     }
 
     /// Runs the `coracle` command against the cluster; words are split at spaces.
@@ -308,14 +270,7 @@ impl Cluster {
 
     /// Runs the `coracle` command with exact arguments.
     pub fn coracle_arguments(&self, arguments: &[&str]) -> Result<String, String> {
-        let binary = binary().map_err(|error| error.to_string())?;
-        let output = Command::new(binary)
-            .args(arguments)
-            .env("KUBECONFIG", self.kubeconfig())
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|error| format!("coracle does not run: {error}"))?;
-        texts(&output)
+        site::coracle(&self.kubeconfig(), arguments)
     }
 
     /// Pushes a wasm file as an image of the cluster's registry.
@@ -323,14 +278,8 @@ impl Cluster {
     /// # Panics
     /// When it is refused.
     pub fn push(&self, file: &Path, name: &str) {
-        let path = file.display().to_string();
-        self.coracle_arguments(&["push", &path, name]).unwrap_or_else(|error| panic!("push {path}: {error}"));
+        site::push(&self.kubeconfig(), file, name);
     }
-}
-
-/// The direct children of a directory; none if it is not there.
-fn files_below(directory: &Path) -> Vec<PathBuf> {
-    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 impl Drop for Cluster {

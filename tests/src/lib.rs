@@ -8,6 +8,7 @@ pub mod churn;
 pub mod cluster;
 pub mod connections;
 pub mod crowd;
+pub mod footprint;
 pub mod kubectl;
 pub mod mount;
 pub mod network;
@@ -16,11 +17,13 @@ pub mod pods;
 pub mod processes;
 pub mod random;
 pub mod registry;
+pub mod site;
 pub mod storm;
 pub mod wait;
 
 pub use apart::Apart;
 pub use cluster::Cluster;
+pub use footprint::Footprint;
 pub use kubectl::Kubectl;
 pub use wait::eventually;
 

@@ -3,7 +3,7 @@
 
 mod tokens;
 
-use crate::{cluster::binary, kubectl::texts, wait::eventually};
+use crate::{kubectl::texts, site::binary, wait::eventually};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 use std::{

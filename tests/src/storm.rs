@@ -2,11 +2,9 @@
 //!
 //! The control plane stays: whatever it has acknowledged must come true. Every choice comes from one printed seed.
 
-mod footprint;
 mod kinds;
 
 use crate::{Apart, eventually, guest, kubectl::Kubectl, pods, processes, random::Random, wait::within};
-pub use footprint::Footprint;
 use kinds::Kind;
 use nix::{
     sys::signal::{Signal, kill},
@@ -179,6 +177,22 @@ impl Storm {
             "{} pods created, {} deleted, {} images, kills {:?}",
             self.created, self.deleted, self.images, self.kills
         )
+    }
+
+    /// Deletes the namespaces with all that is left in them while the agent is dead, and starts it again.
+    ///
+    /// # Panics
+    /// When something does not go.
+    pub fn end_unseen(self, apart: &mut Apart) {
+        let (kubectl, names) = (apart.kubectl(), self.namespaces.join(" "));
+        apart.kill_node();
+        for namespace in &self.namespaces {
+            let words = format!("delete pods --all -n {namespace} --force --grace-period=0");
+            kubectl.run(&words).unwrap_or_else(|error| panic!("{words}: {error}"));
+        }
+        let deleted = kubectl.run(&format!("delete namespace {names} --timeout=60s"));
+        deleted.unwrap_or_else(|error| panic!("namespaces do not go: {error}\n{}", apart.log()));
+        apart.start_node();
     }
 
     /// How often each was killed.

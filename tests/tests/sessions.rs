@@ -2,11 +2,10 @@
 //! happens when one side goes away.
 
 use coracle_tests::{
-    Cluster, Kubectl,
-    cluster::binary,
-    eventually, guest,
+    Cluster, Kubectl, eventually, guest,
     network::{get, post, server},
     pods::{self, container, pod, running, toolbox, until},
+    site::binary,
     wait::contains,
 };
 use nix::{

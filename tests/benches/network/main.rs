@@ -41,7 +41,7 @@ fn main() {
     let (_, descriptors) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit of descriptors");
     setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors).expect("as many descriptors as may be");
     amount.held = amount.held.min(descriptors.saturating_sub(OTHER_DESCRIPTORS) / 3);
-    let binary = coracle_tests::cluster::binary().expect("the binary");
+    let binary = coracle_tests::site::binary().expect("the binary");
     println!("network, with {}, {} turns, medians:", binary.display(), amount.turns);
 
     let cluster = Cluster::start();

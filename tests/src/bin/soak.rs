@@ -1,14 +1,13 @@
 //! `make soak`: storms of as many pods as `SOAK_CYCLES` says, then churn, kills and connections for as many rounds as
-//! `SOAK_ROUNDS` says. What the fault suite does for a minute, for long; it ends with a panic at the first thing that does
-//! not hold.
+//! `SOAK_ROUNDS` says; none where that is 0. What `storm`, `kill` and `churn` of the fault suite and the suite `connections`
+//! do for a minute or two, for long; it ends with a panic at the first thing that does not hold.
 
 use coracle_tests::{
-    Apart, Cluster,
+    Apart, Cluster, Footprint,
     chaos::Chaos,
-    churn::{self, Footprint},
-    connections, eventually, guest,
+    churn, connections, eventually, guest,
     random::Random,
-    storm::{Footprint as Held, Storm, VICTIMS, Victim},
+    storm::{Storm, VICTIMS, Victim},
 };
 use std::env;
 
@@ -49,7 +48,7 @@ fn storm(cycles: usize, random: &mut Random) {
     let mut warm = Storm::new(&apart, random.fork(), "warm", NAMESPACES);
     portions(&mut warm, &mut apart, CYCLES_WARM, &[]);
     println!("{}", warm.end(&apart));
-    let before = Held::without_runners(&apart);
+    let before = Footprint::without_runners(&apart);
     for victims in [&VICTIMS[..], &[Victim::Runner, Victim::Compiler]] {
         let mut storm = Storm::new(&apart, random.fork(), &format!("storm-{}", victims.len()), NAMESPACES);
         portions(&mut storm, &mut apart, cycles, victims);
@@ -59,7 +58,7 @@ fn storm(cycles: usize, random: &mut Random) {
     let mut lasting = Storm::new(&apart, random.fork(), "lasting", NAMESPACES);
     portions(&mut lasting, &mut apart, cycles.min(CYCLES_BETWEEN), &[]);
     lasting.calm(&apart);
-    let with_runners = Held::of(&apart);
+    let with_runners = Footprint::of(&apart);
     portions(&mut lasting, &mut apart, cycles, &[]);
     lasting.calm(&apart);
     compare("lasting runners", &apart, &with_runners);
@@ -71,13 +70,13 @@ fn portions(storm: &mut Storm, apart: &mut Apart, cycles: usize, victims: &[Vict
     for done in (0..cycles).step_by(CYCLES_BETWEEN) {
         storm.rage(apart, CYCLES_BETWEEN.min(cycles - done), victims);
         storm.settle(apart);
-        println!("  {} more, settled: {}", CYCLES_BETWEEN.min(cycles - done), Held::of(apart));
+        println!("  {} more, settled: {}", CYCLES_BETWEEN.min(cycles - done), Footprint::of(apart));
     }
 }
 
-fn compare(done: &str, apart: &Apart, before: &Held) {
-    eventually("the footprint of before", || Held::of(apart).within(before));
-    println!("{done}\n  before {before}\n  after  {}", Held::of(apart));
+fn compare(done: &str, apart: &Apart, before: &Footprint) {
+    eventually("the footprint of before", || Footprint::of(apart).within(before));
+    println!("{done}\n  before {before}\n  after  {}", Footprint::of(apart));
 }
 
 fn rounds(rounds: usize, mut random: Random) {
@@ -98,7 +97,7 @@ fn rounds(rounds: usize, mut random: Random) {
         connections::prepare(&kubectl);
         connections::round(&cluster, &mut random, CONNECTIONS, KILLS);
         kubectl.run("delete pods --all --timeout=55s").expect("the servers go");
-        println!("round {} of {rounds}: {:?}", round + 1, Footprint::of(&cluster));
+        println!("round {} of {rounds}: {}", round + 1, Footprint::of(&cluster));
     }
     assert!(cluster.stop().success(), "{}", cluster.log());
 }

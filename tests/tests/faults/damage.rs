@@ -144,7 +144,7 @@ fn starts_that_cannot_succeed_say_which_file() {
 
     // Where somebody else is, or nothing can be written.
     let fails = |arguments: &[&str]| {
-        let binary = coracle_tests::cluster::binary().unwrap();
+        let binary = coracle_tests::site::binary().unwrap();
         let output = Command::new(binary).arg("dev").args(arguments).stdin(Stdio::null()).output().unwrap();
         assert!(!output.status.success());
         String::from_utf8_lossy(&output.stderr).into_owned()

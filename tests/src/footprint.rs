@@ -1,6 +1,6 @@
 //! What a node holds: it must not grow with the pods that were, nor with what was killed.
 
-use crate::{Apart, eventually, processes};
+use crate::{Apart, Cluster, eventually, processes};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -11,6 +11,46 @@ const DESCRIPTORS_SLACK: usize = 16;
 /// The agent's memory may vary by so much: allocators keep what they may need again.
 const MEMORY_SLACK_KIB: u64 = 24 << 10;
 
+/// A process with an agent in it.
+pub trait Node {
+    /// The process.
+    fn process(&self) -> u32;
+
+    /// The agent's directory.
+    fn directory(&self) -> PathBuf;
+
+    /// Whether a control plane is in it as well, whose memory is no sign of anything.
+    fn is_shared(&self) -> bool;
+}
+
+impl Node for Apart {
+    fn process(&self) -> u32 {
+        self.node_pid()
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.node_dir()
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+}
+
+impl Node for Cluster {
+    fn process(&self) -> u32 {
+        self.pid()
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.data_dir().join("node")
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+}
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Footprint {
@@ -19,6 +59,7 @@ pub struct Footprint {
     descriptors: usize,
     /// Descendants of the agent, the dead that nobody has waited for included.
     processes: usize,
+    /// 0 where it is not looked at.
     memory_kib: u64,
     /// As the agent, all of its runners together.
     runner_descriptors: usize,
@@ -31,17 +72,17 @@ impl Footprint {
     /// # Panics
     /// When the agent does not run.
     #[must_use]
-    pub fn of(apart: &Apart) -> Self {
-        let (agent, children) = (apart.node_pid(), apart.node_children());
+    pub fn of(node: &impl Node) -> Self {
+        let (agent, children) = (node.process(), processes::descendants(node.process()));
         let mut files = Vec::new();
-        collect(&apart.node_dir(), &mut files);
+        collect(&node.directory(), &mut files);
         files.sort();
         let memory_of = |pid: u32| processes::anonymous_kib(pid).unwrap_or_default();
         Self {
             files,
             descriptors: processes::descriptors(agent).len(),
             processes: children.len(),
-            memory_kib: memory_of(agent),
+            memory_kib: if node.is_shared() { 0 } else { memory_of(agent) },
             runner_descriptors: children.iter().map(|pid| processes::descriptors(*pid).len()).sum(),
             runner_memory_kib: children.iter().map(|pid| memory_of(*pid)).sum(),
         }
@@ -52,9 +93,9 @@ impl Footprint {
     /// # Panics
     /// When they do not.
     #[must_use]
-    pub fn without_runners(apart: &Apart) -> Self {
-        eventually("no runner", || match apart.node_children() {
-            runners if runners.is_empty() => Ok(Self::of(apart)),
+    pub fn without_runners(node: &impl Node) -> Self {
+        eventually("no runner", || match processes::descendants(node.process()) {
+            runners if runners.is_empty() => Ok(Self::of(node)),
             runners => Err(format!("{runners:?}")),
         })
     }

@@ -1,0 +1,97 @@
+//! Where a cluster under test lives: a directory and an address of its own, and the programs that are run against it.
+
+use crate::kubectl::{Kubectl, texts};
+use anyhow::{Context as _, Result};
+use std::{
+    env,
+    fs::{self, File},
+    io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    process::{self, Command, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
+};
+use tempfile::TempDir;
+
+/// How many sites this process has made.
+static MADE: AtomicU8 = AtomicU8::new(0);
+
+/// The binary under test: `CORACLE_TEST_BINARY`, else the one beside the test's own.
+///
+/// # Errors
+/// When there is none.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(named) = env::var_os("CORACLE_TEST_BINARY") {
+        return Ok(PathBuf::from(named));
+    }
+    let test = env::current_exe().context("this test has no path")?;
+    let found = test.ancestors().skip(1).map(|folder| folder.join("coracle")).find(|path| path.is_file());
+    found.context("the binary `coracle` is not built; run the tests with `make test`")
+}
+
+/// See the module. Dropping it removes the directory.
+pub(crate) struct Site {
+    directory: TempDir,
+    /// A loopback address that no other test uses: node ports are opened on it, and must not meet those of others.
+    pub(crate) host: Ipv4Addr,
+}
+
+impl Site {
+    /// An empty one.
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
+        let [_, _, high, low] = process::id().to_be_bytes();
+        let host = Ipv4Addr::new(127, high, low, 1 + MADE.fetch_add(1, Ordering::Relaxed) % 250);
+        Self { directory, host }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Has a process print into the log, after what is there.
+    pub(crate) fn print_into_log(&self, command: &mut Command) -> io::Result<()> {
+        let log = File::options().create(true).append(true).open(self.path("log"))?;
+        command.env_remove("KUBECONFIG").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(())
+    }
+
+    /// Everything that was printed.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn kubectl(&self, program: &Path, kubeconfig: &Path) -> Kubectl {
+        Kubectl::new(program, kubeconfig, &self.path("kubectl-cache"))
+    }
+}
+
+/// Runs the `coracle` command with exact arguments.
+pub(crate) fn coracle(kubeconfig: &Path, arguments: &[&str]) -> Result<String, String> {
+    let binary = binary().map_err(|error| error.to_string())?;
+    let output = Command::new(binary)
+        .args(arguments)
+        .env("KUBECONFIG", kubeconfig)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("coracle does not run: {error}"))?;
+    texts(&output)
+}
+
+/// Pushes a wasm file as an image of the cluster's registry.
+///
+/// # Panics
+/// When it is refused.
+pub(crate) fn push(kubeconfig: &Path, file: &Path, name: &str) {
+    let path = file.display().to_string();
+    coracle(kubeconfig, &["push", &path, name]).unwrap_or_else(|error| panic!("push {path}: {error}"));
+}
+
+/// The direct children of a directory; none if it is not there.
+pub(crate) fn children(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
