@@ -17,6 +17,7 @@ mod push;
 mod registry;
 mod streams;
 mod target;
+mod terminal;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};

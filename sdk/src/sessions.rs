@@ -17,6 +17,9 @@ pub const STDOUT: u32 = 1;
 /// Standard error.
 pub const STDERR: u32 = 2;
 
+/// The terminal's size, as JSON.
+pub const RESIZE: u32 = 4;
+
 /// Frames that wait for the server to read them.
 const QUEUE: usize = 4;
 /// Most bytes in one of them.

@@ -15,6 +15,7 @@ pub mod network;
 pub mod older_kernel;
 pub mod pods;
 pub mod processes;
+pub mod pty;
 pub mod random;
 pub mod registry;
 pub mod site;

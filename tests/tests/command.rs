@@ -1,7 +1,7 @@
 //! The `coracle` command against a cluster: apply, get, describe, logs, delete over gRPC.
 
-use coracle_tests::{Cluster, eventually, guest, wait::contains};
-use std::fs;
+use coracle_tests::{Cluster, cluster::binary, eventually, guest, pty::Pty, wait::contains};
+use std::{fs, process::Command};
 
 const MANIFEST: &str = "
 apiVersion: v1
@@ -78,4 +78,76 @@ fn mistakes_say_what_would_be_right() {
     assert!(refused("get gadgets").contains("doesn't have a resource type \"gadgets\""));
     assert!(refused("get pods --kubeconfig /nowhere").contains("no kubeconfig at /nowhere"));
     assert!(refused("logs nobody").contains("pods \"nobody\" not found"));
+    assert!(refused("logs").contains("required arguments were not provided"));
+    assert!(refused("logs p -l a=b").contains("cannot be used with"));
+    assert!(refused("logs p --since 5").contains("is no duration"));
+    assert!(refused("logs p --since 5s --since-time 2026-11-20T11:41:57Z").contains("cannot be used with"));
+    let none = cluster.coracle("logs -l app=nobody").unwrap();
+    assert_eq!(none.trim(), "No resources found in default namespace.");
+}
+
+const TALKERS: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME, labels: {app: talk}}
+spec:
+  terminationGracePeriodSeconds: 1
+  initContainers:
+  - {name: first, image: 'toolbox:1', args: [echo, init of NAME]}
+  containers:
+  - {name: main, image: 'toolbox:1', args: [fill, '3', --, echo, ' of NAME', --, copy], stdin: true}
+  - {name: side, image: 'toolbox:1', args: [echo, side of NAME, --, wait-eof]}
+---
+";
+
+#[test]
+fn logs_of_many_containers_are_told_apart() {
+    let cluster = Cluster::start();
+    cluster.push(&guest("toolbox.wasm"), "toolbox:1");
+    cluster.kubectl().apply(&["a", "b"].map(|name| TALKERS.replace("NAME", name)).concat()).unwrap();
+    let run = |words: &str| cluster.coracle(words).unwrap_or_else(|error| panic!("coracle {words}: {error}"));
+    let logs = |words: &str| run(&format!("logs {words}"));
+    for name in ["a", "b"] {
+        eventually("both to talk", || {
+            contains(&cluster.coracle(&format!("logs {name} -c main"))?, "of")?;
+            contains(&cluster.coracle(&format!("logs {name} -c side"))?, "waiting")
+        });
+    }
+    let all = "init of a\nxxx of a\nside of a\nwaiting\n";
+    assert_eq!(logs("a --all-containers"), all);
+    assert_eq!(logs("pod/a -c side --tail 1"), "waiting\n");
+    assert_eq!(logs("-l app=talk --all-containers"), format!("{all}{}", all.replace(" a\n", " b\n")));
+    assert_eq!(logs("-l app=talk -c side --prefix --tail 1"), "[pod/a/side] waiting\n[pod/b/side] waiting\n");
+    // The first container where none is named, and which one that was.
+    let said = logs("a");
+    assert!(
+        said.starts_with("xxx of a\n") && said.contains("Defaulted container \"main\" out of: main, side"),
+        "{said}"
+    );
+    // Since when, and how much.
+    assert_eq!(logs("a -c side --since 1h"), "side of a\nwaiting\n");
+    assert_eq!(logs("a -c side --since-time 2000-01-01T00:00:00Z --limit-bytes 4"), "side");
+    assert_eq!(logs("a -c side --since-time 2100-01-01T00:00:00Z"), "");
+    let stamped = logs("a -c side --timestamps --prefix --tail 1");
+    let (prefix, rest) = stamped.split_at("[pod/a/side] ".len());
+    assert!(prefix == "[pod/a/side] " && rest.starts_with("20") && rest.ends_with("Z waiting\n"), "{stamped}");
+    // More at a time than may be.
+    let refused = cluster.coracle("logs -f -l app=talk --all-containers").unwrap_err();
+    assert!(refused.contains("attempting to follow 6 log streams, but maximum allowed concurrency is 5"), "{refused}");
+    // What cannot be read is an error, unless the others are wanted all the same.
+    let refused = cluster.coracle("logs -p -l app=talk -c side").unwrap_err();
+    assert!(refused.contains("previous terminated container \"side\" in pod \"a\" not found"), "{refused}");
+    let forgiven = logs("-p -l app=talk -c side --ignore-errors");
+    assert!(forgiven.contains("in pod \"a\"") && forgiven.contains("in pod \"b\""), "{forgiven}");
+    // Followed at the same time until all have ended, and line by line.
+    let mut follow = Command::new(binary().unwrap());
+    let words = "logs -f -l app=talk --all-containers --prefix --max-log-requests 6 --tail -1";
+    follow.args(words.split(' ')).env("KUBECONFIG", cluster.kubeconfig());
+    let mut following = Pty::start(follow, 80, 24);
+    for line in ["a/first] init of a", "b/first] init of b", "a/main] xxx of a", "a/side] side of a", "b/side] waiting"]
+    {
+        following.until(&format!("[pod/{line}\r\n"));
+    }
+    run("delete pod a b --no-wait");
+    assert_eq!(following.end(), 0, "{}", following.shown());
 }

@@ -136,9 +136,11 @@ fn a_command_has_output_and_an_exit_code() {
     let said = exec(&cluster, &["idle"], &["trap"], b"");
     assert_eq!(said.status.code(), Some(134));
     assert!(text(&said.stderr).contains("wasm trap: wasm `unreachable`"), "{}", text(&said.stderr));
-    // As a terminal would show it.
-    let said = exec(&cluster, &["-t", "idle"], &["echo", "one", "--", "warn", "two", "--", "echo", "three"], b"");
-    assert_eq!(text(&said.stdout), "one\ntwo\nthree\n");
+    // Without a terminal here there is none there.
+    let said = exec(&cluster, &["-it", "idle"], &["echo", "one", "--", "warn", "two", "--", "terminal"], b"");
+    assert_eq!(text(&said.stdout), "one\nterminals: none\n");
+    let warning = "Unable to use a TTY - input is not a terminal or the right kind of file\n";
+    assert_eq!(text(&said.stderr), format!("{warning}two\n"));
 
     for (options, part) in [
         (&["nobody"][..], "pods \"nobody\" not found"),

@@ -10,7 +10,8 @@ use std::process::ExitCode;
 /// Run a command in a container and exit with its code.
 ///
 /// The first word names a module of the container's image; where there is none of that name, the container's own module
-/// is run with the whole command as its arguments.
+/// is run with the whole command as its arguments. With -it this terminal becomes the command's: Ctrl-C ends it with exit
+/// code 130.
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
     #[command(flatten)]
@@ -28,6 +29,7 @@ impl Exec {
     pub(super) async fn run(self) -> Result<ExitCode> {
         let (connection, namespace) = self.scope.connect()?;
         let pod = pods::find(&connection, &namespace, &self.pod).await?.pod;
+        let tty = self.streams.terminal();
         let request = ExecRequest {
             container: pods::container(&pod, &self.streams.container)?,
             namespace,
@@ -35,10 +37,11 @@ impl Exec {
             command: self.command,
             stdin: self.streams.stdin,
             stdout: true,
-            stderr: true,
+            stderr: !tty,
+            tty,
             ..ExecRequest::default()
         };
         let (reader, writer) = connection.exec(request).await.map_err(refusal)?;
-        self.streams.carry(reader, writer).await
+        self.streams.carry(reader, writer, tty).await
     }
 }

@@ -47,18 +47,25 @@ fn selector(object: &Value) -> Option<String> {
     (!terms.is_empty()).then(|| terms.join(","))
 }
 
-/// The container meant; says on standard error which one it is where there were several to choose from.
+/// The container meant of a pod that runs; says on standard error which one it is where there were several to choose from.
 pub(super) fn container(pod: &Value, asked: &str) -> Result<String> {
-    let name = meta::name(pod);
     let phase = pod["status"]["phase"].as_str().unwrap_or_default();
     if matches!(phase, "Succeeded" | "Failed") {
         bail!("cannot exec into a container in a completed pod; current phase is {phase}");
     }
-    let names = |list: &str| -> Vec<String> {
-        let containers = pod["spec"][list].as_array().into_iter().flatten();
-        containers.filter_map(|one| one["name"].as_str().map(str::to_owned)).collect()
-    };
-    let (containers, init) = (names("containers"), names("initContainers"));
+    chosen(pod, asked)
+}
+
+/// The names in one of a pod's lists of containers.
+pub(super) fn names(pod: &Value, list: &str) -> Vec<String> {
+    let containers = pod["spec"][list].as_array().into_iter().flatten();
+    containers.filter_map(|one| one["name"].as_str().map(str::to_owned)).collect()
+}
+
+/// The same as [`container`], whether the pod runs or not.
+pub(super) fn chosen(pod: &Value, asked: &str) -> Result<String> {
+    let name = meta::name(pod);
+    let (containers, init) = (names(pod, "containers"), names(pod, "initContainers"));
     if !asked.is_empty() {
         if containers.iter().chain(&init).all(|one| one != asked) {
             bail!("container {asked} is not valid for pod {name}");

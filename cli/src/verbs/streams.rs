@@ -1,15 +1,17 @@
 //! This process's standard streams as those of a session.
 //!
-//! A terminal stays as it is: it shows and edits the line that is typed, sends it whole, turns Ctrl-D into the end of input and
-//! Ctrl-C into this process's end, with which the session ends.
+//! Without `-t` a terminal stays as it is: it shows and edits the line that is typed, sends it whole, turns Ctrl-D into the end
+//! of input and Ctrl-C into this process's end, with which the session ends. With it all of this is done at the other end.
 
-use super::{pods::say, print::refusal};
+use super::{pods::say, print::refusal, terminal::Terminal};
 use anyhow::{Result, anyhow};
 use bytes::Bytes;
 use clap::Args;
-use coracle_sdk::sessions::{Event, INPUT, Outcome, STDERR, SessionReader, SessionWriter};
+use coracle_sdk::sessions::{Event, INPUT, Outcome, RESIZE, STDERR, SessionReader, SessionWriter};
 use std::{
+    future::pending,
     io::{self, ErrorKind, IsTerminal as _, Read as _},
+    pin::pin,
     process::ExitCode,
     thread,
 };
@@ -26,7 +28,7 @@ pub(super) struct StreamArgs {
     /// Pass this command's standard input on
     #[arg(short = 'i', long)]
     pub stdin: bool,
-    /// Show standard output and standard error as one, as a terminal does
+    /// Make this terminal the container's: with -i, and where standard input is a terminal
     #[arg(short = 't', long)]
     pub tty: bool,
     /// The container, where the pod has several
@@ -35,10 +37,20 @@ pub(super) struct StreamArgs {
 }
 
 impl StreamArgs {
-    /// Carries the session to its end, which becomes this process's.
-    pub(super) async fn carry(&self, mut reader: SessionReader, writer: SessionWriter) -> Result<ExitCode> {
-        if self.tty && !(self.stdin && io::stdin().is_terminal()) {
+    /// Whether a terminal is asked for and can be had; says why it cannot.
+    pub(super) fn terminal(&self) -> bool {
+        let can = self.stdin && io::stdin().is_terminal();
+        if self.tty && !can {
             say("Unable to use a TTY - input is not a terminal or the right kind of file");
+        }
+        self.tty && can
+    }
+
+    /// Carries the session to its end, which becomes this process's; with `raw`, on this terminal.
+    pub(super) async fn carry(&self, mut reader: SessionReader, writer: SessionWriter, raw: bool) -> Result<ExitCode> {
+        let mut terminal = if raw { Some(Terminal::take()?) } else { None };
+        if terminal.is_some() {
+            tell_size(&writer).await;
         }
         // Standard input cannot be given up once it is read, so it has a thread that nobody waits for.
         let (sender, mut typed) = mpsc::channel(1);
@@ -58,9 +70,26 @@ impl StreamArgs {
                 sink.close(INPUT).await;
             }
         });
-        let outcome = show(&mut reader, self.tty).await;
+        let ended = {
+            let mut showing = pin!(show(&mut reader));
+            loop {
+                tokio::select! {
+                    outcome = &mut showing => break Ok(outcome),
+                    signalled = told(&mut terminal) => match signalled {
+                        Some(code) => break Err(code),
+                        None => tell_size(&writer).await,
+                    },
+                }
+            }
+        };
         typing.abort();
-        match outcome? {
+        // Before anything more is said on it.
+        drop(terminal);
+        let outcome = match ended {
+            Ok(outcome) => outcome?,
+            Err(code) => return Ok(ExitCode::from(code)),
+        };
+        match outcome {
             Outcome::Success => Ok(ExitCode::SUCCESS),
             Outcome::Exited(code) => {
                 say(&format!("command terminated with exit code {code}"));
@@ -88,10 +117,25 @@ fn read_input(sender: &mpsc::Sender<Bytes>) {
     }
 }
 
-async fn show(reader: &mut SessionReader, as_one: bool) -> Result<Outcome> {
+/// What the terminal says, where there is one.
+async fn told(terminal: &mut Option<Terminal>) -> Option<u8> {
+    match terminal {
+        Some(terminal) => terminal.next().await,
+        None => pending().await,
+    }
+}
+
+async fn tell_size(writer: &SessionWriter) {
+    if let Some(size) = Terminal::size() {
+        // A session that is over says so elsewhere.
+        writer.send(RESIZE, size.into()).await;
+    }
+}
+
+async fn show(reader: &mut SessionReader) -> Result<Outcome> {
     loop {
         match reader.next().await.map_err(refusal)? {
-            Event::Data(STDERR, bytes) if !as_one => write(&mut io::stderr().lock(), &bytes)?,
+            Event::Data(STDERR, bytes) => write(&mut io::stderr().lock(), &bytes)?,
             Event::Data(_, bytes) => write(&mut io::stdout().lock(), &bytes)?,
             Event::Closed(_) => {}
             Event::Ended(outcome) => return Ok(outcome),

@@ -6,7 +6,7 @@ use crate::{
     guests::{Guests, Launch, RunEvent},
     link::{Change, Changes, Link, Listing, Resource},
     network::{Network, Switch, addresses::Addresses},
-    output::{Attached, Audience, Output},
+    output::{Attached, Output, Screen},
     pod::{
         admission::Offer,
         checks::Checks,
@@ -14,6 +14,7 @@ use crate::{
         probes::{Kind, Verdict},
         subject::Subject,
     },
+    terminal::Typed,
     workloads::{Code, Workloads},
 };
 use async_trait::async_trait;
@@ -261,8 +262,7 @@ struct Guest {
     container: String,
     start: StartGuest,
     events: mpsc::Sender<(RunId, RunEvent)>,
-    output: Output,
-    audience: Audience,
+    screen: Screen,
 }
 
 #[derive(Default)]
@@ -322,8 +322,7 @@ impl FakeGuests {
     pub(crate) fn write(&self, container: &str, stream: LogStream, text: &str) {
         let state = self.state.lock().unwrap();
         let guest = state.running.iter().find(|guest| guest.container == container).unwrap();
-        guest.audience.show(stream, text.as_bytes());
-        guest.output.append(stream, text.into(), crate::clock::now()).unwrap();
+        guest.screen.show(stream, text.into()).unwrap();
     }
 
     /// What was written to a run, and whether that has ended.
@@ -353,7 +352,7 @@ impl FakeGuests {
         state.running = running;
         for guest in ended {
             let guest: Guest = guest;
-            guest.output.end(crate::clock::now());
+            guest.screen.output.end(crate::clock::now());
             let exit = Exit { code, cause, message: String::new() };
             let told = guest.events.try_send((guest.start.run, RunEvent::Exited(exit)));
             assert!(told.is_ok() || guest.container == COMMAND, "somebody waits for a container's end");
@@ -374,7 +373,9 @@ impl Guests for FakeGuests {
             Output::Reader(_) => COMMAND.to_owned(),
         };
         let Launch { guest: start, events, output, .. } = launch;
-        let guest = Guest { container, start, events, output, audience: Audience::default() };
+        let terminal = Screen::terminal(&start, &output);
+        let screen = Screen { output: Arc::new(output), audience: Some(Arc::default()), terminal };
+        let guest = Guest { container, start, events, screen };
         self.state.lock().unwrap().running.push(guest);
         Ok(())
     }
@@ -397,6 +398,10 @@ impl Guests for FakeGuests {
 
     fn dismiss(&self, namespace_uid: &str) {
         self.state.lock().unwrap().dismissed.push(namespace_uid.to_owned());
+    }
+
+    async fn interrupt(&self, _namespace_uid: &str, run: &RunId, signal: u8) {
+        self.end(|guest| guest.start.run == *run, 128 + i32::from(signal), ExitCause::Exited);
     }
 
     async fn sample(&self) -> Vec<RunSample> {
@@ -424,7 +429,12 @@ impl Guests for FakeGuests {
 
     async fn attach(&self, _namespace_uid: &str, run: &RunId) -> Option<Attached> {
         let state = self.state.lock().unwrap();
-        state.running.iter().find(|guest| guest.start.run == *run)?.audience.join()
+        state.running.iter().find(|guest| guest.start.run == *run)?.screen.audience.as_ref()?.join()
+    }
+
+    async fn type_in(&self, _namespace_uid: &str, run: &RunId, keys: &[u8]) -> Option<Typed> {
+        let state = self.state.lock().unwrap();
+        state.running.iter().find(|guest| guest.start.run == *run)?.screen.typed(keys)
     }
 }
 

@@ -13,10 +13,11 @@ use crate::{
     clock,
     confinement::Gate,
     network::{ca_bundle, exchange::Exchange, line::Line},
-    output::{Attached, Audience, Output},
+    output::{Attached, Output, Screen},
     pod::volumes,
     samples::Samples,
     sandbox::Owners,
+    terminal::Typed,
 };
 use async_trait::async_trait;
 use coracle_runner::{
@@ -113,6 +114,9 @@ pub(crate) trait Guests: Send + Sync + 'static {
     /// Ends what runs for a namespace of which there is nothing here any more; returns at once.
     fn dismiss(&self, _namespace_uid: &str) {}
 
+    /// Ends a run as a signal does that nobody handles; it exits with 128 and the signal's number.
+    async fn interrupt(&self, namespace_uid: &str, run: &RunId, signal: u8);
+
     /// What all runs have used, in no order; those of a runner that does not answer in time are missing.
     async fn sample(&self) -> Vec<RunSample>;
 
@@ -125,14 +129,17 @@ pub(crate) trait Guests: Send + Sync + 'static {
 
     /// What a run writes from now on; `None` when it does not run or too many are attached.
     async fn attach(&self, namespace_uid: &str, run: &RunId) -> Option<Attached>;
+
+    /// Keys for a container's terminal, which shows them to all who are attached; what they come to is for the caller
+    /// to do. `None` when the run has ended or has no terminal.
+    async fn type_in(&self, namespace_uid: &str, run: &RunId, keys: &[u8]) -> Option<Typed>;
 }
 
 struct Run {
     pod_uid: String,
     events: mpsc::Sender<(RunId, RunEvent)>,
-    output: Arc<Output>,
-    /// Made when the first one is attached.
-    audience: Option<Arc<Audience>>,
+    /// Its audience is made when the first one is attached.
+    screen: Screen,
     /// What may be written to its standard input; closed with the run.
     input: Option<Arc<Semaphore>>,
     /// Cancelled when it has ended.
@@ -356,9 +363,8 @@ impl Runners {
         let entry = Run {
             pod_uid: guest.pod_uid.clone(),
             events,
-            output: Arc::new(output),
-            audience: None,
             over: CancellationToken::new(),
+            screen: Screen { terminal: Screen::terminal(&guest, &output), output: Arc::new(output), audience: None },
             input: (guest.stdin == StdinMode::Open).then(|| Arc::new(Semaphore::new(INPUT_WINDOW_BYTES as usize))),
         };
         let mut runs = runner.runs();
@@ -416,6 +422,10 @@ impl Guests for Runners {
         }
     }
 
+    async fn interrupt(&self, namespace_uid: &str, run: &RunId, signal: u8) {
+        self.tell(namespace_uid, run, ToRunner::Interrupt { run: run.clone(), signal }).await;
+    }
+
     async fn sample(&self) -> Vec<RunSample> {
         let fleets: Vec<_> = self.fleets.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         let runners = fleets.iter().flat_map(|fleet| fleet.all());
@@ -451,7 +461,13 @@ impl Guests for Runners {
     async fn attach(&self, namespace_uid: &str, run: &RunId) -> Option<Attached> {
         let runner = self.runner_of(namespace_uid, run)?;
         let mut runs = runner.runs();
-        runs.by_id.get_mut(run)?.audience.get_or_insert_default().join()
+        runs.by_id.get_mut(run)?.screen.audience.get_or_insert_default().join()
+    }
+
+    async fn type_in(&self, namespace_uid: &str, run: &RunId, keys: &[u8]) -> Option<Typed> {
+        let runner = self.runner_of(namespace_uid, run)?;
+        let screen = runner.runs().by_id.get(run).map(|entry| entry.screen.clone())?;
+        screen.typed(keys)
     }
 
     fn refusal(&self) -> Option<String> {
@@ -528,7 +544,7 @@ impl Routing {
         let exit = if lost.is_empty() { None } else { Some(runner.death().await) };
         for (run, entry) in lost {
             self.exchange.routes.close(&entry.pod_uid, &runner.line);
-            entry.output.end(clock::now());
+            entry.screen.output.end(clock::now());
             let Some(exit) = exit.clone() else { continue };
             let events = entry.events.clone();
             // Whoever is attached or writes to it learns first that it is over.
@@ -541,16 +557,11 @@ impl Routing {
         let (run, event) = match frame {
             FromRunner::Ready(_) => return,
             FromRunner::Log { run, stream, bytes } => {
-                let entry = runner.runs().by_id.get(&run).map(|entry| (entry.output.clone(), entry.audience.clone()));
-                if let Some((output, audience)) = entry {
-                    if let Some(audience) = audience {
-                        audience.show(stream, &bytes);
-                    }
-                    if output.append(stream, bytes, clock::now()).is_err() {
-                        let breach = "it sends more output than it may";
-                        warn!(namespace = runner.namespace, breach, "the runner is killed");
-                        runner.process.kill();
-                    }
+                let screen = runner.runs().by_id.get(&run).map(|entry| entry.screen.clone());
+                if screen.is_some_and(|screen| screen.show(stream, bytes).is_err()) {
+                    let breach = "it sends more output than it may";
+                    warn!(namespace = runner.namespace, breach, "the runner is killed");
+                    runner.process.kill();
                 }
                 return;
             }
@@ -576,7 +587,7 @@ impl Routing {
             let ended = runner.runs().remove(&run);
             ended.map(|entry| {
                 self.exchange.routes.close(&entry.pod_uid, &runner.line);
-                entry.output.end(clock::now());
+                entry.screen.output.end(clock::now());
                 entry.events.clone()
             })
         };

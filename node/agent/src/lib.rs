@@ -42,6 +42,7 @@ mod sandbox;
 mod sessions;
 mod static_pods;
 mod stats;
+mod terminal;
 mod workloads;
 
 use crate::{
@@ -54,7 +55,7 @@ use crate::{
     homes::{Homes, Known},
     ledger::Ledger,
     link::{ENDPOINT_SLICES, Link, NAMESPACES, PODS, Resource, SERVICES},
-    logs::{Logs, session::NodeLink},
+    logs::Logs,
     machine::Facts,
     network::{
         Network,
@@ -75,7 +76,7 @@ use crate::{
     reflector::{Cache, Sink},
     reports::Reports,
     sandbox::Owners,
-    sessions::Sessions,
+    sessions::{NodeLink, Sessions},
     static_pods::{StaticPods, mirror::Keeper},
     stats::Stats,
     workloads::LocalWorkloads,

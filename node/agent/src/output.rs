@@ -1,12 +1,16 @@
 //! Where what a run writes goes: into its container's log, or to whoever started it and waits for it. Those who are
-//! attached to a container see the same as its log, as it comes.
+//! attached to a container see the same as its log, as it comes; a container's terminal lies before both.
 //!
 //! Nothing here waits: one slow reader must not hold up what other runs of its namespace say. A log is on disk; a
 //! command's output is bounded by the credit that its runner keeps to; who is attached and too slow misses some.
 
-use crate::logs::RunLog;
+use crate::{
+    clock,
+    logs::RunLog,
+    terminal::{Terminal, Typed},
+};
 use bytes::Bytes;
-use coracle_runner::protocol::{LogStream, OUTPUT_OVERDRAFT_BYTES, OUTPUT_WINDOW_BYTES};
+use coracle_runner::protocol::{LogStream, OUTPUT_OVERDRAFT_BYTES, OUTPUT_WINDOW_BYTES, StartGuest};
 use std::sync::{
     Arc, Mutex, PoisonError,
     atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
@@ -57,6 +61,52 @@ impl Output {
             Self::Log(log) => log.end(at),
             Self::Reader(_) => {}
         }
+    }
+}
+
+/// Everything that shows what one run writes.
+#[derive(Clone)]
+pub(crate) struct Screen {
+    pub(crate) output: Arc<Output>,
+    /// Where somebody is attached.
+    pub(crate) audience: Option<Arc<Audience>>,
+    /// Where it is a container's terminal.
+    pub(crate) terminal: Option<Arc<Terminal>>,
+}
+
+impl Screen {
+    /// The terminal of a run, if it is to have one of its own: a command's is its session's.
+    pub(crate) fn terminal(guest: &StartGuest, output: &Output) -> Option<Arc<Terminal>> {
+        (guest.terminal && matches!(output, Output::Log(_))).then(Arc::default)
+    }
+
+    /// Shows what the guest wrote.
+    ///
+    /// # Errors
+    /// As [`Output::append`].
+    pub(crate) fn show(&self, stream: LogStream, bytes: Vec<u8>) -> Result<(), Overrun> {
+        match &self.terminal {
+            None => self.pass(stream, bytes),
+            Some(terminal) => self.pass(LogStream::Stdout, terminal.shown(&bytes).into()),
+        }
+    }
+
+    /// Somebody who is attached typed something; the echo is shown to all. `None` where there is no terminal.
+    pub(crate) fn typed(&self, keys: &[u8]) -> Option<Typed> {
+        let mut typed = self.terminal.as_ref()?.typed(keys);
+        let echo = std::mem::take(&mut typed.screen);
+        if !echo.is_empty() {
+            // Only a command's output has a bound, and it has no terminal.
+            let _ = self.pass(LogStream::Stdout, echo);
+        }
+        Some(typed)
+    }
+
+    fn pass(&self, stream: LogStream, bytes: Vec<u8>) -> Result<(), Overrun> {
+        if let Some(audience) = &self.audience {
+            audience.show(stream, &bytes);
+        }
+        self.output.append(stream, bytes, clock::now())
     }
 }
 
@@ -172,7 +222,6 @@ impl Audience {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock;
 
     #[tokio::test]
     async fn a_commands_output_is_bounded_by_what_is_read() {

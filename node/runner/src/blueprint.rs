@@ -105,7 +105,7 @@ impl Blueprint {
     pub(crate) fn outputs(&self) -> [Output; 2] {
         [LogStream::Stdout, LogStream::Stderr].map(|stream| {
             let lane = self.shared.outbox.ordered.clone();
-            Output::new(self.start.run.clone(), stream, lane, self.credit.clone())
+            Output::new(self.start.run.clone(), stream, lane, self.credit.clone(), self.start.terminal)
         })
     }
 

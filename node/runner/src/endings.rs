@@ -12,6 +12,8 @@ use wasmtime_wasi::I32Exit;
 const MAX_MESSAGE_BYTES: usize = 4096;
 const TRAPPED: i32 = 134;
 const KILLED: i32 = 137;
+/// Added to the number of the signal that ended it.
+const SIGNALLED: i32 = 128;
 
 /// What became of a command.
 pub(crate) fn of_command(result: wasmtime::Result<Result<(), ()>>) -> Exit {
@@ -36,6 +38,11 @@ pub(crate) fn exited(code: i32) -> Exit {
 
 pub(crate) fn killed() -> Exit {
     Exit { code: KILLED, cause: ExitCause::Killed, message: String::new() }
+}
+
+/// Ended by a signal that it does not handle, as shells count.
+pub(crate) fn interrupted(signal: u8) -> Exit {
+    exited(SIGNALLED + i32::from(signal))
 }
 
 pub(crate) fn out_of_memory(out: &OutOfMemory) -> Exit {

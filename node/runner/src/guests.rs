@@ -6,6 +6,7 @@ use crate::{
     child,
     code::CodeCache,
     cpu::{Account, Cpu, Threads},
+    endings,
     host::{
         names::{ANSWER_TIMEOUT, Questions},
         stdin::Input,
@@ -16,12 +17,16 @@ use crate::{
     link::{self, Outbox},
     memory::{Ceiling, MemoryAccount},
     network::switch::Switch,
-    protocol::{FromRunner, JOINED_RUNS_MAX, RunId, RunSample, StartGuest, ToRunner},
+    protocol::{Exit, ExitCause, FromRunner, JOINED_RUNS_MAX, RunId, RunSample, SIGNAL_MAX, StartGuest, ToRunner},
     run,
     storage::Accounts,
 };
 use parking_lot::Mutex;
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use wasmtime::Engine;
@@ -107,6 +112,25 @@ pub(crate) struct Signals {
     pub(crate) stop: CancellationToken,
     /// Ends it whatever it does.
     pub(crate) kill: CancellationToken,
+    /// The signal that it is ended for, where it is one: set before `kill`.
+    interrupted: Arc<OnceLock<u8>>,
+}
+
+impl Signals {
+    fn interrupt(&self, signal: u8) {
+        // Who is killed already is not asked again.
+        if !self.kill.is_cancelled() && self.interrupted.set(signal.min(SIGNAL_MAX)).is_ok() {
+            self.kill.cancel();
+        }
+    }
+
+    /// Names the signal in how a run ended, where one ended it.
+    pub(crate) fn named(&self, exit: Exit) -> Exit {
+        match self.interrupted.get() {
+            Some(signal) if exit.cause == ExitCause::Killed => endings::interrupted(*signal),
+            _ => exit,
+        }
+    }
 }
 
 /// See the module.
@@ -148,6 +172,7 @@ impl Guests {
             ToRunner::Start(start) => self.start(*start),
             ToRunner::Stop(run) => self.signal(&run, |signals| signals.stop.cancel()),
             ToRunner::Kill(run) => self.signal(&run, |signals| signals.kill.cancel()),
+            ToRunner::Interrupt { run, signal } => self.signal(&run, |signals| signals.interrupt(signal)),
             ToRunner::OutputTaken { run, bytes } => self.output_taken(&run, bytes),
             ToRunner::Input { run, bytes, end } => self.input(&run, &bytes, end),
             ToRunner::LookupAnswer { question, result } => self.shared.questions.answer(question, result),
@@ -206,7 +231,7 @@ impl Guests {
             }
         };
         let credit = start.joins.is_some().then(Credit::new);
-        let seat = Seat { stdin: Input::new(start.stdin, &signals.stop), signals, cpu, memory, credit };
+        let seat = Seat { stdin: Input::new(start.stdin, start.terminal, &signals.stop), signals, cpu, memory, credit };
         let start = Arc::new(start);
         let known = Known { start: Arc::clone(&start), seat: seat.clone(), over: CancellationToken::new(), joined: 0 };
         runs.insert(start.run.clone(), known);
@@ -234,10 +259,11 @@ impl Guests {
     }
 }
 
-/// What `target` has, with another command and input. Its ports stay its own.
+/// What `target` has, with another command, other streams, and the variables that it has not. Its ports stay its own.
 fn joined(start: StartGuest, target: &StartGuest) -> StartGuest {
-    let StartGuest { run, code, kind, argv, stdin, joins, .. } = start;
-    let mut guest = StartGuest { run, code, kind, argv, stdin, joins, ..target.clone() };
+    let StartGuest { run, code, kind, argv, stdin, joins, terminal, env, .. } = start;
+    let mut guest = StartGuest { run, code, kind, argv, stdin, joins, terminal, ..target.clone() };
+    guest.env.extend(env.into_iter().filter(|(name, _)| target.env.iter().all(|(known, _)| known != name)));
     guest.network.listen.clear();
     guest
 }

@@ -87,6 +87,7 @@ fn start(round: usize, code: PathBuf) -> StartGuest {
         stdin: StdinMode::default(),
         joins: None,
         cpu_request_millis: Some(100),
+        terminal: false,
     }
 }
 

@@ -107,12 +107,39 @@ pub struct StartGuest {
     pub cpu_limit_millis: Option<u32>,
     /// What is on standard input.
     pub stdin: StdinMode,
-    /// A run beside that of a container: in its pod's network, with its environment, mounts and addresses instead of
-    /// those above, counted into what it uses, listening on none of its ports, and over when it is. Somebody waits for
-    /// its output and may be slow, so it writes no more than [`OUTPUT_WINDOW_BYTES`] ahead.
+    /// A run beside that of a container: in its pod's network, with its mounts and addresses instead of those above, its
+    /// environment and such variables of the one above as it has not, counted into what it uses, listening on none of
+    /// its ports, and over when it is. Somebody waits for its output and may be slow, so it writes no more than
+    /// [`OUTPUT_WINDOW_BYTES`] ahead.
     pub joins: Option<RunId>,
     /// What it was promised of the CPU, in thousandths of a core: its weight against others when there is not enough.
     pub cpu_request_millis: Option<u32>,
+    /// Its standard streams are a terminal, as far as it can tell.
+    pub terminal: bool,
+}
+
+impl StartGuest {
+    /// A run that joins `target`: everything else is the other's, without a terminal or variables of its own.
+    #[must_use]
+    pub fn joining(target: RunId, run: RunId, pod_uid: String, code: PathBuf, kind: GuestKind) -> Self {
+        Self {
+            run,
+            pod_uid,
+            network: PodNetwork::default(),
+            code,
+            kind,
+            argv: Vec::new(),
+            env: Vec::new(),
+            mounts: Vec::new(),
+            working_dir: None,
+            memory_limit_bytes: None,
+            cpu_limit_millis: None,
+            stdin: StdinMode::Empty,
+            joins: Some(target),
+            cpu_request_millis: None,
+            terminal: false,
+        }
+    }
 }
 
 /// Standard output or standard error.
@@ -213,7 +240,18 @@ pub enum ToRunner {
         /// To match the answer.
         question: u64,
     },
+    /// End it now, because of a signal that it does not handle: as `Kill`, but it has `Exited` with 128 and the signal's
+    /// number.
+    Interrupt {
+        /// Which run.
+        run: RunId,
+        /// The signal's number, at most [`SIGNAL_MAX`].
+        signal: u8,
+    },
 }
+
+/// The highest number of a signal.
+pub const SIGNAL_MAX: u8 = 64;
 
 /// What a run has used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

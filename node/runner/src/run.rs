@@ -49,6 +49,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Se
             let _ = shared.outbox.prompt.send(frame).await;
         }
         Ending::Ended(exit) => {
+            let exit = seat.signals.named(exit);
             let _ = shared.outbox.ordered.send(FromRunner::Exited { run: start.run.clone(), exit }).await;
         }
     }

@@ -12,13 +12,18 @@ use coracle_objects::ApiError;
 use coracle_wire::v1::{PortForwardRequest, open_session::Purpose};
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Duration};
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Connections forwarded at a time through one connection of a client.
 const FORWARDS_MAX: usize = 100;
 /// How long the second stream of a pair may take.
 const PAIR_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take to be told that a stream is refused, or that all is over, before it is left.
+const FAREWELL: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(30) };
 /// A connection that the pod has closed for its part is over when its client has sent nothing for so long.
 const QUIET: Duration = Duration::from_millis(200);
 /// Half pairs that wait at a time.
@@ -85,10 +90,8 @@ pub(super) async fn serve(mut connection: Connection, opener: Opener, closing: &
         let is_error = match stream.headers.get("streamtype") {
             "error" => true,
             "data" => false,
-            _ => {
-                stream.writer.refuse().await.ok();
-                continue;
-            }
+            _ if refused(&stream).await => continue,
+            _ => break,
         };
         let id = stream.headers.get("requestid").to_owned();
         let (data, error) = match halves.remove(&id) {
@@ -102,8 +105,8 @@ pub(super) async fn serve(mut connection: Connection, opener: Opener, closing: &
             other => {
                 if other.is_none() && halves.len() < HALF_PAIRS_MAX {
                     halves.insert(id, HalfPair { since: Instant::now(), stream, is_error });
-                } else {
-                    stream.writer.refuse().await.ok();
+                } else if !refused(&stream).await {
+                    break;
                 }
                 continue;
             }
@@ -113,8 +116,17 @@ pub(super) async fn serve(mut connection: Connection, opener: Opener, closing: &
         running.spawn(async move { pair(data, error, &opener, &idle, is_over).await });
     }
     running.shutdown().await;
-    connection.finisher().finish().await;
-    tokio::time::timeout(PAIR_TIMEOUT, connection.closed().cancelled()).await.ok();
+    let farewell = async {
+        connection.finisher().finish().await;
+        connection.closed().cancelled().await;
+    };
+    // Who reads nothing does not hear it either; the connection is broken off.
+    timeout(FAREWELL, farewell).await.ok();
+}
+
+/// Gives a stream up; false when the client takes no answer.
+async fn refused(stream: &Stream) -> bool {
+    timeout(FAREWELL, stream.writer.refuse()).await.is_ok()
 }
 
 /// One forwarded connection, from its opening to its end.
@@ -229,4 +241,34 @@ pub(super) async fn said(reader: &mut SessionReader) -> Result<Option<(Bytes, bo
 /// As [`SessionWriter::send`] on the one channel.
 pub(super) async fn send(writer: &SessionWriter, bytes: Bytes) -> Result<(), ApiError> {
     writer.send(CHANNEL, bytes).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sessions::spdy::client::Client;
+    use tokio::io::{AsyncWriteExt as _, duplex, split};
+
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_is_left() {
+        let links = NodeLinks::new(CancellationToken::new());
+        let opener = Opener { links, node: "n".to_owned(), request: PortForwardRequest::default() };
+        for streams in [0, 40] {
+            let (near, mut far) = duplex(64);
+            let (reader, writer) = split(near);
+            let (opener, closing) = (opener.clone(), CancellationToken::new());
+            let stop = closing.clone();
+            let serving = tokio::spawn(async move { serve(Connection::start(reader, writer), opener, &closing).await });
+            let mut frames = Client::new();
+            // Each is answered by a refusal, until there is no room for more.
+            for number in 0..streams {
+                let frame = frames.open(2 * number + 1, [("streamtype", "odd")], false);
+                if timeout(FAREWELL, far.write_all(&frame)).await.is_err() {
+                    break;
+                }
+            }
+            stop.cancel();
+            timeout(Duration::from_mins(1), serving).await.expect("it ends").unwrap();
+        }
+    }
 }

@@ -14,6 +14,8 @@ use coracle_objects::{ApiError, Reason};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use std::time::Duration;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 const SPDY: &str = "SPDY/3.1";
 /// The protocols that a client of SPDY offers, and the one that is chosen.
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
+/// How long a client may take to read that its connection is switched.
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Port-forward over SPDY.
 const FORWARD: &str = "portforward.k8s.io";
 /// The same inside of a WebSocket.
@@ -172,9 +176,10 @@ impl<P> Agreed<P> {
     {
         let response = self.response();
         tokio::spawn(async move {
-            match self.upgrade.pending.await {
-                Ok(upgraded) => speak(upgraded, self.protocol).await,
-                Err(error) => tracing::debug!(%error, "a connection was not switched"),
+            match timeout(SWITCH_TIMEOUT, self.upgrade.pending).await {
+                Ok(Ok(upgraded)) => speak(upgraded, self.protocol).await,
+                Ok(Err(error)) => tracing::debug!(%error, "a connection was not switched"),
+                Err(_) => tracing::debug!("a client did not read that its connection is switched"),
             }
             drop(slot);
         });
@@ -205,7 +210,7 @@ pub(crate) fn serve_container(
     agreed.switch(slot, async move |upgraded, protocol| match protocol {
         ContainerProtocol::WebSocket(channels) => {
             let (from, mut to) = websocket::halves(websocket::accept(upgraded).await, channels);
-            if to.greet(wanted.stdout).await.is_ok() {
+            if matches!(timeout(SWITCH_TIMEOUT, to.greet(wanted.stdout)).await, Ok(Ok(()))) {
                 bridge::run(session, from, to, &closing).await;
             }
         }

@@ -10,12 +10,13 @@ use crate::{
     guests::{Guests, Launch, RunEvent, places_of},
     output::{Chunk, Feed, Output, Reader},
     pod::{env, spec},
+    terminal::Typed,
 };
 use coracle_images::{Image, ImageModule, Local};
 use coracle_objects::{meta, registry_auth::Keyring};
 use coracle_runner::{
     compile::CompileError,
-    protocol::{Exit, PodNetwork, RunId, StartGuest, StdinMode},
+    protocol::{Exit, RunId, StartGuest, StdinMode},
 };
 use serde_json::Value;
 use std::{fmt::Write as _, sync::Arc, time::Duration};
@@ -33,6 +34,23 @@ pub(crate) struct ExecRequest {
     pub(crate) run: RunId,
     /// Not empty.
     pub(crate) command: Vec<String>,
+}
+
+/// What a command finds on its standard streams.
+#[derive(Debug, Clone)]
+pub(crate) struct Streams {
+    pub(crate) stdin: StdinMode,
+    /// They are a terminal, as far as it can tell.
+    pub(crate) terminal: bool,
+    /// Variables that it gets where the container's environment has them not.
+    pub(crate) variables: Vec<(String, String)>,
+}
+
+impl Default for Streams {
+    /// Nothing to read, and no terminal.
+    fn default() -> Self {
+        Self { stdin: StdinMode::Empty, terminal: false, variables: Vec::new() }
+    }
 }
 
 /// Why there is no exit code.
@@ -83,7 +101,7 @@ pub(crate) async fn run_to_end(
     limit: Duration,
 ) -> Result<(i32, Vec<u8>), ExecFailure> {
     let work = async {
-        let mut command = Command::start(context, &request, StdinMode::Empty).await?;
+        let mut command = Command::start(context, &request, Streams::default()).await?;
         let mut kept = Vec::new();
         loop {
             match command.next().await {
@@ -103,28 +121,15 @@ impl Command {
     ///
     /// # Errors
     /// [`ExecFailure::NotStarted`].
-    pub(crate) async fn start(context: &Context, request: &ExecRequest, stdin: StdinMode) -> Result<Self, ExecFailure> {
+    pub(crate) async fn start(context: &Context, request: &ExecRequest, streams: Streams) -> Result<Self, ExecFailure> {
         let (code, argv) = code(context, request).await.map_err(ExecFailure::NotStarted)?;
         let run = RunId(random_id());
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let (feed, output) = Feed::new();
-        let guest = StartGuest {
-            run: run.clone(),
-            pod_uid: meta::uid(&request.pod).to_owned(),
-            code: code.path,
-            kind: code.kind,
-            argv,
-            stdin,
-            joins: Some(request.run.clone()),
-            // The rest is the container's.
-            network: PodNetwork::default(),
-            env: Vec::new(),
-            mounts: Vec::new(),
-            working_dir: None,
-            memory_limit_bytes: None,
-            cpu_limit_millis: None,
-            cpu_request_millis: None,
-        };
+        let pod_uid = meta::uid(&request.pod).to_owned();
+        let joining = StartGuest::joining(request.run.clone(), run.clone(), pod_uid, code.path, code.kind);
+        let (env, terminal) = (streams.variables, streams.terminal);
+        let guest = StartGuest { argv, stdin: streams.stdin, env, terminal, ..joining };
         let launch = Launch {
             namespace: meta::namespace(&request.pod).to_owned(),
             namespace_uid: request.namespace_uid.clone(),
@@ -228,6 +233,16 @@ impl Writer {
     /// End-of-file.
     pub(crate) async fn end(&self) -> bool {
         self.guests.input(&self.namespace_uid, &self.run, &[], true).await
+    }
+
+    /// Keys for the run's own terminal, as [`Guests::type_in`].
+    pub(crate) async fn type_in(&self, keys: &[u8]) -> Option<Typed> {
+        self.guests.type_in(&self.namespace_uid, &self.run, keys).await
+    }
+
+    /// What a signal does to a guest, which handles none.
+    pub(crate) async fn interrupt(&self, signal: u8) {
+        self.guests.interrupt(&self.namespace_uid, &self.run, signal).await;
     }
 }
 

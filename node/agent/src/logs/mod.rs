@@ -3,8 +3,8 @@
 //! `ROOT/NAMESPACE_POD_UID/CONTAINER/RUN.log`, then `RUN.log.1`, `RUN.log.2` … as it grows; the highest number is the
 //! newest. A file is opened for each write and closed again, so that an idle container costs no descriptor.
 
+pub(crate) mod choose;
 pub(crate) mod read;
-pub(crate) mod session;
 
 use crate::{clock, ledger::is_file_name};
 use coracle_objects::meta;

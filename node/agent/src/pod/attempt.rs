@@ -106,6 +106,7 @@ impl Attempt {
             stdin: if self.container["stdin"] == true { StdinMode::Open } else { StdinMode::UntilStop },
             joins: None,
             cpu_request_millis,
+            terminal: self.container["tty"] == true,
             network: spec::network(&self.pod, &self.container),
         };
         Ok(Prepared { guest, image_id: image.id })

@@ -1,7 +1,10 @@
 //! A container's environment and command line, as Kubernetes computes them. Pure: config maps and secrets are handed
 //! in.
 
-use crate::pod::{admission::Offer, spec};
+use crate::{
+    pod::{admission::Offer, spec},
+    terminal,
+};
 use coracle_images::ImageModule;
 use coracle_net::names::{CLUSTER_DOMAIN, hostname};
 use coracle_objects::{meta, quantity::Quantity};
@@ -60,13 +63,16 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) services: &'a BTreeMap<String, String>,
 }
 
-/// The complete environment: `HOSTNAME`, `envFrom`, `env`, then the services' variables that nothing else set.
+/// The complete environment: `HOSTNAME`, a terminal's `TERM`, `envFrom`, `env`, then the services' variables that nothing else set.
 ///
 /// # Errors
 /// kubelet's message for `CreateContainerConfigError`.
 pub(crate) fn environment(container: &Value, around: &Surroundings<'_>) -> Result<Variables, String> {
     let mut env = Environment::default();
     env.set("HOSTNAME", full_hostname(around.pod));
+    if container["tty"] == true {
+        env.set(terminal::KIND.0, terminal::KIND.1.to_owned());
+    }
     for source in spec::items(container, "envFrom") {
         env_from(&mut env, source, around)?;
     }

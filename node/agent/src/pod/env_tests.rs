@@ -116,6 +116,15 @@ fn what_is_missing_is_named_as_kubelet_does() {
 }
 
 #[test]
+fn who_has_a_terminal_is_told_its_kind() {
+    let kind = |container: Value| env_of(&container).map(|env| value(&env, "TERM").map(str::to_owned));
+    assert_eq!(kind(json!({})), Ok(None));
+    assert_eq!(kind(json!({"tty": true})), Ok(Some("xterm".to_owned())));
+    let own = json!({"tty": true, "env": [{"name": "TERM", "value": "dumb"}]});
+    assert_eq!(kind(own), Ok(Some("dumb".to_owned())), "it knows better");
+}
+
+#[test]
 fn expansion_follows_kubernetes() {
     let known = "v".to_owned();
     let lookup = |name: &str| (name == "A").then_some(&known);

@@ -1,9 +1,14 @@
 //! A command in a container, with its streams.
 
-use super::{INPUT, Line, Shown, abandoned, running};
+use super::{
+    INPUT, Line, Shown, abandoned,
+    keyboard::{self, Keyboard},
+    running,
+};
 use crate::{
     context::Context,
-    exec::{Command, ExecRequest, Progress, Writer},
+    exec::{Command, ExecRequest, Progress, Streams, Writer},
+    terminal::{self, Size, Terminal},
 };
 use bytes::Bytes;
 use coracle_objects::ApiError;
@@ -29,30 +34,67 @@ pub(super) async fn serve(
         run,
         command: request.command,
     };
+    let Line { mut input, output } = line;
     let stdin = if request.stdin { StdinMode::Open } else { StdinMode::Empty };
+    let mut streams = Streams { stdin, terminal: request.tty, variables: Vec::new() };
+    let mut first = None;
+    if request.tty {
+        let (size, other) = keyboard::size(&mut input).await;
+        streams.variables.push((terminal::KIND.0.to_owned(), terminal::KIND.1.to_owned()));
+        streams.variables.extend(size.into_iter().flat_map(Size::variables));
+        first = other;
+    }
     let failed = |error| ApiError::internal(format!("error executing command in container: {error}"));
-    let mut command = Command::start(context, &wanted, stdin).await.map_err(failed)?;
+    let mut command = Command::start(context, &wanted, streams).await.map_err(failed)?;
     let shown = Shown { stdout: request.stdout, stderr: request.stderr, tty: request.tty };
     let writer = command.writer();
-    let Line { input, output } = line;
+    let terminal = request.tty.then(Terminal::default);
+    let screen = Screen { shown, terminal: terminal.as_ref(), output: &output };
+    let fed = async {
+        match &terminal {
+            Some(terminal) => {
+                Keyboard::Own { terminal, shown, output: &output }.carry(first, input, &writer, true).await
+            }
+            None => feed(input, &writer, true).await,
+        }
+    };
     let exit = tokio::select! {
-        exit = show(&mut command, shown, &output) => exit?,
-        never = feed(input, &writer, true) => match never {},
+        exit = show(&mut command, &screen) => exit?,
+        never = fed => match never {},
     };
     if exit.cause != ExitCause::Exited && !exit.message.is_empty() {
         let message = format!("{}\n", exit.message.trim_end());
-        shown.send(&output, LogStream::Stderr, message.into()).await;
+        screen.send(LogStream::Stderr, message.into()).await;
     }
     Ok(status(&exit))
 }
 
+/// What the user sees of the command.
+struct Screen<'a> {
+    shown: Shown,
+    /// Through which all of it goes, where there is one.
+    terminal: Option<&'a Terminal>,
+    output: &'a mpsc::Sender<ChannelFrame>,
+}
+
+impl Screen<'_> {
+    /// False when the user has gone.
+    async fn send(&self, stream: LogStream, bytes: Bytes) -> bool {
+        let bytes = match self.terminal {
+            Some(terminal) => terminal.shown(&bytes),
+            None => bytes,
+        };
+        self.shown.send(self.output, stream, bytes).await
+    }
+}
+
 /// Passes on what the command writes, until it is over.
-async fn show(command: &mut Command, shown: Shown, output: &mpsc::Sender<ChannelFrame>) -> Result<Exit, ApiError> {
+async fn show(command: &mut Command, screen: &Screen<'_>) -> Result<Exit, ApiError> {
     loop {
         match command.next().await {
             Progress::Output((stream, bytes)) => {
                 let count = bytes.len();
-                if !shown.send(output, stream, bytes).await {
+                if !screen.send(stream, bytes).await {
                     return Err(abandoned());
                 }
                 command.passed_on(count).await;

@@ -11,6 +11,10 @@
 mod attach;
 mod exec;
 mod forward;
+mod keyboard;
+mod link;
+
+pub(crate) use link::NodeLink;
 
 use crate::{
     context::Context,
@@ -28,6 +32,8 @@ use tokio::sync::mpsc;
 const INPUT: u32 = 0;
 const STDOUT: u32 = 1;
 const STDERR: u32 = 2;
+/// The terminal's size, as JSON.
+const RESIZE: u32 = 4;
 /// What a container's id begins with; its run's id follows.
 const RUN_SCHEME: &str = "coracle://";
 
@@ -108,7 +114,7 @@ fn container<'a>(pod: &'a Value, name: &str) -> Result<&'a Value, ApiError> {
 struct Shown {
     stdout: bool,
     stderr: bool,
-    /// As one, as a terminal shows them.
+    /// As one, on a terminal.
     tty: bool,
 }
 
@@ -119,6 +125,13 @@ impl Shown {
             LogStream::Stdout => self.stdout.then_some(STDOUT),
             LogStream::Stderr if self.tty => self.stdout.then_some(STDOUT),
             LogStream::Stderr => self.stderr.then_some(STDERR),
+        }
+    }
+
+    /// Sends output to the user, if they want to see it and there is room.
+    fn try_send(self, output: &mpsc::Sender<ChannelFrame>, stream: LogStream, data: Bytes) {
+        if let Some(channel) = self.channel(stream) {
+            let _ = output.try_send(ChannelFrame { channel, data, close: false });
         }
     }
 
@@ -134,5 +147,7 @@ fn abandoned() -> ApiError {
     ApiError::new(Reason::ServiceUnavailable, "nobody reads the session any more")
 }
 
+#[cfg(test)]
+mod terminal_tests;
 #[cfg(test)]
 mod tests;

@@ -4,15 +4,17 @@ use super::*;
 use crate::{
     exec::tests::{TARGET, World},
     fake::{COMMAND, eventually},
+    guests::{Launch, RunEvent},
+    output::Output,
 };
-use coracle_runner::protocol::StdinMode;
+use coracle_runner::protocol::{GuestKind, StartGuest, StdinMode};
 use tokio::task::JoinHandle;
 
 /// The user's end.
-struct User {
-    input: mpsc::Sender<ChannelFrame>,
-    output: mpsc::Receiver<ChannelFrame>,
-    session: JoinHandle<Result<Bytes, ApiError>>,
+pub(super) struct User {
+    pub(super) input: mpsc::Sender<ChannelFrame>,
+    pub(super) output: mpsc::Receiver<ChannelFrame>,
+    pub(super) session: JoinHandle<Result<Bytes, ApiError>>,
 }
 
 fn line() -> (Line, mpsc::Sender<ChannelFrame>, mpsc::Receiver<ChannelFrame>) {
@@ -22,7 +24,7 @@ fn line() -> (Line, mpsc::Sender<ChannelFrame>, mpsc::Receiver<ChannelFrame>) {
 }
 
 impl User {
-    fn exec(world: &World, change: impl FnOnce(&mut v1::ExecRequest)) -> Self {
+    pub(super) fn exec(world: &World, change: impl FnOnce(&mut v1::ExecRequest)) -> Self {
         let (line, input, output) = line();
         let mut request = v1::ExecRequest {
             container: "main".to_owned(),
@@ -37,13 +39,14 @@ impl User {
         Self { input, output, session }
     }
 
-    fn attach(world: &World, pod: Arc<Value>) -> Self {
+    pub(super) fn attach(world: &World, pod: Arc<Value>, tty: bool) -> Self {
         let (line, input, output) = line();
         let request = v1::AttachRequest {
             container: "main".to_owned(),
             stdin: true,
             stdout: true,
-            stderr: true,
+            stderr: !tty,
+            tty,
             ..v1::AttachRequest::default()
         };
         let context = world.context.clone();
@@ -51,20 +54,37 @@ impl User {
         Self { input, output, session }
     }
 
-    async fn types(&self, text: &str, close: bool) {
+    pub(super) async fn types(&self, text: &str, close: bool) {
         let data = Bytes::copy_from_slice(text.as_bytes());
         self.input.send(ChannelFrame { channel: INPUT, data, close }).await.unwrap();
     }
 
-    async fn sees(&mut self) -> (u32, String) {
+    pub(super) async fn sees(&mut self) -> (u32, String) {
         let frame = self.output.recv().await.unwrap();
         (frame.channel, String::from_utf8(frame.data.to_vec()).unwrap())
     }
 
-    async fn refusal(self) -> (u16, String) {
+    pub(super) async fn refusal(self) -> (u16, String) {
         let error = self.session.await.unwrap().unwrap_err();
         (error.code(), error.message)
     }
+}
+
+/// Runs the container that the world's pod has, with a terminal or without.
+pub(super) async fn launch(world: &World, terminal: bool) -> mpsc::Receiver<(RunId, RunEvent)> {
+    let (events, told) = mpsc::channel(4);
+    let run = RunId(TARGET.to_owned());
+    let guest = StartGuest::joining(run.clone(), run, "u".to_owned(), "code".into(), GuestKind::Module);
+    let launch = Launch {
+        namespace: "default".to_owned(),
+        namespace_uid: "ns-1".to_owned(),
+        guest: StartGuest { stdin: StdinMode::Open, joins: None, terminal, ..guest },
+        places: 1,
+        events,
+        output: Output::Log(world.context.logs.begin(&world.pod, "main", 0).unwrap()),
+    };
+    world.context.guests.launch(launch).await.unwrap();
+    told
 }
 
 #[tokio::test]
@@ -85,21 +105,6 @@ async fn a_commands_streams_go_both_ways() {
     let status: Value = serde_json::from_slice(&user.session.await.unwrap().unwrap()).unwrap();
     assert_eq!((&status["reason"], &status["status"]), (&Value::from("NonZeroExitCode"), &Value::from("Failure")));
     assert_eq!(status["details"]["causes"][0], serde_json::json!({"reason": "ExitCode", "message": "7"}));
-}
-
-#[tokio::test]
-async fn a_terminal_shows_both_streams_as_one_and_success_is_no_status() {
-    let world = World::new().await;
-    let mut user = User::exec(&world, |request| (request.tty, request.stderr) = (true, false));
-    eventually("it runs", || world.guests.running(COMMAND).is_some()).await;
-    user.input
-        .send(ChannelFrame { channel: 4, data: Bytes::from_static(b"{\"Width\":80,\"Height\":24}"), close: false })
-        .await
-        .unwrap();
-    world.guests.write(COMMAND, LogStream::Stderr, "err");
-    assert_eq!(user.sees().await, (STDOUT, "err".to_owned()));
-    world.guests.exit(COMMAND, 0);
-    assert_eq!(user.session.await.unwrap().unwrap(), "");
 }
 
 #[tokio::test]
@@ -144,51 +149,21 @@ async fn there_must_be_something_to_run_in() {
     assert_eq!(refused, (404, "container not found (\"down\")".to_owned()));
     let mut ended = Value::clone(&world.pod);
     ended["status"]["containerStatuses"][0]["state"] = serde_json::json!({"terminated": {"exitCode": 0}});
-    let refused = User::attach(&world, Arc::new(ended)).refusal().await;
+    let refused = User::attach(&world, Arc::new(ended), false).refusal().await;
     assert_eq!(refused, (400, "container \"main\" of pod p is in a stopped state".to_owned()));
 }
 
 #[tokio::test]
 async fn who_is_attached_sees_what_comes_and_writes_where_there_is_input() {
     let world = World::new().await;
-    let log = world.context.logs.begin(&world.pod, "main", 0).unwrap();
     let run = RunId(TARGET.to_owned());
-    let launch = |run: &RunId| {
-        let (events, _) = mpsc::channel(4);
-        let guest = coracle_runner::protocol::StartGuest {
-            run: run.clone(),
-            pod_uid: "u".to_owned(),
-            network: coracle_runner::protocol::PodNetwork::default(),
-            code: "code".into(),
-            kind: coracle_runner::protocol::GuestKind::Module,
-            argv: Vec::new(),
-            env: Vec::new(),
-            mounts: Vec::new(),
-            working_dir: None,
-            memory_limit_bytes: None,
-            cpu_limit_millis: None,
-            cpu_request_millis: None,
-            stdin: StdinMode::Open,
-            joins: None,
-        };
-        let output = crate::output::Output::Log(log.clone());
-        crate::guests::Launch {
-            namespace: "default".to_owned(),
-            namespace_uid: "ns-1".to_owned(),
-            guest,
-            places: 1,
-            events,
-            output,
-        }
-    };
     for (stdin, once) in [(false, false), (true, false), (true, true)] {
-        let (kept_events, _events) = mpsc::channel(4);
-        world.context.guests.launch(crate::guests::Launch { events: kept_events, ..launch(&run) }).await.unwrap();
+        let _events = launch(&world, false).await;
         let mut pod = Value::clone(&world.pod);
         (pod["spec"]["containers"][0]["stdin"], pod["spec"]["containers"][0]["stdinOnce"]) =
             (stdin.into(), once.into());
         let before = world.guests.input_of(&run).0;
-        let mut user = User::attach(&world, Arc::new(pod));
+        let mut user = User::attach(&world, Arc::new(pod), false);
         user.types("x", true).await;
         user.types("y", false).await;
         user.types("z", false).await;

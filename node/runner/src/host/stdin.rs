@@ -31,6 +31,8 @@ use wasmtime_wasi::{
 pub(crate) struct Input {
     /// Ends it, behind what is here already.
     stop: CancellationToken,
+    /// What the guest takes it for.
+    terminal: bool,
     pipe: Option<Arc<Pipe>>,
 }
 
@@ -58,15 +60,15 @@ pub(crate) struct Overrun;
 
 impl Input {
     /// `stop` asks the guest to end.
-    pub(crate) fn new(mode: StdinMode, stop: &CancellationToken) -> Self {
+    pub(crate) fn new(mode: StdinMode, terminal: bool, stop: &CancellationToken) -> Self {
         match mode {
-            StdinMode::UntilStop => Self { stop: stop.clone(), pipe: None },
+            StdinMode::UntilStop => Self { stop: stop.clone(), terminal, pipe: None },
             StdinMode::Empty => {
                 let ended = CancellationToken::new();
                 ended.cancel();
-                Self { stop: ended, pipe: None }
+                Self { stop: ended, terminal, pipe: None }
             }
-            StdinMode::Open => Self { stop: stop.clone(), pipe: Some(Arc::default()) },
+            StdinMode::Open => Self { stop: stop.clone(), terminal, pipe: Some(Arc::default()) },
         }
     }
 
@@ -162,7 +164,7 @@ impl Pollable for Input {
 
 impl IsTerminal for Input {
     fn is_terminal(&self) -> bool {
-        false
+        self.terminal
     }
 }
 
@@ -216,19 +218,19 @@ mod tests {
 
     fn open() -> (Input, CancellationToken) {
         let stop = CancellationToken::new();
-        (Input::new(StdinMode::Open, &stop), stop)
+        (Input::new(StdinMode::Open, false, &stop), stop)
     }
 
     #[tokio::test]
     async fn without_input_it_ends_when_the_guest_is_asked_to_stop() {
         let stop = CancellationToken::new();
-        let mut input = Input::new(StdinMode::UntilStop, &stop);
+        let mut input = Input::new(StdinMode::UntilStop, false, &stop);
         assert!(input.read(10).unwrap().is_empty());
         assert!(poll!(input.ready()).is_pending());
         stop.cancel();
         input.ready().await;
         assert!(matches!(input.read(10), Err(StreamError::Closed)));
-        let mut empty = Input::new(StdinMode::Empty, &CancellationToken::new());
+        let mut empty = Input::new(StdinMode::Empty, false, &CancellationToken::new());
         empty.ready().await;
         assert!(matches!(empty.read(10), Err(StreamError::Closed)));
     }

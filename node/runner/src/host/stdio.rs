@@ -88,6 +88,8 @@ struct Pipe {
     stream: LogStream,
     lane: mpsc::Sender<FromRunner>,
     credit: Option<Arc<Credit>>,
+    /// What the guest takes it for.
+    terminal: bool,
     /// The frame that found the lane full.
     waiting: Mutex<Option<FromRunner>>,
 }
@@ -99,8 +101,9 @@ impl Output {
         stream: LogStream,
         lane: mpsc::Sender<FromRunner>,
         credit: Option<Arc<Credit>>,
+        terminal: bool,
     ) -> Self {
-        Self(Arc::new(Pipe { run, stream, lane, credit, waiting: Mutex::new(None) }))
+        Self(Arc::new(Pipe { run, stream, lane, credit, terminal, waiting: Mutex::new(None) }))
     }
 
     /// Returns when all that was written is in the lane.
@@ -165,7 +168,7 @@ impl Pollable for Output {
 
 impl IsTerminal for Output {
     fn is_terminal(&self) -> bool {
-        false
+        self.0.terminal
     }
 }
 
@@ -233,7 +236,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_lane_makes_the_writer_wait_and_keeps_the_order() {
         let (lane, mut receiver) = mpsc::channel(1);
-        let mut output = Output::new(RunId("r".into()), LogStream::Stdout, lane, None);
+        let mut output = Output::new(RunId("r".into()), LogStream::Stdout, lane, None, false);
         output.write("one".into()).unwrap();
         assert_eq!(output.check_write().unwrap(), MAX_CHUNK_BYTES);
         output.write("two".into()).unwrap();
@@ -250,14 +253,14 @@ mod tests {
     #[test]
     fn a_write_beyond_the_permit_is_a_trap() {
         let (lane, _receiver) = mpsc::channel(1);
-        let mut output = Output::new(RunId("r".into()), LogStream::Stderr, lane, None);
+        let mut output = Output::new(RunId("r".into()), LogStream::Stderr, lane, None, false);
         assert!(matches!(output.write(vec![0; MAX_CHUNK_BYTES + 1].into()), Err(StreamError::Trap(_))));
     }
 
     #[tokio::test]
     async fn the_other_traits_say_the_same() {
         let (lane, mut receiver) = mpsc::channel(1);
-        let output = Output::new(RunId("r".into()), LogStream::Stdout, lane, None);
+        let output = Output::new(RunId("r".into()), LogStream::Stdout, lane, None, false);
         Pin::from(output.async_stream()).write_all(b"hello").await.unwrap();
         assert_eq!(text(receiver.recv().await), "hello");
     }
@@ -266,7 +269,7 @@ mod tests {
     async fn without_credit_the_writer_waits() {
         let (lane, mut receiver) = mpsc::channel(100);
         let credit = Credit::new();
-        let output = |stream| Output::new(RunId("r".into()), stream, lane.clone(), Some(Arc::clone(&credit)));
+        let output = |stream| Output::new(RunId("r".into()), stream, lane.clone(), Some(Arc::clone(&credit)), false);
         let (mut out, mut err) = (output(LogStream::Stdout), output(LogStream::Stderr));
         let mut written = 0;
         while out.check_write().unwrap() > 0 {

@@ -170,6 +170,7 @@ impl Runner {
             cpu_request_millis: None,
             stdin: StdinMode::default(),
             joins: None,
+            terminal: false,
         }
     }
 

@@ -2,8 +2,8 @@
 
 use crate::fixture::{Context, Guest, Run, Runner, exited, killed};
 use coracle_runner::protocol::{
-    ExitCause, FromRunner, JOINED_RUNS_MAX, OUTPUT_OVERDRAFT_BYTES, OUTPUT_WINDOW_BYTES, RunId, StartGuest, StdinMode,
-    ToRunner,
+    ExitCause, FromRunner, JOINED_RUNS_MAX, OUTPUT_OVERDRAFT_BYTES, OUTPUT_WINDOW_BYTES, RunId, SIGNAL_MAX, StartGuest,
+    StdinMode, ToRunner,
 };
 use std::sync::Arc;
 
@@ -128,4 +128,39 @@ pub(crate) async fn there_is_a_bound_and_a_condition(context: Arc<Context>) {
     assert_eq!(runner.end(&joined[0]).await.exit, killed());
     let start = command(&mut runner, &target, Guest::Toolbox, &["echo", "x"]).await;
     assert_eq!(runner.run(start).await.exit, exited(0), "there is room again");
+}
+
+pub(crate) async fn it_has_a_terminal_and_variables_of_its_own(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    let target = container(&mut runner, None).await;
+    for guest in [Guest::Toolbox, Guest::ToolboxP1] {
+        for (terminal, terminals) in [(true, "stdin stdout stderr"), (false, "none")] {
+            let mut start = command(&mut runner, &target, guest, &["env", "--", "terminal"]).await;
+            start.env.push(("TERM".to_owned(), "xterm".to_owned()));
+            start.terminal = terminal;
+            let Run { stdout, exit, .. } = runner.run(start).await;
+            let expected = format!("TERM=xterm\nWHOSE=the container's\nterminals: {terminals}\n");
+            assert_eq!((stdout, exit), (expected, exited(0)), "{guest:?}");
+            // A container's own run.
+            let mut start = runner.guest(guest, &["terminal"]).await;
+            start.terminal = terminal;
+            assert_eq!(runner.run(start).await.stdout, format!("terminals: {terminals}\n"), "{guest:?}");
+        }
+    }
+}
+
+pub(crate) async fn a_signal_ends_it_and_is_told(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    let target = container(&mut runner, None).await;
+    for (signal, code) in [(2, 130), (3, 131), (u8::MAX, 128 + i32::from(SIGNAL_MAX))] {
+        let start = command(&mut runner, &target, Guest::Toolbox, &["spin"]).await;
+        let run = runner.start(start).await;
+        runner.until_written(&run, "ing").await;
+        runner.process.send(ToRunner::Interrupt { run: run.clone(), signal }).await.unwrap();
+        // The first one counts.
+        runner.process.send(ToRunner::Interrupt { run: run.clone(), signal: 9 }).await.unwrap();
+        assert_eq!(runner.end(&run).await.exit, exited(code));
+    }
+    runner.process.send(ToRunner::Interrupt { run: target.clone(), signal: 2 }).await.unwrap();
+    assert_eq!(runner.end(&target).await.exit, exited(130), "a container's own run as well");
 }

@@ -91,6 +91,8 @@ const CASES: &[Case] = cases![
     joined::it_counts_into_its_targets_memory,
     joined::it_writes_no_more_than_is_read,
     joined::there_is_a_bound_and_a_condition,
+    joined::it_has_a_terminal_and_variables_of_its_own,
+    joined::a_signal_ends_it_and_is_told,
     limits::memory_beyond_the_limit_kills,
     limits::a_spinning_guest_starves_nobody_and_dies_at_once,
     limits::a_full_runner_refuses,

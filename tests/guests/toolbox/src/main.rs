@@ -5,7 +5,7 @@
 use std::{
     env, fs,
     hint::black_box,
-    io::{self, Read, Write},
+    io::{self, IsTerminal, Read, Write},
     process, thread,
     time::Duration,
 };
@@ -13,7 +13,7 @@ use std::{
 const USAGE: &str = "commands: exit CODE | fail | panic | trap | spin | args | env | echo TEXT… | \
     warn TEXT… | cat PATH… | write PATH TEXT | append PATH TEXT | list PATH | remove PATH | mkdir PATH | \
     rename FROM TO | link FROM TO | size PATH | alloc MIB | grab MIB | flood LINES | fill BYTES | wait-eof | sleep SECONDS | \
-    count SECONDS | copy | tally";
+    count SECONDS | copy | tally | terminal";
 
 type Outcome = Result<(), String>;
 
@@ -47,6 +47,7 @@ fn run(words: &[String]) -> Outcome {
         ("count", [seconds]) => count(number(seconds)?),
         ("copy", []) => copy(),
         ("tally", []) => tally(),
+        ("terminal", []) => Ok(terminal()),
         _ => files(command, &rest),
     }
 }
@@ -142,6 +143,17 @@ fn tally() -> Outcome {
     }
     println!("{bytes} bytes, sum {sum}");
     Ok(())
+}
+
+/// Which of the standard streams are a terminal.
+fn terminal() {
+    let streams = [
+        ("stdin", io::stdin().is_terminal()),
+        ("stdout", io::stdout().is_terminal()),
+        ("stderr", io::stderr().is_terminal()),
+    ];
+    let found: Vec<_> = streams.iter().filter(|(_, is)| *is).map(|(name, _)| *name).collect();
+    println!("terminals: {}", if found.is_empty() { "none".to_owned() } else { found.join(" ") });
 }
 
 /// A line every so often, for ever.

@@ -1,0 +1,63 @@
+//! Durations as people of `kubectl` write them: `90s`, `1h30m`, `1.5h`.
+
+/// Units and how many of them are a second, or how many seconds they are.
+const UNITS: [(&str, f64); 7] =
+    [("ns", 1e-9), ("us", 1e-6), ("\u{b5}s", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+/// Longer ago than anything has a log: a hundred years.
+const SECONDS_MAX: f64 = 100.0 * 365.0 * 86_400.0;
+
+/// Whole seconds, rounded up.
+///
+/// # Errors
+/// For people.
+pub(super) fn seconds(text: &str) -> Result<i64, String> {
+    let wrong = || format!("{text:?} is no duration: it must be such as 5s, 2m or 1h30m");
+    let mut rest = text;
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|character: char| !character.is_ascii_digit() && character != '.').ok_or_else(wrong)?;
+        let (number, unit) = rest.split_at(digits);
+        let length = unit.find(|character: char| character.is_ascii_digit() || character == '.').unwrap_or(unit.len());
+        let (unit, behind) = unit.split_at(length);
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let (_, seconds) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
+        total += number * seconds;
+        rest = behind;
+    }
+    if total <= 0.0 {
+        return Err("it must be greater than 0".to_owned());
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "it is whole and has a bound")]
+    let seconds = total.min(SECONDS_MAX).ceil() as i64;
+    Ok(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_kubectl_reads_them() {
+        for (text, expected) in [
+            ("5s", Some(5)),
+            ("2m", Some(120)),
+            ("1h30m", Some(5400)),
+            ("1.5h", Some(5400)),
+            ("1h0m0.5s", Some(3601)),
+            ("1ms", Some(1)),
+            ("\u{b5}s", None),
+            ("1\u{b5}s", Some(1)),
+            ("999999999h", Some(3_153_600_000)),
+            ("0s", None),
+            ("-5s", None),
+            ("5", None),
+            ("", None),
+            ("s", None),
+            ("5d", None),
+            ("1..5s", None),
+            ("5s ", None),
+        ] {
+            assert_eq!(seconds(text).ok(), expected, "{text:?}");
+        }
+    }
+}
