@@ -134,6 +134,21 @@ fn a_containers_terminal_is_attached_to() {
 }
 
 #[test]
+fn kubectl_runs_a_pod_on_its_terminal() {
+    let (cluster, _kubectl) = cluster();
+    for client in clients(&cluster).iter().filter(|client| client.0.starts_with("kubectl")) {
+        let words = ["run", "talk", "-it", "--rm", "--image=toolbox:1", "--restart=Never", "--", "copy"];
+        let mut running = start(client, &words);
+        eventually("raw mode", || if running.is_raw() { Ok(()) } else { Err(running.shown()) });
+        running.press("hello\r");
+        running.until("hello\r\nhello\r\n");
+        running.press(CTRL_D);
+        assert_eq!(running.end(), 0, "{}: {:?}", client.0, running.shown());
+        running.until("pod \"talk\" deleted");
+    }
+}
+
+#[test]
 fn the_terminal_is_given_back_whatever_ends_coracle() {
     let (cluster, kubectl) = cluster();
     pods::apply(&kubectl, "default", &[pods::toolbox("idle", "Always", &["wait-eof"])]);

@@ -129,7 +129,8 @@ async fn a_containers_terminal_is_shared_and_logged() {
     assert_eq!(seen, "Ada\r\nhello\r\n");
     let log = world.context.logs.container_directory(&world.pod, "main").unwrap().join("0.log");
     let log = std::fs::read_to_string(log).unwrap();
-    let lines: Vec<_> = log.lines().map(|line| line.split_once(" stdout F ").unwrap().1).collect();
+    let lines: Vec<_> =
+        log.trim_end_matches('\n').split('\n').map(|line| line.split_once(" stdout F ").unwrap().1).collect();
     assert_eq!(lines, ["name? Ada\r", "hello\r"], "as a terminal gives it");
     first.types("\u{3}", false).await;
     let (_, event) = events.recv().await.unwrap();
