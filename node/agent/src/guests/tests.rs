@@ -9,8 +9,7 @@ fn run() -> (Run, CancellationToken) {
     let run = Run {
         pod_uid: "pod".to_owned(),
         events: mpsc::channel(1).0,
-        output: Arc::new(Output::Reader(feed)),
-        audience: None,
+        screen: Screen { output: Arc::new(Output::Reader(feed)), audience: None, terminal: None },
         input: None,
         over: over.clone(),
     };
