@@ -209,19 +209,40 @@ const CPU_FLAG: &str = "--cpu-seconds";
 /// be there yet.
 #[must_use]
 pub fn main(arguments: &[String]) -> ExitCode {
-    let parsed = Arguments::parse(arguments);
-    let done = parsed.and_then(|arguments| {
-        let (input, output) = (File::open(&arguments.wasm)?, new_file(&arguments.output)?);
-        limit(&arguments.limits)?;
-        let beside = arguments.output.parent().unwrap_or(Path::new("."));
-        confine::compiler(arguments.limits.user, beside)?;
+    let done = Arguments::parse(arguments).and_then(|arguments| {
+        let (input, output) = confined(&arguments)?;
         run(arguments.engine, input, output)
     });
-    let (line, code) = match done {
-        Ok(GuestKind::Component) => return report("component"),
-        Ok(GuestKind::Module) => return report("module"),
-        Err(Fault::Guest(text)) => (text, ExitCode::from(REJECTED)),
-        Err(Fault::Other(text)) => (text, ExitCode::FAILURE),
+    match done {
+        Ok(GuestKind::Component) => report("component"),
+        Ok(GuestKind::Module) => report("module"),
+        Err(fault) => failed(fault),
+    }
+}
+
+/// A compiler up to the moment at which it would read a stranger's bytes, and then `intruder` in the place of a compiler
+/// that those bytes have taken over. For the test that tries every door.
+#[must_use]
+pub fn main_intruded(arguments: &[String], intruder: fn() -> ExitCode) -> ExitCode {
+    match Arguments::parse(arguments).and_then(|arguments| confined(&arguments)) {
+        Ok(_held) => intruder(),
+        Err(fault) => failed(fault),
+    }
+}
+
+/// Opens the input and the output, and gives up all else.
+fn confined(arguments: &Arguments) -> Result<(File, File), Fault> {
+    let (input, output) = (File::open(&arguments.wasm)?, new_file(&arguments.output)?);
+    limit(&arguments.limits)?;
+    let beside = arguments.output.parent().unwrap_or(Path::new("."));
+    confine::compiler(arguments.limits.user, beside)?;
+    Ok((input, output))
+}
+
+fn failed(fault: Fault) -> ExitCode {
+    let (line, code) = match fault {
+        Fault::Guest(text) => (text, ExitCode::from(REJECTED)),
+        Fault::Other(text) => (text, ExitCode::FAILURE),
     };
     let _ = writeln!(io::stderr(), "{line}");
     code

@@ -195,6 +195,13 @@ fn a_truncated_module_is_refused_wherever_it_is_cut() {
 }
 
 #[test]
+fn a_giant_is_refused_by_its_size() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(MAX_WASM_BYTES + 1).unwrap();
+    assert_eq!(read(file), Err(Fault::Guest("larger than 256 MiB".to_owned())));
+}
+
+#[test]
 fn commands_compile_and_say_their_kind() {
     let component = wat::parse_str(command("")).unwrap();
     assert_eq!(compiled(&engine(), &component).unwrap().0, GuestKind::Component);

@@ -97,6 +97,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_the_machine_needs_of_its_disk_is_nobodys() {
+        let floor = Arc::new(Floor::with_room(100));
+        let pod = Account::new(None, u64::MAX, None, Arc::clone(&floor));
+        let volume = Account::new(None, u64::MAX, Some(Arc::clone(&pod)), floor);
+        volume.charge(Usage { bytes: 60, entries: 1 }).unwrap();
+        assert_eq!(volume.charge(Usage { bytes: 41, entries: 1 }), Err(Full));
+        let all = Usage { bytes: 60, entries: 1 };
+        assert_eq!((volume.used(), pod.used()), (all, all), "what was refused is charged nobody");
+    }
+
+    #[test]
     fn a_charge_is_taken_whole_or_not_at_all() {
         let floor = Arc::new(Floor::unlimited());
         let pod = Account::new(Some(100), u64::MAX, None, Arc::clone(&floor));

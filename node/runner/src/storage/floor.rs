@@ -46,6 +46,14 @@ impl Floor {
         Self { disk: None, known: Mutex::default() }
     }
 
+    /// Of a disk that had so many bytes above the reserve when it was asked last, and has none now.
+    #[cfg(test)]
+    pub(crate) fn with_room(left: u64) -> Self {
+        let known = Known { at: Instant::now() + Duration::from_hours(1), left };
+        // Procfs has no room for anything.
+        Self { disk: Some(File::open("/proc/self/stat").unwrap()), known: Mutex::new(Some(known)) }
+    }
+
     /// Takes room on the disk.
     ///
     /// # Errors

@@ -126,12 +126,17 @@ pub(crate) async fn mounts_outside_the_volumes_are_refused(context: Arc<Context>
     let mut runner = context.runner().await;
     let good = runner.volume("data", "/data");
     symlink("/etc", runner.volume_path("link")).unwrap();
+    // What they lead to is there, also for a runner whose root is its own.
+    symlink("../../code", runner.volume_path("code-link")).unwrap();
+    symlink("data", runner.volume_path("data-link")).unwrap();
     let good_start = runner.guest(Guest::Toolbox, &["list", "/data"]).await;
     for (source, target, complaint) in [
         ("code/x", "/data", "does not lie below volumes/"),
         ("/etc", "/data", "does not lie below volumes/"),
         ("volumes/pod-1/../../code", "/data", "does not lie below volumes/"),
         ("volumes/pod-1/link", "/data", "cannot open the directory"),
+        ("volumes/pod-1/code-link", "/data", "cannot open the directory"),
+        ("volumes/pod-1/data-link", "/data", "cannot open the directory"),
         ("volumes/pod-1/none", "/data", "cannot open the directory"),
         ("volumes/pod-1/data", "data", "is not an absolute path"),
         ("volumes/pod-1/data", "/data/../etc", "is not an absolute path"),

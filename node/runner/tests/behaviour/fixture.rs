@@ -14,8 +14,9 @@ use std::{
     collections::HashMap,
     env,
     ffi::OsString,
-    fs,
+    fs::{self, Permissions},
     net::{IpAddr, Ipv4Addr},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -100,11 +101,22 @@ impl Context {
     }
 
     pub(crate) async fn runner_by(self: &Arc<Self>, command: Vec<OsString>, max_instances: u32) -> Runner {
+        self.runner_with(command, max_instances, None).await
+    }
+
+    /// One that becomes another user, which only root can ask for.
+    pub(crate) async fn runner_as(self: &Arc<Self>, user: Option<u32>) -> Runner {
+        self.runner_with(myself("runner"), 2, user).await
+    }
+
+    async fn runner_with(self: &Arc<Self>, command: Vec<OsString>, max_instances: u32, user: Option<u32>) -> Runner {
         let root = tempfile::tempdir_in(self.scratch.path()).unwrap();
+        // Whoever the runner becomes reaches what is its own.
+        fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
         for part in ["code", "volumes"] {
             fs::create_dir(root.path().join(part)).unwrap();
         }
-        let config = RunnerConfig { command, root: root.path().to_owned(), max_instances, user: None };
+        let config = RunnerConfig { command, root: root.path().to_owned(), max_instances, user };
         let (process, frames, network) = RunnerProcess::spawn(config).await.unwrap();
         Runner {
             context: Arc::clone(self),

@@ -69,8 +69,16 @@ pub(crate) async fn it_counts_into_its_targets_memory(context: Arc<Context>) {
     let start = command(&mut runner, &target, Guest::Toolbox, &["echo", "held", "--", "grab", "20", "--", "exit", "0"]);
     let start = start.await;
     assert_eq!(runner.run(start).await.exit, exited(0), "and again: what has ended counts no more");
-    let start = command(&mut runner, &target, Guest::Toolbox, &["alloc", "64"]).await;
-    let exit = runner.run(start).await.exit;
+    // Each by itself would fit, and so would each beside the container.
+    let words = ["alloc", "18", "--", "echo", "held", "--", "sleep", "1000"];
+    let start = command(&mut runner, &target, Guest::Toolbox, &words).await;
+    let first = runner.start(start).await;
+    runner.until_written(&first, "held").await;
+    let start = command(&mut runner, &target, Guest::Toolbox, &["alloc", "18"]).await;
+    let second = runner.start(start).await;
+    let exit = runner.end(&second).await.exit;
+    assert_eq!(exit.code, 137, "{exit:?}");
+    let exit = runner.end(&target).await.exit;
     assert_eq!((exit.code, exit.cause), (137, ExitCause::OutOfMemory), "{}", exit.message);
 }
 

@@ -12,7 +12,7 @@ use nix::{
         signal::{Signal, kill},
         stat::Mode,
     },
-    unistd::Pid,
+    unistd::{Pid, Uid},
 };
 use std::{
     collections::BTreeMap,
@@ -99,6 +99,54 @@ pub(crate) async fn a_runner_has_nothing_to_steal(context: Arc<Context>) {
         assert!(!exposed.iter().any(|exposed| Some(exposed.as_str()) == inode), "descriptor {number} is exposed");
     }
     drop(leaky);
+}
+
+/// A namespace's user that owns nothing else.
+const OWN_USER: u32 = 1_900_000_777;
+/// What the kernel takes first when memory runs out has 1000.
+const OOM_SCORE: &str = "900";
+
+pub(crate) async fn a_runner_gives_up_what_its_starter_has(context: Arc<Context>) {
+    let is_root = Uid::effective().is_root();
+    if !is_root {
+        println!("not root: a runner with a user of its own is NOT tried");
+    }
+    for user in [None, Some(OWN_USER)].into_iter().filter(|user| is_root || user.is_none()) {
+        let runner = context.runner_as(user).await;
+        let process = runner.process.pid();
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let line = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+            line.unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        let mut expected = vec![("NoNewPrivs", "1".to_owned()), ("Seccomp", "2".to_owned())];
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            expected.push((set, "0".repeat(16)));
+        }
+        if is_root {
+            expected.push(("CapBnd", "0".repeat(16)));
+        }
+        if let Some(user) = user {
+            let ids = [user.to_string().as_str(); 4].join(" ");
+            expected.extend([("Uid", ids.clone()), ("Gid", ids), ("Groups", String::new())]);
+        }
+        for (key, expected) in expected {
+            assert_eq!(line(key), expected, "{key} as {user:?}");
+        }
+        let limits = fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+        // What it has now, and what it could give itself.
+        let limit = |name: &str| {
+            let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(limit("Max core file size"), ["0"; 2], "a core file would hold every guest's memory");
+        assert!(user.is_none() || limit("Max processes") == ["4096"; 2], "{limits}");
+        let score = fs::read_to_string(format!("/proc/{process}/oom_score_adj")).unwrap();
+        assert_eq!(score.trim(), OOM_SCORE, "the kernel would take the agent first");
+        if is_root {
+            assert_eq!(fs::read_link(format!("/proc/{process}/root")).unwrap(), runner.root.path());
+        }
+    }
 }
 
 pub(crate) async fn a_runner_that_dies_ends_its_frames(context: Arc<Context>) {

@@ -4,15 +4,20 @@ use crate::{
     cpu::{SLEEPER, SPINNER},
     fixture::{Context, Guest, Runner, cpu_nanos, exited, killed},
     http,
+    neighbours::{Neighbours, with_ports},
 };
 use coracle_runner::protocol::{FromRunner, RunId, StartGuest, ToRunner};
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use std::{
+    net::SocketAddr,
     sync::Arc,
     thread::available_parallelism,
     time::{Duration, Instant},
 };
-use tokio::{io::AsyncWriteExt, time::sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::sleep,
+};
 
 /// How long a guest may live on after the kill, on a machine that does other things. Unguarded ones live for ever.
 const KILL_MAX: Duration = Duration::from_secs(5);
@@ -83,6 +88,38 @@ const OPENER: &str = r#"(module
     (func (export "_start")
         (drop (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 4) (i32.const 0)
             (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 64)))))"#;
+
+/// Waits in the call that its argument names by its last letter: for a connection; on one, for something to read, for
+/// room to write, for either in `poll_oneoff`.
+const SOCKETS: &str = r#"(module
+    (import "wasi_snapshot_preview1" "args_get" (func $args_get (param i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_fdstat_set_flags" (func $set_flags (param i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "sock_accept" (func $accept (param i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "sock_recv" (func $receive (param i32 i32 i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "sock_send" (func $send (param i32 i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 2)
+    ;; One piece of 64 KiB; and where a subscription says that it is about reading a descriptor.
+    (data (i32.const 32) "\00\00\01\00\00\00\01\00")
+    (data (i32.const 72) "\01")
+    (func (export "_start") (local $what i32) (local $connection i32)
+        (drop (call $args_get (i32.const 256) (i32.const 512)))
+        ;; The name, five letters and a zero, comes first.
+        (local.set $what (i32.load8_u (i32.const 518)))
+        (drop (call $set_flags (i32.const 3) (i32.const 0)))
+        (if (call $accept (i32.const 3) (i32.const 0) (i32.const 0)) (then unreachable))
+        (local.set $connection (i32.load (i32.const 0)))
+        (if (i32.eq (local.get $what) (i32.const 97))
+            (then (drop (call $accept (i32.const 3) (i32.const 0) (i32.const 0)))))
+        (if (i32.eq (local.get $what) (i32.const 114))
+            (then (drop (call $receive (local.get $connection) (i32.const 32) (i32.const 1) (i32.const 0)
+                (i32.const 40) (i32.const 44)))))
+        (if (i32.eq (local.get $what) (i32.const 115))
+            (then (loop $on
+                (drop (call $send (local.get $connection) (i32.const 32) (i32.const 1) (i32.const 0) (i32.const 40)))
+                br $on)))
+        (i32.store (i32.const 80) (local.get $connection))
+        (drop (call $poll (i32.const 64) (i32.const 128) (i32.const 1) (i32.const 192)))))"#;
 
 async fn started(runner: &mut Runner, start: StartGuest) -> RunId {
     let run = runner.start(start).await;
@@ -189,6 +226,35 @@ pub(crate) async fn neighbours_do_not_wait_for_bulk_instructions(context: Arc<Co
         painted += usize::from(matches!(frame, FromRunner::Log { .. }));
     }
     assert!(painted < ANSWERS / 2, "{painted} instructions ended during {ANSWERS} answers");
+
+pub(crate) async fn guests_that_wait_for_a_socket_die(context: Arc<Context>) {
+    for (what, word) in [("accepts", "a"), ("receives", "r"), ("sends", "s"), ("polls", "p")] {
+        let mut runner = context.runner().await;
+        let start = with_ports(runner.guest(Guest::Text(SOCKETS), &[word]).await, &[http::PORT]);
+        let run = runner.start(start).await;
+        runner.until_started(&run).await;
+        let neighbours = Neighbours::new(&runner);
+        let _connection = neighbours.connect(http::PORT).await.unwrap();
+        // It has the connection by then, and waits.
+        sleep(Duration::from_millis(50)).await;
+        dies(&mut runner, &run, what).await;
+    }
+}
+
+pub(crate) async fn a_request_that_nobody_answers_dies_with_its_guest(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    let (run, neighbours) = http::serving(&mut runner, |_| {}).await;
+    let mut asked = neighbours.listen(SocketAddr::from(([10, 96, 0, 7], 80))).await;
+    let mut client = neighbours.connect(http::PORT).await.unwrap();
+    client.write_all(b"GET /fetch/http/10.96.0.7/x HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut silent = asked.recv().await.unwrap();
+    let mut head = [0; 5];
+    silent.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"GET /", "it waits for an answer by now");
+    dies(&mut runner, &run, "asks").await;
+    // Nothing of it is left: the other side sees the end.
+    let mut rest = Vec::new();
+    let _ = silent.read_to_end(&mut rest).await;
 }
 
 pub(crate) async fn guests_that_wait_for_a_pipe_die(context: Arc<Context>) {

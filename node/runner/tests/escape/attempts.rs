@@ -25,29 +25,44 @@ pub(crate) struct Place {
 pub(crate) struct Attempt {
     pub(crate) name: &'static str,
     pub(crate) make: fn(&Place) -> Result<(), Errno>,
+    /// Whoever makes it must be killed, not only refused.
+    pub(crate) kills: bool,
     /// Guests need it, so it must work.
     pub(crate) allowed: bool,
+    /// Compilers need it too.
+    pub(crate) allowed_to_compilers: bool,
     /// Only a root directory of its own keeps it shut: the Node's condition says so.
     pub(crate) allowed_without_root: bool,
     /// It must work for root without a sandbox, or it would prove nothing.
     pub(crate) works_outside: bool,
 }
 
+/// A door that nobody may touch: the process must die of the attempt. An error would not do, since the kernel might give
+/// it for the arguments, which lead nowhere.
 const fn door(name: &'static str, make: fn(&Place) -> Result<(), Errno>) -> Attempt {
-    Attempt { name, make, allowed: false, allowed_without_root: false, works_outside: false }
+    Attempt { kills: true, ..refused(name, make) }
+}
+
+const fn refused(name: &'static str, make: fn(&Place) -> Result<(), Errno>) -> Attempt {
+    let (allowed, allowed_to_compilers, allowed_without_root, works_outside) = (false, false, false, false);
+    Attempt { name, make, kills: false, allowed, allowed_to_compilers, allowed_without_root, works_outside }
 }
 
 /// A door that stands open outside.
 const fn guarded(name: &'static str, make: fn(&Place) -> Result<(), Errno>) -> Attempt {
-    Attempt { works_outside: true, ..door(name, make) }
+    Attempt { works_outside: true, ..refused(name, make) }
 }
 
 const fn needed(name: &'static str, make: fn(&Place) -> Result<(), Errno>) -> Attempt {
-    Attempt { allowed: true, works_outside: true, ..door(name, make) }
+    Attempt { allowed: true, works_outside: true, ..refused(name, make) }
+}
+
+const fn needed_by_compilers(name: &'static str, make: fn(&Place) -> Result<(), Errno>) -> Attempt {
+    Attempt { allowed_to_compilers: true, ..needed(name, make) }
 }
 
 const fn open_without_root(name: &'static str, make: fn(&Place) -> Result<(), Errno>) -> Attempt {
-    Attempt { allowed_without_root: true, works_outside: true, ..door(name, make) }
+    Attempt { allowed_without_root: true, works_outside: true, ..refused(name, make) }
 }
 
 fn read(path: impl AsRef<Path>) -> Result<(), Errno> {
@@ -109,8 +124,8 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
     // What guests do all the time.
     needed("a file in its own volume", |_| create("volumes/v/new").and_then(|()| read("volumes/v/new"))),
     needed("its own code", |_| read("code/guest.cwasm")),
-    needed("a thread", |_| std::thread::spawn(|| ()).join().map_err(|_| Errno::EAGAIN)),
-    needed("memory", |_| map(libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE)),
+    needed_by_compilers("a thread", |_| std::thread::spawn(|| ()).join().map_err(|_| Errno::EAGAIN)),
+    needed_by_compilers("memory", |_| map(libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE)),
     // Files.
     guarded("a file of the system", |_| read("/etc/passwd")),
     guarded("a file of the agent", |place| read(place.outside.join("secret"))),
@@ -191,7 +206,11 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
         let flags = libc::CLONE_THREAD | libc::CLONE_SIGHAND | libc::CLONE_VM | libc::CLONE_NEWNET;
         call(libc::SYS_clone, [flags.into(), 0, 0, 0, 0])
     }),
-    door("the newer way to make a process", |_| call(libc::SYS_clone3, [0, 0])),
+    // The C library goes on without it only if it is not there; any other error means that it is.
+    guarded("the newer way to make a process", |_| match call(libc::SYS_clone3, [0, 0]) {
+        Err(Errno::ENOSYS) => Err(Errno::ENOSYS),
+        Ok(()) | Err(_) => Ok(()),
+    }),
     guarded("a signal to the agent", |place| call(libc::SYS_kill, [place.agent.into(), 0])),
     guarded("a signal to a thread of the agent", |place| {
         call(libc::SYS_tgkill, [place.agent.into(), place.agent.into(), 0])

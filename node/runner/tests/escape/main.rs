@@ -1,8 +1,9 @@
 //! What somebody could do who has broken out of wasm: a runner is taken over at the moment at which guests could run,
 //! in a thread of theirs, and tries one door after another, each in a process of its own. Every attempt must end in an
 //! error or in the death of the process; some are made in the open as well, to show that it is the sandbox that refuses.
+//! A compiler, which reads what strangers wrote as well, is taken over likewise.
 //!
-//! Run as root, the runner is tried with a root and a user of its own, and as an ordinary user; otherwise only so.
+//! Run as root, both are tried with a root and a user of their own, and as an ordinary user; otherwise only so.
 
 #![expect(
     clippy::unwrap_used,
@@ -52,8 +53,23 @@ enum Runner {
     Apart,
     /// Started as an ordinary user.
     Ordinary,
+    /// A compiler that was started as root.
+    CompilerApart,
+    /// A compiler that was started as an ordinary user.
+    CompilerOrdinary,
     /// No runner: the attempt is made as it is.
     Free,
+}
+
+impl Runner {
+    fn compiles(self) -> bool {
+        matches!(self, Self::CompilerApart | Self::CompilerOrdinary)
+    }
+
+    /// It becomes a user of its own.
+    fn is_apart(self) -> bool {
+        matches!(self, Self::Apart | Self::CompilerApart)
+    }
 }
 
 fn main() -> ExitCode {
@@ -61,11 +77,12 @@ fn main() -> ExitCode {
     match words.first().map(String::as_str) {
         Some("free") => intruder(),
         Some("runner") => coracle_runner::child::main_intruded(&words[ATTEMPT_WORDS..], intruder),
+        Some("compiler") => coracle_runner::compile::main_intruded(&words[ATTEMPT_WORDS..], intruder),
         _ => try_all(words.iter().find(|word| !word.starts_with('-')).map_or("", String::as_str)),
     }
 }
 
-/// Words before those of the runner: role, attempt, the agent's process id, what lies outside.
+/// Words before those of the runner or compiler: role, attempt, the agent's process id, what lies outside.
 const ATTEMPT_WORDS: usize = 4;
 
 /// In the process that was taken over.
@@ -91,7 +108,7 @@ impl Machine {
         // Where an ordinary user gets to as well; the build's own directory may be root's alone.
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
-        for path in ["own/code", "own/volumes/v", "other/volumes/v"] {
+        for path in ["own/code", "own/volumes/v", "other/volumes/v", "compiled"] {
             fs::create_dir_all(root.join(path)).unwrap();
         }
         // Nothing is protected by its mode.
@@ -99,10 +116,10 @@ impl Machine {
             fs::write(root.join(path), "secret").unwrap();
             fs::set_permissions(root.join(path), Permissions::from_mode(0o666)).unwrap();
         }
-        for path in ["", "own", "own/code", "own/volumes", "own/volumes/v", "other", "other/volumes/v"] {
+        for path in ["", "own", "own/code", "own/volumes", "own/volumes/v", "other", "other/volumes/v", "compiled"] {
             fs::set_permissions(root.join(path), Permissions::from_mode(0o777)).unwrap();
         }
-        let user = if runner == Runner::Apart { OWN_USER } else { ORDINARY_USER };
+        let user = if runner.is_apart() { OWN_USER } else { ORDINARY_USER };
         if Uid::effective().is_root() && runner != Runner::Free {
             for path in ["own/code", "own/code/guest.cwasm", "own/volumes/v", "secret", "other/volumes/v/file"] {
                 chown(&root.join(path), Some(Uid::from_raw(user)), Some(Gid::from_raw(user))).unwrap();
@@ -127,24 +144,29 @@ impl Machine {
 
 fn attempt(attempt: &Attempt, runner: Runner) -> Outcome {
     let machine = Machine::new(runner);
-    let role = if runner == Runner::Free { "free" } else { "runner" };
+    let role = match runner {
+        Runner::Free => "free",
+        Runner::Apart | Runner::Ordinary => "runner",
+        Runner::CompilerApart | Runner::CompilerOrdinary => "compiler",
+    };
     let mut command = Command::new(machine.program());
     command.env_clear().args([role, attempt.name, &std::process::id().to_string()]).arg(machine.path());
-    command.arg("--root").arg(machine.path().join("own")).args(["--max-instances", "2"]);
+    if runner == Runner::Free || runner.compiles() {
+        command.current_dir(machine.path().join("own"));
+    }
+    if !runner.compiles() {
+        command.arg("--root").arg(machine.path().join("own")).args(["--max-instances", "2"]);
+    }
+    if runner.is_apart() {
+        command.args(["--user", &OWN_USER.to_string()]);
+    } else if runner != Runner::Free && Uid::effective().is_root() {
+        command.uid(ORDINARY_USER).gid(ORDINARY_USER);
+    }
+    if runner.compiles() {
+        command.arg(machine.path().join("own/code/guest.cwasm")).arg(machine.path().join("compiled/output"));
+    }
     let pair = || socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
     let (stream, channel) = (pair(), pair());
-    match runner {
-        Runner::Apart => {
-            command.args(["--user", &OWN_USER.to_string()]);
-        }
-        Runner::Ordinary if Uid::effective().is_root() => {
-            command.uid(ORDINARY_USER).gid(ORDINARY_USER);
-        }
-        Runner::Ordinary => {}
-        Runner::Free => {
-            command.current_dir(machine.path().join("own"));
-        }
-    }
     let child = command.stdin(Stdio::from(stream.1)).stdout(Stdio::from(channel.1)).stderr(Stdio::piped()).spawn();
     let outcome = outcome(&child.unwrap().wait_with_output().unwrap());
     let mounts = mounts_below(machine.path());
@@ -169,9 +191,9 @@ fn outcome(output: &Output) -> Outcome {
 }
 
 fn try_all(filter: &str) -> ExitCode {
-    let mut runners = vec![Runner::Ordinary];
+    let mut runners = vec![Runner::Ordinary, Runner::CompilerOrdinary];
     if Uid::effective().is_root() {
-        runners.extend([Runner::Apart, Runner::Free]);
+        runners.extend([Runner::Apart, Runner::CompilerApart, Runner::Free]);
     } else {
         println!("not root: a runner with a root and a user of its own is NOT tried");
     }
@@ -186,6 +208,10 @@ fn try_all(filter: &str) -> ExitCode {
             let right = match (runner, &outcome) {
                 (Runner::Free, outcome) => *outcome == Outcome::Done,
                 (_, Outcome::Strange(_)) => false,
+                (_, outcome) if one.kills => *outcome == Outcome::Killed,
+                (Runner::CompilerApart | Runner::CompilerOrdinary, outcome) => {
+                    one.allowed_to_compilers == (*outcome == Outcome::Done)
+                }
                 (Runner::Ordinary, Outcome::Done) => one.allowed || one.allowed_without_root,
                 (Runner::Ordinary, _) => !one.allowed && !one.allowed_without_root,
                 (Runner::Apart, Outcome::Done) => one.allowed,

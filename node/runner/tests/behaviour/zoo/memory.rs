@@ -1,7 +1,7 @@
 //! Guests that take more than is theirs.
 
 use super::{assert_out_of_memory, module, neighbour, visit};
-use crate::fixture::{Context, Guest, exited, myself};
+use crate::fixture::{Context, Guest, Runner, exited, myself, proc_figure};
 use coracle_runner::protocol::{ExitCause, ToRunner};
 use std::sync::Arc;
 
@@ -71,6 +71,40 @@ pub(crate) async fn growing_is_ended_there_and_then(context: Arc<Context>) {
             assert_out_of_memory(&run, what);
         }
     }
+}
+
+/// A call that calls itself without end: with little on the stack, with much of it, and through a table.
+const RECURSIONS: &[(&str, &str, &str)] = &[
+    ("small frames", "(func $again (call $again))", "(call $again)"),
+    (
+        "large frames",
+        "(func $again (param i64 i64 i64 i64 i64 i64 i64 i64) (result i64)
+            (i64.add (local.get 0) (call $again (local.get 1) (local.get 2) (local.get 3) (local.get 4)
+                (local.get 5) (local.get 6) (local.get 7) (local.get 0))))",
+        "(drop (call $again (i64.const 1) (i64.const 2) (i64.const 3) (i64.const 4) (i64.const 5) (i64.const 6)
+            (i64.const 7) (i64.const 8)))",
+    ),
+    (
+        "through a table",
+        "(table 1 funcref) (elem (i32.const 0) $again) (func $again (call_indirect (i32.const 0)))",
+        "(call $again)",
+    ),
+];
+/// What a stack without a bound would soon exceed; a guest's has a MiB.
+const STACK_KIB_MAX: u64 = 16 << 10;
+
+pub(crate) async fn recursion_ends_soon_and_costs_little(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    neighbour(&mut runner).await;
+    let peak = |runner: &Runner| proc_figure(runner.process.pid(), "status", "VmHWM");
+    let before = peak(&runner);
+    for (what, more, start) in RECURSIONS {
+        let run = visit(&mut runner, &module(&[], more, start), Some(1 << 20), &[], &[]).await;
+        assert_eq!(run.exit.cause, ExitCause::Trapped, "{what}: {:?}", run.exit);
+        assert!(run.exit.message.contains("call stack exhausted"), "{what}: {}", run.exit.message);
+    }
+    let grown = peak(&runner) - before;
+    assert!(grown < STACK_KIB_MAX, "recursion took {grown} KiB");
 }
 
 /// Opens the directory that it was given again and again, and exits with the error that ends it.

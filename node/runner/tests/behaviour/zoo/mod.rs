@@ -7,8 +7,8 @@ mod paths;
 
 pub(crate) use calls::{bad_pointers_harm_nobody, waiting_for_too_much_is_refused};
 pub(crate) use memory::{
-    growing_is_ended_there_and_then, one_guest_takes_only_its_share_of_the_pool, together_they_have_a_ceiling,
-    what_the_runner_keeps_counts,
+    growing_is_ended_there_and_then, one_guest_takes_only_its_share_of_the_pool, recursion_ends_soon_and_costs_little,
+    together_they_have_a_ceiling, what_the_runner_keeps_counts,
 };
 pub(crate) use paths::{
     directories_may_move_while_they_are_read, names_that_lead_elsewhere, special_files_hold_nobody_up,
