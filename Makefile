@@ -1,5 +1,5 @@
 # `make demo` shows the main job, `make test` passes the tests; the rest is for people who work on Coracle.
-.PHONY: demo test setup build release bench soak guests lint
+.PHONY: demo test setup build release bench soak guards guests lint
 .DEFAULT_GOAL := help
 
 help:
@@ -8,6 +8,7 @@ help:
 	@echo "make setup    install what the build needs (libclang, protoc), skipping what is there"
 	@echo "make bench    pod start, idle memory, what starting and limiting guests, network and HTTP cost (slow: release build; wasmtime is built once to compare with)"
 	@echo "make soak     storms of SOAK_CYCLES pods (1000), then kills and churn for SOAK_ROUNDS rounds (50): an hour, looking for losses and leaks"
+	@echo "make guards   take each guard against hostile guests out of a copy and see its tests fail (slow: each costs a rebuild; GUARDS=WORD: some)"
 	@echo "make guests   rebuild the committed .wasm files from their sources (needs the target wasm32-wasip2)"
 
 setup:
@@ -32,6 +33,9 @@ bench: release
 
 soak: build
 	@scripts/soak.sh
+
+guards: build
+	@scripts/guards.sh
 
 guests:
 	@examples/build.sh

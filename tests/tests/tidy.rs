@@ -163,3 +163,11 @@ fn modules_are_named_after_what_they_hold() {
         .collect();
     assert!(found.is_empty(), "{found:?}");
 }
+
+/// That its tests fail without a guard is `make guards`' to show, which takes long; that it would find what it takes out
+/// is seen here.
+#[test]
+fn the_table_of_guards_belongs_to_these_sources() {
+    let checked = Command::new(repository().join("scripts/guards.sh")).arg("--check").output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
