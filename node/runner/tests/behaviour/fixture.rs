@@ -235,6 +235,15 @@ impl Runner {
         }
     }
 
+    /// Bytes that `run` has written while others were waited for.
+    pub(crate) fn written_aside(&self, run: &RunId) -> usize {
+        let of = |frame: &FromRunner| match frame {
+            FromRunner::Log { run: of, bytes, .. } if of == run => bytes.len(),
+            _ => 0,
+        };
+        self.aside.iter().map(of).sum()
+    }
+
     /// Waits until `run` has been started.
     pub(crate) async fn until_started(&mut self, run: &RunId) {
         match self.frame_of(run).await {

@@ -99,6 +99,8 @@ pub(crate) async fn it_writes_no_more_than_is_read(context: Arc<Context>) {
                         // Others write and end meanwhile.
                         let other = runner.guest(Guest::Toolbox, &["echo", "x"]).await;
                         assert_eq!(runner.run(other).await.exit, exited(0));
+                        let more = runner.written_aside(&run);
+                        assert!(more <= OUTPUT_OVERDRAFT_BYTES as usize, "{more} bytes more although nobody read");
                         let bytes = u32::try_from(unread).unwrap();
                         runner.process.send(ToRunner::OutputTaken { run: run.clone(), bytes }).await.unwrap();
                         unread = 0;

@@ -226,6 +226,7 @@ pub(crate) async fn neighbours_do_not_wait_for_bulk_instructions(context: Arc<Co
         painted += usize::from(matches!(frame, FromRunner::Log { .. }));
     }
     assert!(painted < ANSWERS / 2, "{painted} instructions ended during {ANSWERS} answers");
+}
 
 pub(crate) async fn guests_that_wait_for_a_socket_die(context: Arc<Context>) {
     for (what, word) in [("accepts", "a"), ("receives", "r"), ("sends", "s"), ("polls", "p")] {
