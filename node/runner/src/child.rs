@@ -13,6 +13,7 @@ use crate::{
     },
     protocol::Confinement,
     resident::{self, Resident},
+    rest,
 };
 use nix::libc;
 use std::{
@@ -24,7 +25,7 @@ use std::{
     sync::Arc,
 };
 use thiserror::Error;
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::Notify};
 
 /// How many task polls a worker makes between looks at timers and sockets. A poll of a guest that computes lasts a
 /// whole tick, so tokio's default of 61 would make sleeping guests wait for a tenth of a second and more.
@@ -209,10 +210,12 @@ fn prepare(arguments: &[String]) -> Result<Prepared, ChildError> {
 fn serve(prepared: Prepared) {
     let Prepared { stream, confinement, guests, switch, outgoing, link_runtime, guests_runtime, ceiling, resident } =
         prepared;
+    let work = Notify::new();
     link_runtime.block_on(async {
         tokio::select! {
             () = ceiling.guard(|| resident.as_ref().and_then(Resident::bytes)) => {}
-            () = link::serve(UnixStream::from(stream), confinement, guests, &switch, outgoing) => {}
+            () = rest::after(&work) => {}
+            () = link::serve(UnixStream::from(stream), confinement, guests, &work, (&switch, outgoing)) => {}
         }
     });
     // The agent is gone, and so are the guests: nobody waits for them.

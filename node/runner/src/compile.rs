@@ -11,7 +11,7 @@ use crate::{
     child,
     code::{self, Code, START},
     confine,
-    engine::{self, Allocation, EngineOptions},
+    engine::{self, EngineOptions},
     host::linker::Linkers,
     protocol::GuestKind,
     spawner,
@@ -311,7 +311,7 @@ impl Arguments {
 
 fn run(engine: EngineOptions, input: File, mut output: File) -> Result<GuestKind, Fault> {
     let wasm = read(input)?;
-    let engine = engine.engine(Allocation::OnDemand).map_err(|error| Fault::Other(format!("{error:#}")))?;
+    let engine = engine.compiler().map_err(|error| Fault::Other(format!("{error:#}")))?;
     let (kind, code) = compiled(&engine, &wasm)?;
     output.write_all(&code)?;
     output.sync_all()?;

@@ -63,14 +63,24 @@ impl EngineOptions {
         (1 << 16..=MEMORY_RESERVATION_BYTES).contains(&bytes).then_some(Self { memory_reservation_bytes: bytes })
     }
 
-    /// Builds an engine. Code compiled with one allocation loads with the other.
+    /// An engine that compiles, and can try what it compiled.
+    pub(crate) fn compiler(self) -> Result<Engine> {
+        let mut config = self.config(Allocation::OnDemand);
+        config.cranelift_opt_level(OptLevel::Speed);
+        Engine::new(&config)
+    }
+
+    /// An engine that runs what [`Self::compiler`] compiled, whatever the allocation, and has no compiler.
     pub(crate) fn engine(self, allocation: Allocation) -> Result<Engine> {
+        Engine::new(self.config(allocation).enable_compiler(false))
+    }
+
+    fn config(self, allocation: Allocation) -> Config {
         let mut config = Config::new();
         config
             .wasm_memory64(false)
             .wasm_multi_memory(false)
             .wasm_backtrace_details(WasmBacktraceDetails::Disable)
-            .cranelift_opt_level(OptLevel::Speed)
             .epoch_interruption(true)
             .async_stack_size(FIBER_STACK_BYTES)
             .max_wasm_stack(WASM_STACK_BYTES)
@@ -80,7 +90,7 @@ impl EngineOptions {
                 Allocation::Pooled(guests) => InstanceAllocationStrategy::Pooling(self.pool(guests)),
                 Allocation::OnDemand => InstanceAllocationStrategy::OnDemand,
             });
-        Engine::new(&config)
+        config
     }
 
     fn pool(self, guests: u32) -> PoolingAllocationConfig {
@@ -106,7 +116,7 @@ pub(crate) fn fingerprint() -> &'static str {
     FINGERPRINT.get_or_init(|| {
         let mut hasher = DefaultHasher::new();
         (SETTINGS_VERSION, bulk::VERSION, bulk::PIECE_BYTES).hash(&mut hasher);
-        match EngineOptions::default().engine(Allocation::OnDemand) {
+        match EngineOptions::default().compiler() {
             Ok(engine) => engine.precompile_compatibility_hash().hash(&mut hasher),
             // Nothing compiles or runs without an engine, so there is nothing to confuse it with.
             Err(error) => tracing::error!(%error, "no wasm engine on this machine"),
@@ -132,7 +142,7 @@ mod tests {
     #[test]
     fn code_loads_whatever_the_allocation_but_not_with_another_reservation() {
         let options = EngineOptions::default();
-        let compiled = options.engine(Allocation::OnDemand).unwrap().precompile_module(EMPTY).unwrap();
+        let compiled = options.compiler().unwrap().precompile_module(EMPTY).unwrap();
         let pooled = options.engine(Allocation::Pooled(2)).unwrap();
         let other = EngineOptions::parse("1048576").unwrap().engine(Allocation::Pooled(2)).unwrap();
         // SAFETY: the bytes were compiled three lines above.

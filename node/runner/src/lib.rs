@@ -14,6 +14,7 @@ pub mod measure;
 pub mod network;
 pub mod process;
 pub mod protocol;
+pub mod rest;
 pub mod tree;
 
 mod blueprint;

@@ -18,7 +18,7 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::mpsc,
+    sync::{Notify, mpsc},
 };
 
 /// Frames waiting in each lane.
@@ -72,13 +72,13 @@ pub(crate) fn sampled(question: u64, samples: Vec<RunSample>) -> Vec<FromRunner>
     parts.into_iter().enumerate().map(part).collect()
 }
 
-/// Says that the runner is ready and serves until the stream ends or breaks.
+/// Says that the runner is ready and serves until the stream ends or breaks; `work` is told of each frame that comes.
 pub(crate) async fn serve(
     stream: StdUnixStream,
     confinement: Confinement,
     guests: Guests,
-    switch: &Switch,
-    outgoing: Outgoing,
+    work: &Notify,
+    (switch, outgoing): (&Switch, Outgoing),
 ) {
     let stream = match stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
         Ok(stream) => stream,
@@ -95,16 +95,19 @@ pub(crate) async fn serve(
     };
     tokio::select! {
         () = network => {}
-        () = read_frames(BufReader::new(reader), &guests) => {}
+        () = read_frames(BufReader::new(reader), &guests, work) => {}
         () = write_frames(writer, confinement, outgoing) => {}
     }
 }
 
 /// Never waits for a guest or for the writer: a `Kill` behind any other frame must get through.
-async fn read_frames(mut stream: BufReader<OwnedReadHalf>, guests: &Guests) {
+async fn read_frames(mut stream: BufReader<OwnedReadHalf>, guests: &Guests, work: &Notify) {
     loop {
         match frame::read(&mut stream, MAX_TO_RUNNER_BYTES).await {
-            Ok(Some(frame)) => guests.handle(frame),
+            Ok(Some(frame)) => {
+                guests.handle(frame);
+                work.notify_one();
+            }
             Ok(None) => return,
             Err(error) => return child::complain(&format!("cannot read from the agent: {error}")),
         }

@@ -4,7 +4,7 @@ use super::*;
 use crate::host::linker::COMPONENT_INTERFACES;
 
 fn engine() -> Engine {
-    EngineOptions::default().engine(Allocation::OnDemand).unwrap()
+    EngineOptions::default().compiler().unwrap()
 }
 
 fn complaint(text_or_wasm: &[u8]) -> String {

@@ -165,6 +165,7 @@ const CASES: &[Case] = cases![
     quotas::pods_have_a_limit_over_their_volumes,
     processes::a_runner_has_nothing_to_steal,
     processes::a_runner_gives_up_what_its_starter_has,
+    processes::a_runner_at_rest_gives_back_what_it_needed_before,
     processes::a_runner_that_dies_ends_its_frames,
     processes::a_small_address_space_is_enough,
     processes::a_dropped_runner_dies,

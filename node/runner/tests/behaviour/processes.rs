@@ -149,6 +149,20 @@ pub(crate) async fn a_runner_gives_up_what_its_starter_has(context: Arc<Context>
     }
 }
 
+pub(crate) async fn a_runner_at_rest_gives_back_what_it_needed_before(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    let process = runner.process.pid();
+    let of_files = || proc_figure(process, "status", "RssFile");
+    let started = of_files();
+    until(|| of_files() < started / 2).await;
+    // It works as before, and afterwards it rests again.
+    let start = runner.guest(Guest::Toolbox, &["wait-eof"]).await;
+    let run = runner.start(start).await;
+    runner.until_written(&run, "waiting").await;
+    let working = of_files();
+    until(|| of_files() < working / 2).await;
+}
+
 pub(crate) async fn a_runner_that_dies_ends_its_frames(context: Arc<Context>) {
     let mut runner = context.runner().await;
     let start = runner.guest(Guest::Toolbox, &["wait-eof"]).await;
