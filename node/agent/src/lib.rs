@@ -92,7 +92,7 @@ use coracle_objects::{
     node_affinity::Labels,
     ranges::{CLUSTER_DNS, POD_RANGE, SERVICE_RANGE},
 };
-use coracle_runner::compile::CompileLimits;
+use coracle_runner::{compile::CompileLimits, rest};
 use std::{
     collections::BTreeMap,
     ffi::OsString,
@@ -363,6 +363,8 @@ impl Agent {
         let [of_fabric, of_agent] = self.notices;
         tasks.spawn(stop_link.clone().run_until_cancelled_owned(teller.run(of_fabric, of_agent)));
         tasks.spawn(self.context.reports.clone().run(stop_link.clone()));
+        let reports = self.context.reports.clone();
+        tasks.spawn(stop_link.clone().run_until_cancelled_owned(async move { rest::after(reports.work()).await }));
         tasks.spawn(stop_link.clone().run_until_cancelled_owned(self.writer.run()));
         let stats = Arc::new(Stats::new(
             self.context.guests.clone(),

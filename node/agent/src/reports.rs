@@ -41,11 +41,12 @@ pub(crate) struct Reports {
     link: Arc<dyn Link>,
     pending: Mutex<Pending>,
     changed: Notify,
+    work: Notify,
 }
 
 impl Reports {
     pub(crate) fn new(link: Arc<dyn Link>) -> Arc<Self> {
-        Arc::new(Self { link, pending: Mutex::default(), changed: Notify::new() })
+        Arc::new(Self { link, pending: Mutex::default(), changed: Notify::new(), work: Notify::new() })
     }
 
     fn pending(&self) -> std::sync::MutexGuard<'_, Pending> {
@@ -56,6 +57,12 @@ impl Reports {
     pub(crate) fn submit(&self, report: Report) {
         self.pending().newest.insert(meta::uid(&report.pod).to_owned(), report);
         self.changed.notify_one();
+        self.work.notify_one();
+    }
+
+    /// Told whenever something about a pod is to be said, for one who waits.
+    pub(crate) fn work(&self) -> &Notify {
+        &self.work
     }
 
     /// The pod is gone: nothing is said of it any more.

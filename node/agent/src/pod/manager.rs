@@ -252,15 +252,16 @@ impl Manager {
             let message = "Preempted in order to admit critical pod".to_owned();
             self.registry.evict(&uid, Eviction { reason: PREEMPTED, message, grace: YIELD_GRACE });
         }
-        let (context, registry, stop, pod) =
-            (self.context.clone(), self.registry.clone(), self.stop.clone(), pod.clone());
+        let (context, registry, stop) = (self.context.clone(), self.registry.clone(), self.stop.clone());
         self.tasks.spawn(async move {
             if worker.run(stop).await == Outcome::Gone {
-                registry.handles().remove(&uid);
+                let last = registry.handles().remove(&uid).map(|handle| handle.view.borrow().clone());
                 // What was given up may still be at it.
                 disk.close();
                 disk.wait().await;
-                clean_up(context, pod).await;
+                if let Some(pod) = last {
+                    clean_up(context, pod).await;
+                }
             }
         });
     }

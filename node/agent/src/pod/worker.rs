@@ -285,9 +285,9 @@ impl Worker {
                 self.replace_image(index, image);
             }
         }
-        let mut merged = Value::clone(&new);
-        merged["status"] = self.shown_status(&new).clone();
-        self.pod = Arc::new(merged);
+        let status = self.shown_status(&new);
+        // Mostly it is what this agent wrote before: then one copy does for all.
+        self.pod = if status == new["status"] { new.clone() } else { Arc::new(with_status(&new, status)) };
         // Also what does not change the status, such as a label, is for others to see.
         self.view.send_replace(self.pod.clone());
         if meta::is_terminating(&self.pod) {
@@ -439,12 +439,17 @@ impl Worker {
             return;
         }
         self.reported_end = then_delete;
-        let mut pod = Value::clone(&self.pod);
-        pod["status"] = status.clone();
-        self.pod = Arc::new(pod);
+        self.pod = Arc::new(with_status(&self.pod, status.clone()));
         self.view.send_replace(self.pod.clone());
         self.context.reports.submit(Report { pod: self.pod.clone(), status, then_delete });
     }
+}
+
+/// A copy of the pod with this status instead of its own.
+fn with_status(pod: &Value, status: Value) -> Value {
+    let mut pod = pod.clone();
+    pod["status"] = status;
+    pod
 }
 
 async fn sleep_until(pace: Pace, at: Option<Instant>) {
