@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use coracle_objects::{ApiError, ObjectKey, Reason};
 use coracle_wire::{STATUS_TRAILER, v1};
 use futures::StreamExt;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::time::Duration;
 use tonic::{
     Code, Status,
@@ -115,7 +115,27 @@ pub(crate) fn refusal(status: &Status) -> ApiError {
 }
 
 fn decode(bytes: &[u8]) -> Result<Value, ApiError> {
-    serde_json::from_slice(bytes).map_err(|error| ApiError::internal(format!("the server sent no JSON: {error}")))
+    serde_json::from_slice(bytes)
+        .map(fitted)
+        .map_err(|error| ApiError::internal(format!("the server sent no JSON: {error}")))
+}
+
+/// The same in as little memory as it needs, since much of it is kept: what is read grows by doubling, and objects are
+/// made of short lists and maps. Recursion is bounded by the reader's.
+fn fitted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut fitting = Map::with_capacity(map.len());
+            fitting.extend(map.into_iter().map(|(key, value)| (key, fitted(value))));
+            Value::Object(fitting)
+        }
+        Value::Array(items) => {
+            let mut fitting: Vec<Value> = items.into_iter().map(fitted).collect();
+            fitting.shrink_to_fit();
+            Value::Array(fitting)
+        }
+        scalar => scalar,
+    }
 }
 
 fn encode(object: &Value) -> Result<bytes::Bytes, ApiError> {
@@ -247,6 +267,14 @@ mod tests {
         assert_eq!((refused.reason, refused.message.as_str()), (Reason::NotFound, "pods \"x\" not found"));
         let plain = refusal(&Status::unavailable("connection refused"));
         assert_eq!(plain, ApiError::new(Reason::ServiceUnavailable, "connection refused"));
+    }
+
+    #[test]
+    fn what_is_kept_is_what_was_sent_without_room_to_grow() {
+        let text = r#"{"z":[{"b":1,"a":[[],{}]}],"a":{"text":"t","none":null,"yes":true,"number":1.5}}"#;
+        let read = decode(text.as_bytes()).unwrap();
+        assert_eq!(read.to_string(), text, "also in order");
+        assert_eq!(read["z"].as_array().map(Vec::capacity), Some(1));
     }
 
     #[test]
