@@ -52,6 +52,11 @@ const MAX_OUTPUT_BYTES: u64 = 2 << 30;
 const WALL_PER_CPU: u32 = 4;
 /// Most that is read of the process's output and error.
 const MAX_REPORT_BYTES: u64 = 16 << 10;
+/// By these words the engine's compiler gives up, in a panic, on code that would reach into two memories. It makes such
+/// code itself, where components within a component pass strings or lists: copied in one go, however long.
+const NEEDS_SEVERAL_MEMORIES: &str = "invalid adapter module generated: multiple memories";
+const COMPOSED: &str = "the components that it is composed of pass strings or lists to each other, which this node does \
+                        not support";
 /// Exit code that says: the guest is at fault, and standard error says why.
 const REJECTED: u8 = 65;
 
@@ -170,6 +175,7 @@ async fn outcome(mut child: Child, limits: &CompileLimits) -> io::Result<Result<
         (Some(0), "component") => Ok(GuestKind::Component),
         (Some(0), "module") => Ok(GuestKind::Module),
         (Some(code), _) if code == i32::from(REJECTED) => Err(CompileError::Rejected(complaint.trim().to_owned())),
+        _ if complaint.contains(NEEDS_SEVERAL_MEMORIES) => Err(CompileError::Rejected(COMPOSED.to_owned())),
         _ => Err(CompileError::Failed(format!("{status}; {}", complaint.trim()))),
     })
 }

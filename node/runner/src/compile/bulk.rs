@@ -99,10 +99,11 @@ impl Rewriter<'_> {
             };
             rest = &rest[consumed..];
             let Some((id, range)) = payload.as_section() else { continue };
-            let data = &wasm[range];
+            // What is nested is announced before it is there.
+            let data = wasm.get(range).ok_or("it ends too early")?;
             let data = match payload {
                 Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
-                    rest = &rest[data.len()..];
+                    rest = rest.get(data.len()..).ok_or("it ends too early")?;
                     self.any(data, depth + 1)?
                 }
                 _ => Cow::Borrowed(data),

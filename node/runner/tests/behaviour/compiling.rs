@@ -27,12 +27,37 @@ const ROCKET: Guest = Guest::Text(
         (export "wasi:cli/run@0.2.0" (instance $cli)))"#,
 );
 
+/// One component gives another a string.
+const COMPOSED: Guest = Guest::Text(
+    r#"(component
+        (component $taker
+            (core module $m (memory (export "memory") 1) (func (export "take") (param i32 i32))
+                (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 0))
+            (core instance $i (instantiate $m))
+            (func (export "take") (param "text" string)
+                (canon lift (core func $i "take") (memory $i "memory") (realloc (func $i "realloc")))))
+        (instance $taker (instantiate $taker))
+        (component $giver
+            (import "take" (func $take (param "text" string)))
+            (core module $memory (memory (export "memory") 1))
+            (core instance $memory (instantiate $memory))
+            (core func $give (canon lower (func $take) (memory $memory "memory")))
+            (core module $m (import "" "give" (func $give (param i32 i32)))
+                (func (export "run") (result i32) (call $give (i32.const 0) (i32.const 9)) i32.const 0))
+            (core instance $i (instantiate $m (with "" (instance (export "give" (func $give))))))
+            (func (export "run") (result (result)) (canon lift (core func $i "run"))))
+        (instance $giver (instantiate $giver (with "take" (func $taker "take"))))
+        (instance $cli (export "run" (func $giver "run")))
+        (export "wasi:cli/run@0.2.0" (instance $cli)))"#,
+);
+
 pub(crate) async fn garbage_is_refused_with_the_reason(context: Arc<Context>) {
     let toolbox = Guest::Toolbox.wasm();
     for (wasm, expected) in [
         (b"#!/bin/sh".to_vec(), "not WebAssembly: it begins with 23 21 2f 62 (a script)"),
         (toolbox[..toolbox.len() / 2].to_vec(), "truncated WebAssembly: "),
         (ROCKET.wasm(), "the component imports \"acme:rocket/launch@1.2.3\", which this node does not provide"),
+        (COMPOSED.wasm(), "the components that it is composed of pass strings or lists to each other, which"),
         (Guest::Text("(module)").wasm(), "the module does not export \"_start\""),
         (Guest::Text("(component)").wasm(), "the component exports nothing"),
     ] {

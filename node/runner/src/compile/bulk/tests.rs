@@ -308,6 +308,29 @@ fn nobody_is_made_valid() {
 }
 
 #[test]
+fn what_is_cut_or_garbled_is_an_error_or_as_it_was() {
+    let module = r#"(module (memory 1) (data "some")
+        (func (param i32) (memory.fill (local.get 0) (local.get 0) (local.get 0))))"#;
+    let component = format!("(component (component {}) (core module))", module.replace("(module", "(core module"));
+    let engine = engine();
+    let validate = |wasm: &[u8]| wasmtime::Module::validate(&engine, wasm).map_err(|error| format!("{error:#}"));
+    for text in [module, &component] {
+        let wasm = wat::parse_str(text).unwrap();
+        for end in 0..wasm.len() {
+            let _ = in_pieces(&wasm[..end], 1, &validate);
+            for byte in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut garbled = wasm.clone();
+                garbled[end] = byte;
+                if let Ok(result) = in_pieces(&garbled, 1, &validate) {
+                    // Nothing that the engine refused gets past it because of this.
+                    assert!(result == garbled || !Parser::is_core_wasm(&garbled) || validate(&garbled).is_ok());
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn nesting_has_a_bound() {
     let nested = |depth: usize| {
         (0..depth).fold(Component::new().finish(), |inner, _| {
