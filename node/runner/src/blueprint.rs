@@ -4,11 +4,11 @@ use crate::{
     cpu::{self, Account},
     guests::{Seat, Shared, Signals},
     host::{
-        state::{GuestState, StateError, Surroundings},
+        state::{GuestState, StateError, Surroundings, given_bytes},
         stdin::Input,
         stdio::{Credit, Output},
     },
-    memory::MemoryAccount,
+    memory::{MemoryAccount, Reservation},
     network::{
         error::SocketError,
         listener::{Listener, MAX_BACKLOG},
@@ -23,7 +23,8 @@ use std::{
 };
 use wasmtime::Store;
 
-/// What a host call may copy out of a guest at once.
+/// What a host call may copy out of a guest at once. What of it outlives the moment at which the call is made, because the
+/// call waits, is counted; the rest is no more than this for each thread that runs guests.
 const HOST_CALL_BYTES: usize = 16 << 20;
 
 /// See the module.
@@ -39,6 +40,8 @@ pub(crate) struct Blueprint {
     pub(crate) account: Arc<Account>,
     credit: Option<Arc<Credit>>,
     volumes: Vec<Option<Arc<Volume>>>,
+    /// Counts `start`; each instance has a copy of its own.
+    _held: Reservation,
 }
 
 impl Blueprint {
@@ -51,7 +54,11 @@ impl Blueprint {
     ) -> Self {
         let Seat { signals, stdin, cpu, memory, credit } = seat.clone();
         let stop = signals.stop.clone();
+        let mut held = Reservation::none(&memory);
+        // One that is too large ends the container.
+        let _ = held.resize(given_bytes(start));
         Self {
+            _held: held,
             volumes,
             shared: Arc::clone(shared),
             start: Arc::clone(start),
@@ -105,7 +112,7 @@ impl Blueprint {
     pub(crate) fn outputs(&self) -> [Output; 2] {
         [LogStream::Stdout, LogStream::Stderr].map(|stream| {
             let lane = self.shared.outbox.ordered.clone();
-            Output::new(self.start.run.clone(), stream, lane, self.credit.clone(), self.start.terminal)
+            Output::new(self.start.run.clone(), stream, lane, self.credit.clone(), self.start.terminal, &self.memory)
         })
     }
 

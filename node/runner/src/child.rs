@@ -5,6 +5,7 @@ use crate::{
     cpu::Threads,
     engine::{Allocation, EngineOptions},
     guests::{Guests, MachineShare},
+    host::files::{CODE, VOLUMES},
     link,
     memory::Ceiling,
     network::{
@@ -18,6 +19,7 @@ use crate::{
 use nix::libc;
 use std::{
     error::Error,
+    fs,
     io::{self, Write},
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
@@ -53,6 +55,15 @@ enum ChildError {
     Confine(#[source] io::Error),
     #[error("cannot set up the wasm engine: {0}")]
     Engine(String),
+    #[error("a runner's root needs a directory \"{directory}\", which cannot be used in {}", .root.display())]
+    Root {
+        root: PathBuf,
+        directory: &'static str,
+        #[source]
+        error: io::Error,
+    },
+    #[error("cannot set the guests' side of the runner up: {0}")]
+    Guests(String),
     #[error("cannot use the network channel")]
     Network(#[source] io::Error),
     #[error("cannot start a tokio runtime")]
@@ -81,10 +92,12 @@ pub fn main(arguments: &[String]) -> ExitCode {
     }
 }
 
-/// A runner up to the moment at which a guest could run, and then `intruder` in the place of guests and in a thread of
-/// theirs: what a guest that broke out of wasm would be. For the test that tries every door.
+/// For `tests/escape` and nobody else: a runner up to the moment at which a guest could run, and then `intruder` in the
+/// place of guests and in a thread of theirs, which is what a guest that broke out of wasm would be. No command line leads
+/// here. The test is a program of its own, so this cannot be private.
+#[doc(hidden)]
 #[must_use]
-pub fn main_intruded(arguments: &[String], intruder: fn() -> ExitCode) -> ExitCode {
+pub fn main_taken_over_for_tests(arguments: &[String], intruder: fn() -> ExitCode) -> ExitCode {
     let end = prepare(arguments).and_then(|prepared| {
         let thread = prepared.guests_runtime.spawn(async move { intruder() });
         let ended = prepared.guests_runtime.block_on(thread);
@@ -167,6 +180,11 @@ struct Prepared {
 fn prepare(arguments: &[String]) -> Result<Prepared, ChildError> {
     let arguments = parse(arguments)?;
     let (stream, network) = confine::take_sockets().map_err(ChildError::Confine)?;
+    // What is missing is said here, by its name; later it would be an error of whoever needs it first.
+    for directory in [VOLUMES, CODE] {
+        let found = fs::read_dir(arguments.root.join(directory));
+        found.map_err(|error| ChildError::Root { root: arguments.root.clone(), directory, error })?;
+    }
     // Later, procfs is out of reach.
     let (ceiling, resident) = ceiling(&arguments);
     // While it can still be asked: it looks into files of the system.
@@ -202,7 +220,7 @@ fn prepare(arguments: &[String]) -> Result<Prepared, ChildError> {
         MachineShare { threads, ceiling: Arc::clone(&ceiling) },
         guests_runtime.handle().clone(),
     )
-    .map_err(|error| ChildError::Engine(format!("{error:#}")))?;
+    .map_err(|error| ChildError::Guests(format!("{error:#}")))?;
     let confinement = confining.before_guests().map_err(ChildError::Confine)?;
     Ok(Prepared { stream, confinement, guests, ceiling, resident, switch, outgoing, link_runtime, guests_runtime })
 }

@@ -29,7 +29,9 @@ pub(crate) const TABLES_PER_GUEST: u32 = 3;
 pub(crate) const EXTRA_TABLES: u32 = 64;
 /// Stack of a guest's fiber, and how much of it wasm may use; the rest is for host functions.
 const FIBER_STACK_BYTES: usize = 2 << 20;
-const WASM_STACK_BYTES: usize = 1 << 20;
+pub(crate) const WASM_STACK_BYTES: usize = 1 << 20;
+/// What of a stack stays with the pool when its guest has ended: guests rarely use more.
+const KEPT_STACK_BYTES: usize = 16 << 10;
 
 /// How instances get their memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +86,8 @@ impl EngineOptions {
             .epoch_interruption(true)
             .async_stack_size(FIBER_STACK_BYTES)
             .max_wasm_stack(WASM_STACK_BYTES)
+            // So that what one guest has used of its stack is not with the runner for ever.
+            .async_stack_zeroing(true)
             .memory_init_cow(true)
             .memory_reservation(self.memory_reservation_bytes)
             .allocation_strategy(match allocation {
@@ -101,6 +105,7 @@ impl EngineOptions {
             .total_memories(guests)
             .total_tables(guests.saturating_mul(TABLES_PER_GUEST).saturating_add(EXTRA_TABLES))
             .total_stacks(guests)
+            .async_stack_keep_resident(KEPT_STACK_BYTES)
             .max_core_instance_size(MAX_INSTANCE_BYTES)
             .max_component_instance_size(MAX_INSTANCE_BYTES)
             .max_tables_per_module(count(MAX_TABLES))

@@ -15,7 +15,7 @@ use crate::{
     },
     http_server::Room,
     link::{self, Outbox},
-    memory::{Ceiling, MemoryAccount},
+    memory::{Ceiling, MemoryAccount, Reservation},
     network::switch::Switch,
     protocol::{Exit, ExitCause, FromRunner, JOINED_RUNS_MAX, RunId, RunSample, SIGNAL_MAX, StartGuest, ToRunner},
     run,
@@ -210,6 +210,7 @@ impl Guests {
             return refuse("a run of that name is already there");
         }
         let mut signals = Signals::default();
+        let mut window = None;
         let (cpu, memory) = match &start.joins {
             None => (
                 Account::new(start.cpu_limit_millis, start.cpu_request_millis),
@@ -220,6 +221,11 @@ impl Guests {
                 if target.start.joins.is_some() {
                     return refuse("a run that has joined another cannot be joined");
                 }
+                let account = &target.seat.memory;
+                let Some(held) = account.try_reserve(Input::window_bytes(start.stdin)) else {
+                    return refuse("the container has no memory left for the input of another command");
+                };
+                window = Some(held);
                 if target.joined >= JOINED_RUNS_MAX {
                     let message = format!("{JOINED_RUNS_MAX} commands run in the container already");
                     return Err((start.run, message));
@@ -231,7 +237,13 @@ impl Guests {
             }
         };
         let credit = start.joins.is_some().then(Credit::new);
-        let seat = Seat { stdin: Input::new(start.stdin, start.terminal, &signals.stop), signals, cpu, memory, credit };
+        let window = window.unwrap_or_else(|| {
+            let mut own = Reservation::none(&memory);
+            // Where there is no memory for it the run ends as soon as it begins.
+            let _ = own.resize(Input::window_bytes(start.stdin));
+            own
+        });
+        let seat = Seat { stdin: Input::new(start.stdin, start.terminal, &signals.stop, window), signals, cpu, memory, credit };
         let start = Arc::new(start);
         let known = Known { start: Arc::clone(&start), seat: seat.clone(), over: CancellationToken::new(), joined: 0 };
         runs.insert(start.run.clone(), known);

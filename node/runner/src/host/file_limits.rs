@@ -2,7 +2,7 @@
 //! `wasmtime-wasi`'s own, which they call. Charged before they are made, given back when they fail. [`super::special_files`] and
 //! [`super::file_streams`] have linked the functions that open files and make streams, and call what is here.
 
-use super::state::GuestState;
+use super::{paths::short, state::GuestState};
 use crate::storage::{
     account::Full,
     volume::{Held, Kind, LOOKS_MAX, Place, Target, Volume, Writing},
@@ -17,7 +17,7 @@ use wasmtime::{
 use wasmtime_wasi::{
     filesystem::{Descriptor, WasiFilesystemCtxView, WasiFilesystemView},
     p2::{
-        DynOutputStream, FsResult, OutputStream, Pollable, StreamError, StreamResult,
+        DynOutputStream, FsError, FsResult, OutputStream, Pollable, StreamError, StreamResult,
         bindings::filesystem::{
             preopens::Host as _,
             types::{DescriptorFlags, DescriptorType, ErrorCode, HostDescriptor, OpenFlags, PathFlags},
@@ -142,6 +142,7 @@ fn refund_name<T>(volume: Option<&Volume>, kind: Kind, result: FsResult<T>) -> F
 }
 
 async fn create_directory_at(state: &mut GuestState, fd: Resource<Descriptor>, path: String) -> FsResult<()> {
+    short(&[&path])?;
     let volume = volume(state, &fd);
     charge_name(volume.as_deref(), Kind::Other)?;
     let result = state.filesystem().create_directory_at(fd, path).await;
@@ -149,6 +150,7 @@ async fn create_directory_at(state: &mut GuestState, fd: Resource<Descriptor>, p
 }
 
 async fn symlink_at(state: &mut GuestState, fd: Resource<Descriptor>, target: String, path: String) -> FsResult<()> {
+    short(&[&target, &path])?;
     let volume = volume(state, &fd);
     charge_name(volume.as_deref(), Kind::Other)?;
     let result = state.filesystem().symlink_at(fd, target, path).await;
@@ -156,6 +158,7 @@ async fn symlink_at(state: &mut GuestState, fd: Resource<Descriptor>, target: St
 }
 
 async fn remove_directory_at(state: &mut GuestState, fd: Resource<Descriptor>, path: String) -> FsResult<()> {
+    short(&[&path])?;
     let volume = volume(state, &fd);
     state.filesystem().remove_directory_at(fd, path).await?;
     if let Some(volume) = volume {
@@ -165,6 +168,7 @@ async fn remove_directory_at(state: &mut GuestState, fd: Resource<Descriptor>, p
 }
 
 async fn unlink_file_at(state: &mut GuestState, fd: Resource<Descriptor>, path: String) -> FsResult<()> {
+    short(&[&path])?;
     let Some(volume) = volume(state, &fd) else { return state.filesystem().unlink_file_at(fd, path).await };
     let _names = volume.names().await;
     let target = look(state, &volume, &fd, &path).await?;
@@ -178,6 +182,7 @@ async fn link_at(
     (old, flags, old_path): (Resource<Descriptor>, PathFlags, String),
     (new, new_path): (Resource<Descriptor>, String),
 ) -> FsResult<()> {
+    short(&[&old_path, &new_path])?;
     let Some(volume) = common_volume(state, &old, &new)? else {
         return state.filesystem().link_at(old, flags, old_path, new, new_path).await;
     };
@@ -193,6 +198,7 @@ async fn rename_at(
     (old, old_path): (Resource<Descriptor>, String),
     (new, new_path): (Resource<Descriptor>, String),
 ) -> FsResult<()> {
+    short(&[&old_path, &new_path])?;
     let Some(volume) = common_volume(state, &old, &new)? else {
         return state.filesystem().rename_at(old, old_path, new, new_path).await;
     };
@@ -271,8 +277,11 @@ async fn set_size(state: &mut GuestState, fd: Resource<Descriptor>, size: u64) -
 }
 
 async fn write(state: &mut GuestState, fd: Resource<Descriptor>, bytes: Vec<u8>, offset: u64) -> FsResult<u64> {
+    let length = u64::try_from(bytes.len()).map_err(|_| ErrorCode::Overflow)?;
+    // It may wait for its thread with all that the guest wrote.
+    let _copied = state.memory.account().reserve(length).map_err(FsError::trap)?;
     let Some((held, file)) = held(state, &fd) else { return state.filesystem().write(fd, bytes, offset).await };
-    let writing = held.write(Some(offset), u64::try_from(bytes.len()).map_err(|_| ErrorCode::Overflow)?);
+    let writing = held.write(Some(offset), length);
     let writing = writing.map_err(ErrorCode::from)?;
     let result = state.filesystem().write(fd, bytes, offset).await;
     if result.is_err() {

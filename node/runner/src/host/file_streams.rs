@@ -3,7 +3,7 @@
 //! `wasmtime-wasi` makes them; each is put into a wrapper that counts before the runner keeps something. What a guest
 //! waits for at once has a bound too.
 
-use super::{file_limits, state::GuestState};
+use super::{file_limits, preview1::WAIT_BYTES, state::GuestState};
 use crate::memory::{MemoryAccount, OutOfMemory, Reservation};
 use bytes::Bytes;
 use std::{sync::Arc, vec};
@@ -87,6 +87,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> Result<()> {
                 if pollables.len() > MAX_POLLABLES {
                     wasmtime::bail!("waited for {} things at once; it may be {MAX_POLLABLES}", pollables.len());
                 }
+                let count = u64::try_from(pollables.len())?;
+                let _waits = store.data_mut().memory.account().reserve(WAIT_BYTES * count)?;
                 Ok((poll::Host::poll(store.data_mut().ctx().table, pollables).await?,))
             })
         },

@@ -17,7 +17,7 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 /// The only part of the root that guests see.
 pub(crate) const VOLUMES: &str = "volumes";
 /// The part that holds compiled code.
-const CODE: &str = "code";
+pub(crate) const CODE: &str = "code";
 /// What C libraries take relative paths to begin with.
 const HERE: &str = ".";
 /// Mounts of one container: each is an open descriptor.

@@ -1,6 +1,6 @@
 //! Everything that a guest can import, in one place.
 
-use super::{file_limits, file_streams, names, preview1, sockets, special_files, state::GuestState};
+use super::{file_limits, file_streams, names, paths, preview1, sockets, special_files, state::GuestState};
 use wasmtime::{Engine, Linker as ModuleLinker, Result, component::Linker as ComponentLinker};
 use wasmtime_wasi::{I32Exit, p2};
 
@@ -51,6 +51,7 @@ impl Linkers {
         component.allow_shadowing(true);
         file_streams::add_to_linker(&mut component)?;
         special_files::add_to_linker(&mut component)?;
+        paths::add_to_linker(&mut component)?;
         names::add_to_linker(&mut component)?;
         sockets::add_to_linker(&mut component)?;
         file_limits::add_to_linker(&mut component)?;
@@ -87,5 +88,6 @@ mod tests {
         assert!(file_limits::add_to_linker(&mut linker).is_err(), "nor these");
         assert!(file_streams::add_to_linker(&mut linker).is_err(), "nor these");
         assert!(special_files::add_to_linker(&mut linker).is_err(), "nor this");
+        assert!(paths::add_to_linker(&mut linker).is_err(), "nor these");
     }
 }

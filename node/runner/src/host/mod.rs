@@ -4,7 +4,7 @@
 //! ([`preview1`]) and HTTP requests ([`outgoing`]). Names are answered by the agent ([`names`]), files are below the
 //! guest's mounts ([`files`]) and have a limit ([`file_limits`]), standard streams are frames and a stop signal
 //! ([`stdin`], [`stdio`]), and what all this takes counts as the container's memory ([`memory`], [`resources`],
-//! [`file_streams`]).
+//! [`file_streams`]) or is small ([`paths`]).
 
 pub(crate) mod file_limits;
 pub(crate) mod file_streams;
@@ -14,6 +14,7 @@ pub(crate) mod memory;
 pub(crate) mod names;
 pub(crate) mod outgoing;
 pub(crate) mod paced_body;
+pub(crate) mod paths;
 pub(crate) mod preview1;
 pub(crate) mod resources;
 pub(crate) mod sockets;

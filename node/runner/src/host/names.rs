@@ -148,7 +148,7 @@ fn literal(name: &str) -> Option<IpAddr> {
 }
 
 /// The resource `resolve-address-stream`.
-enum Addresses {
+pub(super) enum Addresses {
     Asked(BoxFuture<'static, LookupResult>),
     Known(vec::IntoIter<IpAddr>),
     Failed(LookupFailure),

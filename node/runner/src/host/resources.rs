@@ -4,6 +4,7 @@
 //! the guest, less often the more there is in it, and what it holds is set against the container's memory. In between,
 //! a guest adds little: what a call may copy is bounded, and so is the number of resources.
 
+use super::names::Addresses;
 use crate::memory::{MemoryAccount, Reservation};
 use hyper::HeaderMap;
 use std::{any::Any, sync::Arc};
@@ -26,6 +27,8 @@ pub(crate) const BODY_CHUNK_BYTES: usize = 16 << 10;
 const BODY_CHUNKS: u64 = 3;
 /// What a resource costs, whatever it is: its place in the table, and itself.
 const RESOURCE_BYTES: u64 = 256;
+/// What a question for a name costs, and its answer.
+const LOOKUP_BYTES: u64 = 1 << 10;
 /// What a header costs beside its bytes.
 const HEADER_BYTES: u64 = 64;
 /// Calls between two looks: so many, and one for every so many resources.
@@ -36,7 +39,7 @@ const RESOURCES_PER_CALL: usize = 64;
 #[derive(Debug)]
 pub(crate) struct ResourceMeter {
     held: Reservation,
-    /// What the guest was given to begin with: arguments and environment.
+    /// What the guest was given to begin with: arguments, environment, mounts.
     given_bytes: u64,
     calls_left: usize,
 }
@@ -69,6 +72,8 @@ impl ResourceMeter {
 fn contents(resource: &(dyn Any + Send)) -> u64 {
     if let Some(fields) = resource.downcast_ref::<FieldMap>() {
         headers(fields)
+    } else if resource.is::<Addresses>() {
+        LOOKUP_BYTES
     } else if resource.is::<HostOutgoingBody>() {
         BODY_CHUNKS * length(BODY_CHUNK_BYTES)
     } else if let Some(request) = resource.downcast_ref::<HostOutgoingRequest>() {
@@ -142,6 +147,14 @@ mod tests {
         table.push(fields).unwrap();
         calls(&mut meter, &mut table, 1);
         assert_eq!(account.used_bytes(), 10 + RESOURCE_BYTES + HEADER_BYTES + 1004);
+    }
+
+    #[test]
+    fn questions_for_names_count() {
+        let (account, mut meter, mut table) = meter(1 << 20);
+        table.push(Addresses::Known(Vec::new().into_iter())).unwrap();
+        calls(&mut meter, &mut table, 1);
+        assert_eq!(account.used_bytes(), 10 + RESOURCE_BYTES + LOOKUP_BYTES);
     }
 
     #[test]

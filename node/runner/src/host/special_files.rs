@@ -4,7 +4,7 @@
 //! if need be, on one of the few threads that all guests of a runner have for their files; no kill reaches it there.
 //! `ENXIO` is what opening a socket is on Linux too. Preview 1 has the same check in its own `path_open`.
 
-use super::{file_limits, state::GuestState};
+use super::{file_limits, paths::short, state::GuestState};
 use wasmtime::{
     Result, StoreContextMut,
     component::{Linker, Resource},
@@ -40,6 +40,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<GuestState>) -> Result<()> {
 }
 
 async fn open(state: &mut GuestState, (directory, follow, path, open, flags): Open) -> FsResult<Resource<Descriptor>> {
+    short(&[&path])?;
     let mut files = state.filesystem();
     let place = Resource::new_borrow(directory.rep());
     // What is not there yet may be made.

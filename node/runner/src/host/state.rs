@@ -27,6 +27,18 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 /// Most random bytes in one call.
 const MAX_RANDOM_BYTES: u64 = 1 << 20;
 
+/// What a mount takes beside its paths.
+const MOUNT_BYTES: usize = 256;
+
+/// What a guest is given to begin with, in bytes: arguments, environment and mounts.
+pub(crate) fn given_bytes(start: &StartGuest) -> u64 {
+    let variables = start.env.iter().map(|(name, value)| name.len() + value.len());
+    let mounts =
+        start.mounts.iter().map(|mount| MOUNT_BYTES + mount.source.as_os_str().len() + mount.target.len());
+    let bytes = start.argv.iter().map(String::len).chain(variables).chain(mounts).sum::<usize>();
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
 /// Why a guest's state could not be made.
 #[derive(Debug, Error)]
 pub(crate) enum StateError {
@@ -97,15 +109,13 @@ impl GuestState {
         wasi.inner().ctx().table.set_max_capacity(MAX_RESOURCES);
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(MAX_FIELDS_BYTES);
-        let variables = start.env.iter().map(|(name, value)| name.len() + value.len());
-        let given_bytes = start.argv.iter().map(String::len).chain(variables).sum::<usize>();
         let resolver = Resolver::new(around.questions.clone(), start.pod_uid.clone());
         Ok(Self {
             wasi,
             http,
             places: Places::new(accounts),
             outgoing: Outgoing::new(resolver.clone(), network.clone(), around.trust),
-            resources: ResourceMeter::new(&around.memory, u64::try_from(given_bytes).unwrap_or(u64::MAX)),
+            resources: ResourceMeter::new(&around.memory, given_bytes(start)),
             memory: MemoryMeter::new(around.memory),
             resolver,
             network,

@@ -2,9 +2,13 @@
 //!
 //! Most containers have none: there is nothing to read, and end-of-file asks them to stop. Where there is some, the
 //! agent sends it in frames, never more than [`INPUT_WINDOW_BYTES`] that the guest has not read yet: what it reads is
-//! told to the agent as credit for more. A guest that does not read holds its writer back and fills nothing.
+//! told to the agent as credit for more. A guest that does not read holds its writer back and fills nothing. All of that
+//! window counts as the container's memory from the start to the end of the run.
 
-use crate::protocol::{FromRunner, INPUT_WINDOW_BYTES, RunId, StdinMode};
+use crate::{
+    memory::Reservation,
+    protocol::{FromRunner, INPUT_WINDOW_BYTES, RunId, StdinMode},
+};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{
@@ -37,13 +41,15 @@ pub(crate) struct Input {
 }
 
 /// What the agent sends and the guest has not read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pipe {
     state: Mutex<State>,
     /// For the guest: there is something to read, or never will be.
     arrived: Notify,
     /// For the agent: something was read.
     taken: Notify,
+    /// What may be in it.
+    _window: Reservation,
 }
 
 #[derive(Debug, Default)]
@@ -59,8 +65,13 @@ struct State {
 pub(crate) struct Overrun;
 
 impl Input {
-    /// `stop` asks the guest to end.
-    pub(crate) fn new(mode: StdinMode, terminal: bool, stop: &CancellationToken) -> Self {
+    /// What is to be counted for it before it is made, in bytes.
+    pub(crate) fn window_bytes(mode: StdinMode) -> u64 {
+        if mode == StdinMode::Open { INPUT_WINDOW_BYTES.into() } else { 0 }
+    }
+
+    /// `stop` asks the guest to end; `window` has counted [`Self::window_bytes`].
+    pub(crate) fn new(mode: StdinMode, terminal: bool, stop: &CancellationToken, window: Reservation) -> Self {
         match mode {
             StdinMode::UntilStop => Self { stop: stop.clone(), terminal, pipe: None },
             StdinMode::Empty => {
@@ -68,7 +79,15 @@ impl Input {
                 ended.cancel();
                 Self { stop: ended, terminal, pipe: None }
             }
-            StdinMode::Open => Self { stop: stop.clone(), terminal, pipe: Some(Arc::default()) },
+            StdinMode::Open => {
+                let pipe = Pipe {
+                    state: Mutex::default(),
+                    arrived: Notify::new(),
+                    taken: Notify::new(),
+                    _window: window,
+                };
+                Self { stop: stop.clone(), terminal, pipe: Some(Arc::new(pipe)) }
+            }
         }
     }
 
@@ -213,24 +232,29 @@ impl AsyncRead for AsyncInput {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::MemoryAccount;
     use futures::poll;
     use tokio::io::AsyncReadExt as _;
 
+    fn window() -> Reservation {
+        Reservation::none(&MemoryAccount::new(None, &Arc::default()))
+    }
+
     fn open() -> (Input, CancellationToken) {
         let stop = CancellationToken::new();
-        (Input::new(StdinMode::Open, false, &stop), stop)
+        (Input::new(StdinMode::Open, false, &stop, window()), stop)
     }
 
     #[tokio::test]
     async fn without_input_it_ends_when_the_guest_is_asked_to_stop() {
         let stop = CancellationToken::new();
-        let mut input = Input::new(StdinMode::UntilStop, false, &stop);
+        let mut input = Input::new(StdinMode::UntilStop, false, &stop, window());
         assert!(input.read(10).unwrap().is_empty());
         assert!(poll!(input.ready()).is_pending());
         stop.cancel();
         input.ready().await;
         assert!(matches!(input.read(10), Err(StreamError::Closed)));
-        let mut empty = Input::new(StdinMode::Empty, false, &CancellationToken::new());
+        let mut empty = Input::new(StdinMode::Empty, false, &CancellationToken::new(), window());
         empty.ready().await;
         assert!(matches!(empty.read(10), Err(StreamError::Closed)));
     }

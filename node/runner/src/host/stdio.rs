@@ -1,10 +1,13 @@
 //! A guest's standard output and standard error.
 //!
 //! Output becomes `Log` frames. A stream holds at most one frame that found its lane full; until that has moved on, the
-//! guest gets no permit to write more, so what is buffered per stream is bounded by [`MAX_CHUNK_BYTES`]. Where somebody waits for
-//! the output, all streams of the run together also keep within the [`Credit`] that the agent gives.
+//! guest gets no permit to write more, so what is buffered per stream is bounded by [`MAX_CHUNK_BYTES`], and counts as the
+//! container's memory. (What is in the lane belongs to nobody: that is of one size for all.) Where somebody waits for the output, all streams of the run together also keep within the [`Credit`] that the agent gives.
 
-use crate::protocol::{FromRunner, LogStream, OUTPUT_OVERDRAFT_BYTES, OUTPUT_WINDOW_BYTES, RunId};
+use crate::{
+    memory::{MemoryAccount, Reservation},
+    protocol::{FromRunner, LogStream, OUTPUT_OVERDRAFT_BYTES, OUTPUT_WINDOW_BYTES, RunId},
+};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{
@@ -90,20 +93,23 @@ struct Pipe {
     credit: Option<Arc<Credit>>,
     /// What the guest takes it for.
     terminal: bool,
+    memory: Arc<MemoryAccount>,
     /// The frame that found the lane full.
-    waiting: Mutex<Option<FromRunner>>,
+    waiting: Mutex<Option<(FromRunner, Reservation)>>,
 }
 
 impl Output {
-    /// `credit` where somebody waits for the output.
+    /// `credit` where somebody waits for the output; what waits is `memory`'s.
     pub(crate) fn new(
         run: RunId,
         stream: LogStream,
         lane: mpsc::Sender<FromRunner>,
         credit: Option<Arc<Credit>>,
         terminal: bool,
+        memory: &Arc<MemoryAccount>,
     ) -> Self {
-        Self(Arc::new(Pipe { run, stream, lane, credit, terminal, waiting: Mutex::new(None) }))
+        let memory = Arc::clone(memory);
+        Self(Arc::new(Pipe { run, stream, lane, credit, terminal, memory, waiting: Mutex::new(None) }))
     }
 
     /// Returns when all that was written is in the lane.
@@ -113,7 +119,7 @@ impl Output {
         }
         // The frame stays where it is while this waits, so that a caller who gives up loses nothing.
         if let Ok(permit) = self.0.lane.reserve().await
-            && let Some(frame) = self.0.waiting.lock().take()
+            && let Some((frame, _held)) = self.0.waiting.lock().take()
         {
             permit.send(frame);
         }
@@ -136,10 +142,12 @@ impl OutputStream for Output {
         if self.0.credit.as_ref().is_some_and(|credit| !credit.take(bytes.len())) {
             return Err(StreamError::trap("wrote more than was permitted"));
         }
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         match self.0.lane.try_send(self.frame(bytes.into())) {
             Ok(()) => Ok(()),
             Err(TrySendError::Full(frame)) => {
-                *waiting = Some(frame);
+                let held = self.0.memory.reserve(length).map_err(|out| StreamError::Trap(out.into()))?;
+                *waiting = Some((frame, held));
                 Ok(())
             }
             Err(TrySendError::Closed(_)) => Err(StreamError::Closed),
@@ -226,6 +234,10 @@ mod tests {
     use futures::poll;
     use tokio::io::AsyncWriteExt;
 
+    fn account() -> Arc<MemoryAccount> {
+        MemoryAccount::new(Some(1 << 20), &Arc::default())
+    }
+
     fn text(frame: Option<FromRunner>) -> String {
         match frame {
             Some(FromRunner::Log { bytes, .. }) => String::from_utf8(bytes).unwrap(),
@@ -236,7 +248,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_lane_makes_the_writer_wait_and_keeps_the_order() {
         let (lane, mut receiver) = mpsc::channel(1);
-        let mut output = Output::new(RunId("r".into()), LogStream::Stdout, lane, None, false);
+        let mut output = Output::new(RunId("r".into()), LogStream::Stdout, lane, None, false, &account());
         output.write("one".into()).unwrap();
         assert_eq!(output.check_write().unwrap(), MAX_CHUNK_BYTES);
         output.write("two".into()).unwrap();
@@ -250,17 +262,33 @@ mod tests {
         assert_eq!(text(receiver.recv().await), "two");
     }
 
+    #[tokio::test]
+    async fn what_waits_for_the_lane_counts() {
+        let account = MemoryAccount::new(Some(10), &Arc::default());
+        let (lane, mut receiver) = mpsc::channel(1);
+        let mut output = Output::new(RunId("r".into()), LogStream::Stdout, lane, None, false, &account);
+        output.write("0123456789ab".into()).unwrap();
+        assert_eq!(account.used_bytes(), 0, "the lane is nobody's");
+        output.write("0123456789".into()).unwrap();
+        assert_eq!(account.used_bytes(), 10);
+        receiver.recv().await.unwrap();
+        output.drained().await;
+        assert_eq!(account.used_bytes(), 0);
+        assert!(matches!(output.write("0123456789ab".into()), Err(StreamError::Trap(_))));
+        assert!(account.excess().is_some());
+    }
+
     #[test]
     fn a_write_beyond_the_permit_is_a_trap() {
         let (lane, _receiver) = mpsc::channel(1);
-        let mut output = Output::new(RunId("r".into()), LogStream::Stderr, lane, None, false);
+        let mut output = Output::new(RunId("r".into()), LogStream::Stderr, lane, None, false, &account());
         assert!(matches!(output.write(vec![0; MAX_CHUNK_BYTES + 1].into()), Err(StreamError::Trap(_))));
     }
 
     #[tokio::test]
     async fn the_other_traits_say_the_same() {
         let (lane, mut receiver) = mpsc::channel(1);
-        let output = Output::new(RunId("r".into()), LogStream::Stdout, lane, None, false);
+        let output = Output::new(RunId("r".into()), LogStream::Stdout, lane, None, false, &account());
         Pin::from(output.async_stream()).write_all(b"hello").await.unwrap();
         assert_eq!(text(receiver.recv().await), "hello");
     }
@@ -269,7 +297,7 @@ mod tests {
     async fn without_credit_the_writer_waits() {
         let (lane, mut receiver) = mpsc::channel(100);
         let credit = Credit::new();
-        let output = |stream| Output::new(RunId("r".into()), stream, lane.clone(), Some(Arc::clone(&credit)), false);
+        let output = |stream| Output::new(RunId("r".into()), stream, lane.clone(), Some(Arc::clone(&credit)), false, &account());
         let (mut out, mut err) = (output(LogStream::Stdout), output(LogStream::Stderr));
         let mut written = 0;
         while out.check_write().unwrap() > 0 {

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     endings,
+    engine::WASM_STACK_BYTES,
     host::{paced_body::PacedBody, resources::BODY_CHUNK_BYTES, state::GuestState},
     memory::OutOfMemory,
 };
@@ -33,6 +34,10 @@ const ABANDONED: Duration = Duration::from_secs(1);
 /// What a request counts as the container's memory from its head to the end of the answer, beside what its guest has:
 /// its head may wait for an instance, and of the answer some is buffered after its guest has ended.
 const REQUEST_BYTES: u64 = (MAX_SEND_BUFFER_BYTES + 3 * BODY_CHUNK_BYTES) as u64;
+/// What the stack of an instance counts, but never more than this part of what the container may have: so a container has
+/// no more than this many stacks that count less than they can be.
+const STACK_BYTES: u64 = WASM_STACK_BYTES as u64;
+const STACK_SHARE: u64 = 16;
 /// Most of a request's path that is logged.
 const MAX_LOGGED_PATH_CHARS: usize = 256;
 
@@ -51,13 +56,15 @@ pub(super) async fn respond(server: Arc<Server>, request: Request<Incoming>) -> 
     };
     let Some(held) = server.blueprint.memory.try_reserve(REQUEST_BYTES) else { return busy() };
     let Some(pass) = server.gate.enter().await else { return busy() };
+    let stack_bytes = STACK_BYTES.min(server.blueprint.memory.part(STACK_SHARE));
+    let Some(stack) = server.blueprint.memory.try_reserve(stack_bytes) else { return busy() };
     let (answer, answered) = oneshot::channel();
     let (fate, gone) = (Fate::default(), CancellationToken::new());
     let client = Client::new(gone.clone(), Some(held));
     let (doing, fares) = (Arc::clone(&server), fate.clone());
     let guest = async move {
         doing.guest(request, answer, &fares, &gone).await;
-        drop(pass);
+        drop((pass, stack));
     };
     let blueprint = &server.blueprint;
     // All of it, since much of what a request costs is to make an instance and to clear up behind it.

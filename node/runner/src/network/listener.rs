@@ -5,6 +5,7 @@ use super::{
     pod::Binding,
     stream::{Connection, Held, Stream},
 };
+use crate::memory::{MemoryAccount, Reservation};
 use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
@@ -21,6 +22,16 @@ use tokio_util::sync::CancellationToken;
 /// The longest backlog, whatever a guest asks for.
 pub(crate) const MAX_BACKLOG: u32 = 1024;
 
+/// What a connection that waits counts as the container's memory.
+const WAITING_BYTES: u64 = 1 << 10;
+
+/// A place in the queue.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _permit: OwnedSemaphorePermit,
+    _held: Reservation,
+}
+
 /// A connection that waits.
 #[derive(Debug)]
 struct Waiting {
@@ -28,7 +39,7 @@ struct Waiting {
     local: SocketAddr,
     remote: SocketAddr,
     held: Held,
-    _room: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// Where connections wait for a listener. Whoever connects has this, the guest has the [`Listener`].
@@ -37,17 +48,20 @@ pub(crate) struct Backlog {
     waiting: Mutex<VecDeque<Waiting>>,
     arrived: Notify,
     room: Arc<Semaphore>,
+    memory: Arc<MemoryAccount>,
     closed: AtomicBool,
     stop: CancellationToken,
 }
 
 impl Backlog {
-    pub(crate) fn new(size: u32, stop: CancellationToken) -> Self {
+    /// What waits in it is `memory`'s.
+    pub(crate) fn new(size: u32, stop: CancellationToken, memory: Arc<MemoryAccount>) -> Self {
         let size = usize::try_from(size.clamp(1, MAX_BACKLOG)).unwrap_or(1);
         Self {
             waiting: Mutex::default(),
             arrived: Notify::new(),
             room: Arc::new(Semaphore::new(size)),
+            memory,
             closed: AtomicBool::new(false),
             stop,
         }
@@ -58,15 +72,20 @@ impl Backlog {
         !self.closed.load(Relaxed) && !self.stop.is_cancelled()
     }
 
-    /// A place in the queue, if there is one.
-    pub(crate) fn room(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.room).try_acquire_owned().ok()
+    /// A place in the queue, if there is one, and memory for who waits there.
+    pub(crate) fn room(&self) -> Option<Place> {
+        self.place(Arc::clone(&self.room).try_acquire_owned().ok()?)
     }
 
-    /// A place in the queue once there is one; `None` when the listener closes.
-    pub(crate) async fn wait_for_room(&self) -> Option<OwnedSemaphorePermit> {
+    /// Others make who waits; so what there is no memory for is turned away.
+    fn place(&self, permit: OwnedSemaphorePermit) -> Option<Place> {
+        Some(Place { _permit: permit, _held: self.memory.try_reserve(WAITING_BYTES)? })
+    }
+
+    /// A place in the queue once there is one; `None` when the listener closes, or there is no memory for it.
+    pub(crate) async fn wait_for_room(&self) -> Option<Place> {
         tokio::select! {
-            room = Arc::clone(&self.room).acquire_owned() => room.ok(),
+            room = Arc::clone(&self.room).acquire_owned() => self.place(room.ok()?),
             () = self.stop.cancelled() => None,
         }
     }
@@ -78,11 +97,11 @@ impl Backlog {
         local: SocketAddr,
         remote: SocketAddr,
         held: Held,
-        room: OwnedSemaphorePermit,
+        place: Place,
     ) {
         let mut waiting = self.waiting.lock();
         if !self.closed.load(Relaxed) {
-            waiting.push_back(Waiting { socket, local, remote, held, _room: room });
+            waiting.push_back(Waiting { socket, local, remote, held, _place: place });
         }
         drop(waiting);
         self.arrived.notify_waiters();
@@ -135,7 +154,7 @@ impl Listener {
         // Looked at first: who came before it closed is still accepted.
         let is_open = self.0.backlog.is_open();
         let next = self.0.backlog.waiting.lock().pop_front();
-        let Some(Waiting { socket, local, remote, held, _room }) = next else {
+        let Some(Waiting { socket, local, remote, held, _place }) = next else {
             return if is_open { Ok(None) } else { Err(SocketError::InvalidArgument) };
         };
         let stream = Stream::new(socket, held).map_err(|_| SocketError::TooMany)?;

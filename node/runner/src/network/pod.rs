@@ -319,7 +319,7 @@ impl PodNetwork {
 
     /// Listens on a port that is taken already. Stops taking connections when the run is asked to stop.
     pub(crate) fn listen_on(&self, binding: Binding, backlog: u32) -> Listener {
-        let backlog = Arc::new(Backlog::new(backlog, self.stop.clone()));
+        let backlog = Arc::new(Backlog::new(backlog, self.stop.clone(), Arc::clone(&self.memory)));
         if let Some(holder) = self.pod.tcp.lock().holder(binding.address) {
             *holder = Some(Arc::clone(&backlog));
         }

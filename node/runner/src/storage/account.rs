@@ -77,6 +77,11 @@ impl Account {
         used.entries = used.entries.saturating_sub(less.entries);
     }
 
+    /// How many names are counted.
+    pub(crate) fn entries(&self) -> u64 {
+        self.used.lock().entries
+    }
+
     #[cfg(test)]
     pub(crate) fn used(&self) -> Usage {
         *self.used.lock()

@@ -1,7 +1,7 @@
 //! The preview 1 trait: what concerns files and the rest goes to `wasmtime-wasi` with its own number, what a socket
 //! cannot do is refused in POSIX's words.
 
-use super::{Preview1, files, table::Descriptor};
+use super::{Preview1, copies::short, files, table::Descriptor};
 use wasmtime_wasi::p1::{
     types::{self, Errno, Error, Fd},
     wasi_snapshot_preview1::WasiSnapshotPreview1,
@@ -87,20 +87,70 @@ impl WasiSnapshotPreview1 for Preview1 {
         fn fd_filestat_set_times(
             fd, accessed: types::Timestamp, modified: types::Timestamp, flags: types::Fstflags
         ) -> (), or Inval;
-        fn fd_pread(fd, data: types::IovecArray, offset: types::Filesize) -> types::Size, or Spipe;
-        fn fd_readdir(
-            fd, buffer: GuestPtr<u8>, length: types::Size, cookie: types::Dircookie
-        ) -> types::Size, or Notdir;
         fn fd_seek(fd, offset: types::Filedelta, whence: types::Whence) -> types::Filesize, or Spipe;
         fn fd_sync(fd) -> (), or Inval;
-        fn path_filestat_get(fd, flags: types::Lookupflags, path: GuestPtr<str>) -> types::Filestat, or Notdir;
-        fn path_filestat_set_times(
-            fd, lookup: types::Lookupflags, path: GuestPtr<str>, accessed: types::Timestamp,
-            modified: types::Timestamp, flags: types::Fstflags
-        ) -> (), or Notdir;
-        fn path_readlink(
-            fd, path: GuestPtr<str>, buffer: GuestPtr<u8>, length: types::Size
-        ) -> types::Size, or Notdir;
+    }
+
+    async fn path_filestat_get(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        lookup: types::Lookupflags,
+        path: GuestPtr<str>,
+    ) -> Result<types::Filestat, Error> {
+        let fd = self.table.inner(fd, Errno::Notdir)?;
+        self.inner.path_filestat_get(memory, fd, lookup, short(path)?).await
+    }
+
+    async fn path_filestat_set_times(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        lookup: types::Lookupflags,
+        path: GuestPtr<str>,
+        accessed: types::Timestamp,
+        modified: types::Timestamp,
+        flags: types::Fstflags,
+    ) -> Result<(), Error> {
+        let fd = self.table.inner(fd, Errno::Notdir)?;
+        self.inner.path_filestat_set_times(memory, fd, lookup, short(path)?, accessed, modified, flags).await
+    }
+
+    async fn path_readlink(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        path: GuestPtr<str>,
+        buffer: GuestPtr<u8>,
+        length: types::Size,
+    ) -> Result<types::Size, Error> {
+        let fd = self.table.inner(fd, Errno::Notdir)?;
+        self.inner.path_readlink(memory, fd, short(path)?, buffer, length).await
+    }
+
+    async fn fd_pread(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        data: types::IovecArray,
+        offset: types::Filesize,
+    ) -> Result<types::Size, Error> {
+        let fd = self.table.inner(fd, Errno::Spipe)?;
+        let _copied = self.hold_read(memory, fd, data).await?;
+        self.inner.fd_pread(memory, fd, data, offset).await
+    }
+
+    async fn fd_readdir(
+        &mut self,
+        memory: &mut GuestMemory<'_>,
+        fd: Fd,
+        buffer: GuestPtr<u8>,
+        length: types::Size,
+        cookie: types::Dircookie,
+    ) -> Result<types::Size, Error> {
+        let fd = self.table.inner(fd, Errno::Notdir)?;
+        let _listed = self.hold_listing(fd)?;
+        self.inner.fd_readdir(memory, fd, buffer, length, cookie).await
     }
 
     counted! {
@@ -131,7 +181,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         new_path: GuestPtr<str>,
     ) -> Result<(), Error> {
         let (old, new) = (self.table.inner(old, Errno::Notdir)?, self.table.inner(new, Errno::Notdir)?);
-        self.link(memory, (old, flags, old_path), (new, new_path)).await
+        self.link(memory, (old, flags, short(old_path)?), (new, short(new_path)?)).await
     }
 
     async fn path_rename(
@@ -143,7 +193,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         new_path: GuestPtr<str>,
     ) -> Result<(), Error> {
         let (old, new) = (self.table.inner(old, Errno::Notdir)?, self.table.inner(new, Errno::Notdir)?);
-        self.rename(memory, (old, old_path), (new, new_path)).await
+        self.rename(memory, (old, short(old_path)?), (new, short(new_path)?)).await
     }
 
     async fn path_symlink(
@@ -154,7 +204,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         new_path: GuestPtr<str>,
     ) -> Result<(), Error> {
         let fd = self.table.inner(fd, Errno::Notdir)?;
-        self.symlink(memory, old_path, fd, new_path).await
+        self.symlink(memory, short(old_path)?, fd, short(new_path)?).await
     }
 
     async fn path_open(
@@ -169,6 +219,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         flags: types::Fdflags,
     ) -> Result<Fd, Error> {
         let directory = self.table.inner(directory, Errno::Notdir)?;
+        let path = short(path)?;
         self.table.room()?;
         // What is not there yet may be made.
         if let Ok(found) = self.inner.path_filestat_get(memory, directory, lookup, path).await
@@ -245,7 +296,11 @@ impl WasiSnapshotPreview1 for Preview1 {
         data: types::IovecArray,
     ) -> Result<types::Size, Error> {
         match self.table.get(fd)? {
-            Descriptor::Inner(inner) => self.inner.fd_read(memory, Fd::from(*inner), data).await,
+            Descriptor::Inner(inner) => {
+                let inner = Fd::from(*inner);
+                let _copied = self.hold_read(memory, inner, data).await?;
+                self.inner.fd_read(memory, inner, data).await
+            }
             _ => Ok(self.receive(memory, fd, data, types::Riflags::empty()).await?),
         }
     }

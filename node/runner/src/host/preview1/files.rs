@@ -2,7 +2,10 @@
 //!
 //! Descriptors here are numbers of the wrapped context. Nothing is charged where no account is kept.
 
-use super::Preview1;
+use super::{
+    Preview1,
+    copies::{first_length, short},
+};
 use crate::storage::{
     account::Full,
     volume::{Held, Kind, LOOKS_MAX, Place, Target, Volume, Writing},
@@ -13,9 +16,6 @@ use wasmtime_wasi::p1::{
     wasi_snapshot_preview1::WasiSnapshotPreview1,
 };
 use wiggle::{GuestMemory, GuestPtr};
-
-/// Pieces that one write is gathered from, as POSIX has it.
-const MAX_PIECES: u32 = 1024;
 
 /// How a file is to be opened.
 pub(super) struct Open {
@@ -75,6 +75,7 @@ impl Preview1 {
         directory: Fd,
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
+        let path = short(path)?;
         let volume = self.volume(directory);
         charge_name(volume.as_deref(), Kind::Other)?;
         let result = self.inner.path_create_directory(memory, directory, path).await;
@@ -100,6 +101,7 @@ impl Preview1 {
         directory: Fd,
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
+        let path = short(path)?;
         self.inner.path_remove_directory(memory, directory, path).await?;
         if let Some(volume) = self.volume(directory) {
             volume.account().free(Kind::Other.name());
@@ -113,6 +115,7 @@ impl Preview1 {
         directory: Fd,
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
+        let path = short(path)?;
         let Some(volume) = self.volume(directory) else {
             return self.inner.path_unlink_file(memory, directory, path).await;
         };
@@ -234,6 +237,7 @@ impl Preview1 {
 
     pub(super) async fn close_file(&mut self, memory: &mut GuestMemory<'_>, fd: u32) -> Result<(), Error> {
         let place = self.places.remove(&fd);
+        self.no_stream(fd);
         let closed = self.inner.fd_close(memory, Fd::from(fd)).await;
         drop(place);
         closed
@@ -285,6 +289,7 @@ impl Preview1 {
         data: types::CiovecArray,
         offset: Option<types::Filesize>,
     ) -> Result<types::Size, Error> {
+        let _copied = self.hold_write(memory, fd, data)?;
         let mut writing: Option<Writing> = None;
         if let Some((held, append)) = self.held(fd) {
             let length = first_length(memory, data)?;
@@ -306,20 +311,6 @@ impl Preview1 {
         }
         result
     }
-}
-
-/// `wasmtime-wasi` writes the first piece that is not empty.
-fn first_length(memory: &GuestMemory<'_>, data: types::CiovecArray) -> Result<u64, Error> {
-    if data.len() > MAX_PIECES {
-        return Err(Errno::Inval.into());
-    }
-    for piece in data.iter() {
-        let piece = memory.read(piece?)?;
-        if piece.buf_len > 0 {
-            return Ok(piece.buf_len.into());
-        }
-    }
-    Ok(0)
 }
 
 fn charge_name(volume: Option<&Volume>, kind: Kind) -> Result<(), Errno> {

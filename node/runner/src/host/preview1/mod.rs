@@ -3,10 +3,12 @@
 //! Preview 1 has no way to make a socket. A module is given its listeners as open descriptors behind its directories,
 //! their number in `LISTEN_FDS`, non-blocking until it says otherwise (Go, whose goroutines share one thread, relies on
 //! it). [`table`] says what a number stands for, [`delegate`] passes on what concerns no socket, [`sockets`] does what
-//! does, [`files`] keeps the accounts of what is written, [`poll`] waits for both, [`preview0`] is the same for older
+//! does, [`files`] keeps the accounts of what is written, [`copies`] those of what a call copies,
+//! [`poll`] waits for both, [`preview0`] is the same for older
 //! modules.
 
 mod calls;
+mod copies;
 mod delegate;
 mod files;
 mod poll;
@@ -25,6 +27,7 @@ use wasmtime::Result;
 use wasmtime_wasi::p1::WasiP1Ctx;
 
 pub(crate) use calls::{MODULE, add_to_linker};
+pub(crate) use poll::WAIT_BYTES;
 pub(crate) use preview0::add_to_linker as add_preview0_to_linker;
 
 /// How many listeners a module is given.
@@ -38,6 +41,10 @@ pub(crate) struct Preview1 {
     table: Table,
     /// What the wrapped context's descriptors stand for, where an account is kept.
     places: HashMap<u32, Place>,
+    /// Pays for what is kept for the module.
+    memory: Arc<MemoryAccount>,
+    /// Which of the wrapped context's first descriptors are still the standard streams.
+    is_stream: [bool; STANDARD_STREAMS],
 }
 
 impl Preview1 {
@@ -65,7 +72,7 @@ impl Preview1 {
         for listener in listeners {
             table.add(Descriptor::Listener { listener, nonblocking: true })?;
         }
-        Ok(Self { inner, table, places })
+        Ok(Self { inner, table, places, memory: Arc::clone(memory), is_stream: [true; STANDARD_STREAMS] })
     }
 
     /// What is wrapped.

@@ -17,6 +17,8 @@ use wiggle::{GuestMemory, GuestPtr, GuestType};
 
 /// What a guest may wait for at once.
 const MAX_SUBSCRIPTIONS: u32 = 16 << 10;
+/// What waiting for one thing takes: the subscription, as the guest wrote it and as it is passed on, and what is woken.
+pub(crate) const WAIT_BYTES: u64 = 512;
 
 /// What a guest waits for on one of its sockets.
 enum Interest {
@@ -93,6 +95,7 @@ impl Preview1 {
         events: GuestPtr<Event>,
     ) -> Result<types::Size, Error> {
         let count = u32::try_from(asked.len())?;
+        let _waits = self.hold(WAIT_BYTES * u64::from(count))?;
         let sorted = self.sort(asked);
         let mut happened = sorted.refused;
         if happened.is_empty() {

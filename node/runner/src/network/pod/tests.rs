@@ -161,7 +161,19 @@ async fn a_backlog_is_bounded_whatever_is_asked_for() {
     let backlog = world.network.pod.backlog(listener.local_addr()).unwrap();
     let rooms = std::iter::from_fn(|| backlog.room()).collect::<Vec<_>>();
     assert_eq!(rooms.len(), usize::try_from(MAX_BACKLOG).unwrap());
-    assert!(Backlog::new(0, CancellationToken::new()).room().is_some(), "there is always room for one");
+    let memory = MemoryAccount::new(None, &Arc::default());
+    assert!(Backlog::new(0, CancellationToken::new(), memory).room().is_some(), "there is always room for one");
+}
+
+#[tokio::test]
+async fn who_waits_to_be_accepted_counts_and_ends_nobody() {
+    let memory = MemoryAccount::new(Some(3000), &Arc::default());
+    let backlog = Backlog::new(8, CancellationToken::new(), Arc::clone(&memory));
+    let waiting = std::iter::from_fn(|| backlog.room()).collect::<Vec<_>>();
+    assert_eq!((waiting.len(), memory.used_bytes()), (2, 2048), "a third has no memory");
+    assert!(backlog.wait_for_room().await.is_none() && memory.excess().is_none());
+    drop(waiting);
+    assert_eq!(memory.used_bytes(), 0);
 }
 
 #[tokio::test]
