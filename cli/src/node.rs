@@ -61,6 +61,9 @@ pub(crate) struct WorkloadOptions {
     /// Instances that each runner process has room for; a namespace with more has several
     #[arg(long, hide = true, value_name = "N", default_value_t = RUNNER_INSTANCES_DEFAULT, value_parser = clap::value_parser!(u32).range(2..=10_000))]
     runner_instances: u32,
+    /// Memory of the machine that guests are held to [default: what it has]
+    #[arg(long, hide = true, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    guests_machine_memory: Option<u64>,
     /// What of the machine is not for pods, e.g. cpu=500m,memory=256Mi
     #[arg(long, value_name = "RESOURCES", value_parser = Reserved::parse, default_value = "", hide_default_value = true)]
     system_reserved: Reserved,
@@ -88,6 +91,7 @@ impl WorkloadOptions {
             runner_instances: self.runner_instances,
             allow_unconfined_guests: self.allow_unconfined_guests,
             reserved: self.system_reserved,
+            memory_bytes: self.guests_machine_memory.map(|mib| mib << 20),
             thresholds: self.eviction_hard,
             ..config
         })
@@ -151,6 +155,7 @@ pub(crate) fn config(
         pods_max: PODS_MAX_DEFAULT,
         runner_instances: RUNNER_INSTANCES_DEFAULT,
         reserved: Reserved::default(),
+        memory_bytes: None,
         thresholds: Thresholds::default(),
         compile_limits: CompileLimits::default(),
         allow_unconfined_guests: false,

@@ -7,6 +7,7 @@ mod death;
 mod fleet;
 mod placement;
 
+pub(crate) use appetite::{Allowance, Promise};
 pub(crate) use placement::places_of;
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use coracle_runner::{
-    process::{RunnerConfig, RunnerProcess},
+    process::{CEILING_FLAG, RunnerConfig, RunnerProcess},
     protocol::{
         Exit, FromRunner, INPUT_WINDOW_BYTES, LookupFailure, LookupResult, RunId, RunSample, StartGuest, StdinMode,
         ToRunner,
@@ -40,7 +41,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::Duration,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -86,6 +87,8 @@ pub(crate) struct Launch {
     pub(crate) guest: StartGuest,
     /// What the whole pod takes of a runner: [`places_of`].
     pub(crate) places: u32,
+    /// What its container was promised of the memory.
+    pub(crate) promise: Promise,
     /// Must be emptied promptly: one pod that does not would hold up its whole namespace.
     pub(crate) events: mpsc::Sender<(RunId, RunEvent)>,
     pub(crate) output: Output,
@@ -137,6 +140,7 @@ pub(crate) trait Guests: Send + Sync + 'static {
 
 struct Run {
     pod_uid: String,
+    promise: Promise,
     events: mpsc::Sender<(RunId, RunEvent)>,
     /// Its audience is made when the first one is attached.
     screen: Screen,
@@ -231,15 +235,16 @@ pub(crate) struct Runners {
     owners: Arc<Owners>,
     exchange: Arc<Exchange>,
     gate: Arc<Gate>,
-    /// Memory that one runner may take, in bytes.
-    ceiling_bytes: Option<u64>,
+    /// A runner was started.
+    started: Arc<Notify>,
     /// Instances of each runner's pool.
     instances: u32,
     fleets: Mutex<HashMap<String, Arc<Fleet>>>,
 }
 
 impl Runners {
-    /// `program` is the command line to which `runner` is appended; `instances` is the size of each one's pool.
+    /// `program` is the command line to which `runner` is appended; `instances` is the size of each one's pool, `memory`
+    /// what all together may take. Within a runtime.
     pub(crate) fn new(
         data_dir: &Path,
         program: &[OsString],
@@ -247,18 +252,31 @@ impl Runners {
         owners: Arc<Owners>,
         gate: Arc<Gate>,
         instances: u32,
+        memory: Option<Allowance>,
     ) -> Arc<Self> {
-        let command = program.iter().cloned().chain([OsString::from("runner")]).collect();
-        Arc::new(Self {
+        let mut command: Vec<OsString> = program.iter().cloned().chain([OsString::from("runner")]).collect();
+        if let Some(memory) = memory {
+            command.extend([CEILING_FLAG.into(), memory.runner_bytes().to_string().into()]);
+        }
+        let runners = Arc::new(Self {
             command,
             data_dir: data_dir.to_owned(),
             owners,
             exchange,
             gate,
-            ceiling_bytes: appetite::ceiling(),
+            started: Arc::default(),
             instances,
             fleets: Mutex::default(),
-        })
+        });
+        if let Some(memory) = memory {
+            tokio::spawn(appetite::watch(Arc::downgrade(&runners), memory));
+        }
+        runners
+    }
+
+    fn all(&self) -> Vec<Arc<Runner>> {
+        let fleets: Vec<_> = self.fleets.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        fleets.iter().flat_map(|fleet| fleet.all()).collect()
     }
 
     fn fleet(&self, namespace_uid: &str) -> Arc<Fleet> {
@@ -293,10 +311,8 @@ impl Runners {
             runs: Mutex::default(),
             fault: OnceLock::new(),
         });
-        if let Some(ceiling_bytes) = self.ceiling_bytes {
-            tokio::spawn(appetite::guard(Arc::downgrade(&runner), ceiling_bytes));
-        }
         fleet.add(&runner);
+        self.started.notify_one();
         let (answers, asked) = mpsc::channel(ANSWERS_MAX);
         tokio::spawn(answer(runner.clone(), asked));
         tokio::spawn(serve_network(Arc::downgrade(&runner), runner.line.clone(), self.exchange.clone()));
@@ -359,9 +375,10 @@ impl Runners {
     }
 
     fn enter(&self, runner: Arc<Runner>, launch: Launch) -> Result<(Arc<Runner>, StartGuest), String> {
-        let Launch { guest, places, events, output, .. } = launch;
+        let Launch { guest, places, promise, events, output, .. } = launch;
         let entry = Run {
             pod_uid: guest.pod_uid.clone(),
+            promise,
             events,
             over: CancellationToken::new(),
             screen: Screen { terminal: Screen::terminal(&guest, &output), output: Arc::new(output), audience: None },
@@ -427,9 +444,7 @@ impl Guests for Runners {
     }
 
     async fn sample(&self) -> Vec<RunSample> {
-        let fleets: Vec<_> = self.fleets.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        let runners = fleets.iter().flat_map(|fleet| fleet.all());
-        let samples = runners.map(|runner| async move {
+        let samples = self.all().into_iter().map(|runner| async move {
             tokio::time::timeout(SAMPLE_PATIENCE, runner.sample()).await.ok().flatten().unwrap_or_default()
         });
         futures::future::join_all(samples).await.into_iter().flatten().collect()

@@ -50,7 +50,7 @@ use crate::{
     confinement::{Gate, Verdict},
     context::{Caches, Context},
     grpc::GrpcLink,
-    guests::Runners,
+    guests::{Allowance, Runners},
     heartbeat::Heartbeat,
     homes::{Homes, Known},
     ledger::Ledger,
@@ -173,6 +173,8 @@ pub struct AgentConfig {
     pub runner_instances: u32,
     /// What of the machine is not for pods.
     pub reserved: Reserved,
+    /// Memory of the machine, in bytes, where it is not to be what the machine says: for tests.
+    pub memory_bytes: Option<u64>,
     /// Below which remainder pods have to go.
     pub thresholds: Thresholds,
     /// What the compiler process may use.
@@ -279,6 +281,10 @@ impl Agent {
             owners.clone(),
             gate.clone(),
             config.runner_instances,
+            match config.memory_bytes {
+                Some(bytes) => Some(Allowance::of(bytes, config.reserved.memory_bytes)),
+                None => Allowance::of_this_machine(config.reserved.memory_bytes),
+            },
         );
         let facts = machine::facts(&config.data_dir);
         let (pressure, felt) = watch::channel(Pressure::default());

@@ -12,6 +12,7 @@ use crate::{
         RunnerEnd,
         switch::{DIAL_TIMEOUT, Switch},
     },
+    process::CEILING_FLAG,
     protocol::Confinement,
     resident::{self, Resident},
     rest,
@@ -36,8 +37,7 @@ const POLLS_PER_LOOK: u32 = 8;
 const GUESTS_NICENESS: libc::c_int = 5;
 /// Threads for what cannot be asynchronous: files. They come and go with the work.
 const MAX_FILE_THREADS: usize = 32;
-/// What all guests of a runner may use together: of the machine's memory, unless the command line says it in bytes.
-const CEILING_FLAG: &str = "--memory-ceiling-bytes";
+/// What all guests of a runner may use together of the machine's memory, unless the command line says it in bytes.
 const CEILING_QUARTERS: u64 = 3;
 
 /// Flag of the user that a runner or compiler becomes.

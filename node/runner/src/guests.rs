@@ -173,6 +173,12 @@ impl Guests {
             ToRunner::Stop(run) => self.signal(&run, |signals| signals.stop.cancel()),
             ToRunner::Kill(run) => self.signal(&run, |signals| signals.kill.cancel()),
             ToRunner::Interrupt { run, signal } => self.signal(&run, |signals| signals.interrupt(signal)),
+            ToRunner::EndForMemory { run, used_bytes, ceiling_bytes } => {
+                // One that has ended has given back what it had.
+                if let Some(known) = self.shared.runs.lock().get(&run) {
+                    known.seat.memory.end_for_node(used_bytes, ceiling_bytes);
+                }
+            }
             ToRunner::OutputTaken { run, bytes } => self.output_taken(&run, bytes),
             ToRunner::Input { run, bytes, end } => self.input(&run, &bytes, end),
             ToRunner::LookupAnswer { question, result } => self.shared.questions.answer(question, result),

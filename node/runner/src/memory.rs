@@ -39,6 +39,11 @@ pub(crate) enum OutOfMemory {
          together, and this container counts {counted_bytes} of them"
     )]
     Ceiling { ceiling_bytes: u64, used_bytes: u64, counted_bytes: u64 },
+    #[error(
+        "the guests of this node use {used_bytes} bytes of the {ceiling_bytes} that they may have together, and this \
+         container, which counts {counted_bytes} of them, goes first"
+    )]
+    Node { ceiling_bytes: u64, used_bytes: u64, counted_bytes: u64 },
 }
 
 /// What all instances and all runs of one container use together. A command has one instance, an HTTP component one per
@@ -122,6 +127,11 @@ impl MemoryAccount {
                 return why;
             }
         }
+    }
+
+    /// Ends the container for the sake of the node.
+    pub(crate) fn end_for_node(&self, used_bytes: u64, ceiling_bytes: u64) {
+        self.end(OutOfMemory::Node { ceiling_bytes, used_bytes, counted_bytes: self.used_bytes() });
     }
 
     /// Ends the container; the first reason counts.

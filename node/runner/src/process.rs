@@ -43,6 +43,9 @@ const STDERR_TAIL_BYTES: usize = 4 << 10;
 /// How long the last words of a runner that ended early are waited for.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What a runner's guests may have of the memory together, as an option of its command line: bytes follow.
+pub const CEILING_FLAG: &str = "--memory-ceiling-bytes";
+
 /// How to start a runner.
 #[derive(Debug, Clone)]
 pub struct RunnerConfig {

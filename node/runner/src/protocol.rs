@@ -248,6 +248,16 @@ pub enum ToRunner {
         /// The signal's number, at most [`SIGNAL_MAX`].
         signal: u8,
     },
+    /// All runners of the node together take more memory than they may, and this run's container goes for it. Followed
+    /// by `Exited` as after [`ExitCause::OutOfMemory`], unless it has ended already.
+    EndForMemory {
+        /// Which run.
+        run: RunId,
+        /// What all take, in bytes.
+        used_bytes: u64,
+        /// What they may.
+        ceiling_bytes: u64,
+    },
 }
 
 /// The highest number of a signal.

@@ -7,7 +7,7 @@
 
 use crate::{
     context::Context,
-    guests::{Guests, Launch, RunEvent, places_of},
+    guests::{Guests, Launch, Promise, RunEvent, places_of},
     output::{Chunk, Feed, Output, Reader},
     pod::{env, spec},
     terminal::Typed,
@@ -136,6 +136,8 @@ impl Command {
             guest,
             // It goes where its container is.
             places: places_of(&request.pod),
+            // It counts as its container does, and goes with it.
+            promise: Promise::None,
             events: sender,
             output: Output::Reader(feed),
         };

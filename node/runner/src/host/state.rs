@@ -33,8 +33,7 @@ const MOUNT_BYTES: usize = 256;
 /// What a guest is given to begin with, in bytes: arguments, environment and mounts.
 pub(crate) fn given_bytes(start: &StartGuest) -> u64 {
     let variables = start.env.iter().map(|(name, value)| name.len() + value.len());
-    let mounts =
-        start.mounts.iter().map(|mount| MOUNT_BYTES + mount.source.as_os_str().len() + mount.target.len());
+    let mounts = start.mounts.iter().map(|mount| MOUNT_BYTES + mount.source.as_os_str().len() + mount.target.len());
     let bytes = start.argv.iter().map(String::len).chain(variables).chain(mounts).sum::<usize>();
     u64::try_from(bytes).unwrap_or(u64::MAX)
 }

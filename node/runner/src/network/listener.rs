@@ -91,14 +91,7 @@ impl Backlog {
     }
 
     /// Puts a connection into the queue; one that comes after the listener has closed is closed as well.
-    pub(crate) fn push(
-        &self,
-        socket: OwnedFd,
-        local: SocketAddr,
-        remote: SocketAddr,
-        held: Held,
-        place: Place,
-    ) {
+    pub(crate) fn push(&self, socket: OwnedFd, local: SocketAddr, remote: SocketAddr, held: Held, place: Place) {
         let mut waiting = self.waiting.lock();
         if !self.closed.load(Relaxed) {
             waiting.push_back(Waiting { socket, local, remote, held, _place: place });

@@ -5,7 +5,7 @@ use super::{Done, Premises, SET_UP_RETRY, SetUpFailure, Work, Worker};
 use crate::{
     context::Context,
     events::Severity,
-    guests::{KILLED, Launch, PASSABLE, places_of},
+    guests::{KILLED, Launch, PASSABLE, Promise, places_of},
     ledger::is_file_name,
     output::Output,
     pod::{
@@ -109,6 +109,7 @@ impl Worker {
             namespace_uid: self.namespace_uid(),
             guest: prepared.guest,
             places: places_of(&self.pod),
+            promise: Promise::of(&self.pod, spec::containers(&self.pod).nth(index).unwrap_or(&Value::Null)),
             events: self.said.clone(),
             output: Output::Log(log),
         };

@@ -4,11 +4,7 @@
 //! Descriptors here are numbers of the wrapped context. Paths that no kernel takes are refused before they are copied.
 
 use super::Preview1;
-use crate::{
-    host::paths::MAX_PATH_BYTES,
-    memory::Reservation,
-    storage::volume::Place,
-};
+use crate::{host::paths::MAX_PATH_BYTES, memory::Reservation, storage::volume::Place};
 use wasmtime_wasi::p1::{
     types::{self, Errno, Error, Fd},
     wasi_snapshot_preview1::WasiSnapshotPreview1,
@@ -17,7 +13,8 @@ use wiggle::{GuestMemory, GuestPtr};
 
 /// Pieces that one read or write is made of, as POSIX has it.
 const MAX_PIECES: u32 = 1024;
-/// A buffer for more than this counts no more than the file holds: of what is not read, nothing is taken.
+/// What is read at an offset at once, at most. A buffer for more than this counts no more than the file holds: of what is
+/// not read, nothing is taken.
 const LARGE_READ_BYTES: u64 = 64 << 10;
 /// What a name of a listing takes: itself, mostly, and two records.
 const LISTED_BYTES: u64 = 160;
@@ -60,6 +57,17 @@ impl Preview1 {
             bytes = bytes.min(stat.size.max(LARGE_READ_BYTES));
         }
         self.hold(bytes).map(Some)
+    }
+
+    /// The same for a read at an offset, which gives no more than a part at a time.
+    pub(super) fn hold_part(
+        &self,
+        memory: &GuestMemory<'_>,
+        fd: Fd,
+        data: types::IovecArray,
+    ) -> Result<Option<Reservation>, Error> {
+        let bytes = first_room(memory, data)?.min(LARGE_READ_BYTES);
+        if self.is_stream(fd) { Ok(None) } else { self.hold(bytes).map(Some) }
     }
 
     /// Counts the copy of what is written to a file.

@@ -136,7 +136,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         offset: types::Filesize,
     ) -> Result<types::Size, Error> {
         let fd = self.table.inner(fd, Errno::Spipe)?;
-        let _copied = self.hold_read(memory, fd, data).await?;
+        let _copied = self.hold_part(memory, fd, data)?;
         self.inner.fd_pread(memory, fd, data, offset).await
     }
 

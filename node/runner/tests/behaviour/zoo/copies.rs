@@ -19,7 +19,6 @@ fn on_a_file(call: &str) -> Vec<u8> {
             ("fd_write", "i32 i32 i32 i32"),
             ("fd_pwrite", "i32 i32 i32 i64 i32"),
             ("fd_read", "i32 i32 i32 i32"),
-            ("fd_pread", "i32 i32 i32 i64 i32"),
         ],
         r#"(data (i32.const 16) "f") (data (i32.const 32) "\00\00\01\00\00\00\80\00")"#,
         &format!(
@@ -41,7 +40,6 @@ pub(crate) async fn what_a_file_call_copies_counts(context: Arc<Context>) {
         ("fd_write", "(call $fd_write (i32.const 4) (i32.const 32) (i32.const 1) (i32.const 8))"),
         ("fd_pwrite", "(call $fd_pwrite (i32.const 4) (i32.const 32) (i32.const 1) (i64.const 0) (i32.const 8))"),
         ("fd_read", "(call $fd_read (i32.const 4) (i32.const 32) (i32.const 1) (i32.const 8))"),
-        ("fd_pread", "(call $fd_pread (i32.const 4) (i32.const 32) (i32.const 1) (i64.const 0) (i32.const 8))"),
     ] {
         let wasm = on_a_file(call);
         let run = visit(&mut runner, &wasm, Some(LARGE_BYTES + PIECE_BYTES), &mount, &[]).await;
