@@ -220,3 +220,44 @@ fn a_namespace_that_outgrows_a_runner_gets_another() {
     // Each is found where it is and ended.
     kubectl.run("delete pods --all --timeout=60s").unwrap();
 }
+
+/// A pod that takes so many MiB and then waits, with these resources.
+fn taker(name: &str, mib: u32, resources: &Value) -> Value {
+    let mut pod = toolbox(name, "Never", &["alloc", &mib.to_string(), "--", "wait-eof"]);
+    pod["spec"]["containers"][0]["resources"] = resources.clone();
+    pod
+}
+
+/// A gigabyte, of which guests may have 768 MiB: three runners together come to more, each by itself to less than half.
+#[test]
+fn when_all_runners_take_too_much_the_one_that_was_promised_least_goes() {
+    let mut cluster = Cluster::unstarted().with_arguments(&["--guests-machine-memory", "1024"]);
+    cluster.start_again();
+    cluster.push(&guest("toolbox.wasm"), "toolbox:1");
+    let kubectl = cluster.kubectl();
+    let whole = json!({"cpu": "100m", "memory": "400Mi"});
+    for (namespace, mib, resources) in [
+        ("promised", 300, json!({"limits": whole, "requests": whole})),
+        ("asked", 300, json!({"requests": {"memory": "350Mi"}})),
+        ("free", 200, json!({})),
+    ] {
+        kubectl.run(&format!("create namespace {namespace}")).unwrap();
+        pods::apply(&kubectl, namespace, &[taker("taker", mib, &resources)]);
+        if namespace != "free" {
+            running(&kubectl, &format!("taker -n {namespace}"));
+            eventually("it has its memory", || {
+                let log = kubectl.run(&format!("logs taker -n {namespace}"))?;
+                coracle_tests::wait::contains(&log, "waiting")
+            });
+        }
+    }
+    let ended = pods::phase(&kubectl, "taker -n free", "Failed");
+    let terminated = &container(&ended)["state"]["terminated"];
+    assert_eq!((&terminated["reason"], &terminated["exitCode"]), (&json!("OOMKilled"), &json!(137)), "{terminated}");
+    assert!(terminated["message"].as_str().unwrap().contains("of this node"), "{terminated}");
+    for namespace in ["promised", "asked"] {
+        let pod = running(&kubectl, &format!("taker -n {namespace}"));
+        assert_eq!(container(&pod)["restartCount"], 0);
+    }
+    assert_eq!(cluster.runners().len(), 3, "no runner died of it");
+}

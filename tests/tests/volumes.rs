@@ -7,6 +7,7 @@ use coracle_tests::{
     wait::contains,
 };
 use serde_json::{Value, json};
+use std::{fs, path::Path};
 
 const IMAGES: [(&str, &str); 2] = [("component", "toolbox:1"), ("module", "toolbox-p1:1")];
 /// How often a guest looks again, a second apart.
@@ -273,4 +274,71 @@ fn what_cannot_be_mounted_says_why() {
         let refused = kubectl.apply(&mounting("refused", volume, json!({"mountPath": "/v"})).to_string()).unwrap_err();
         assert!(refused.contains(complaint), "{refused}");
     }
+}
+
+/// Mounts below a directory, as the kernel lists them.
+fn mounts_below(directory: &Path) -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let directory = directory.to_str().unwrap();
+    let below = mounts.lines().filter(|line| line.split(' ').nth(1).is_some_and(|at| at.starts_with(directory)));
+    below.map(str::to_owned).collect()
+}
+
+#[test]
+fn volumes_in_memory_are_mounted_found_again_and_gone_with_their_pod() {
+    let (mut cluster, kubectl) = cluster();
+    let block = "x".repeat(4096);
+    let pods = IMAGES.map(|(name, image)| {
+        let container = json!({"image": image, "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
+        "args": words(&[
+            &["cat", "/cache/kept"], &["write", "/cache/kept", "still here"], &["write", "/cache/a", &block.repeat(40)],
+            &["mkdir", "/cache/d"], &["rename", "/cache/kept", "/cache/d/moved"],
+            &["rename", "/cache/d/moved", "/cache/kept"], &["remove", "/cache/a"], &["wait-eof"],
+        ])});
+        with(
+            pod(name, "Always", &container),
+            json!({"volumes": [
+            {"name": "cache", "emptyDir": {"medium": "Memory", "sizeLimit": "128Ki"}}]}),
+        )
+    });
+    apply(&kubectl, "default", &pods);
+    let ready = || {
+        for (name, _) in IMAGES {
+            running(&kubectl, name);
+            eventually("it has tried everything", || contains(&log(&kubectl, name), "waiting"));
+        }
+    };
+    ready();
+    for (name, _) in IMAGES {
+        let log = log(&kubectl, name);
+        assert!(log.contains("NotFound") || log.contains("not found"), "the first one finds nothing: {log}");
+        assert!(log.contains("no storage space") || log.contains("I/O error"), "40 blocks are too many: {log}");
+    }
+    let mounts = mounts_below(&cluster.data_dir());
+    assert_eq!(mounts.len(), 2, "{mounts:?}");
+    for mount in &mounts {
+        for option in [" tmpfs ", "size=128k", "nosuid", "nodev", "noexec"] {
+            assert!(mount.contains(option), "{mount}");
+        }
+    }
+    // The agent, and the runner with it.
+    cluster.kill();
+    cluster.start_again();
+    for (name, _) in IMAGES {
+        eventually("it finds what it wrote", || contains(&log(&kubectl, name), "still here"));
+    }
+    assert_eq!(mounts_below(&cluster.data_dir()).len(), 2, "each of them once");
+    kubectl.run("delete pod component --wait=true").unwrap();
+    eventually("it is unmounted", || match mounts_below(&cluster.data_dir()).len() {
+        1 => Ok(()),
+        other => Err(format!("{other} mounts")),
+    });
+    // The other one is deleted while its agent is away, so that the next one finds only what it left.
+    kubectl.run("delete pod module --wait=false").unwrap();
+    cluster.kill();
+    cluster.start_again();
+    eventually("nothing is mounted any more", || match mounts_below(&cluster.data_dir()) {
+        mounts if mounts.is_empty() => Ok(()),
+        mounts => Err(mounts.join("\n")),
+    });
 }

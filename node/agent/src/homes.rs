@@ -161,7 +161,7 @@ impl Homes {
         let mut result = Ok(());
         for entry in fs::read_dir(&self.directory)?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(LEAVING) {
-                result = result.and(volumes::remove(&entry.path()));
+                result = result.and(volumes::in_memory::remove_namespace(&entry.path()));
             }
         }
         result

@@ -44,6 +44,12 @@ impl Owner {
     /// Whoever the agent is.
     pub(crate) const AGENT: Self = Self(None);
 
+    /// A user of that id.
+    #[cfg(test)]
+    pub(crate) fn user(id: u32) -> Self {
+        Self(Some(id))
+    }
+
     /// User and group id, where it is not the agent's own user.
     pub(crate) fn id(self) -> Option<u32> {
         self.0

@@ -307,7 +307,7 @@ impl Manager {
         info!(directories = orphans.len(), entries = unreadable.len(), "removing what pods left that are gone");
         let context = self.context.clone();
         self.tasks.spawn_blocking(move || {
-            let directories = orphans.iter().map(|path| volumes::remove(path));
+            let directories = orphans.iter().map(|path| volumes::in_memory::remove_pod(path));
             for error in
                 directories.chain(unreadable.iter().map(|uid| context.ledger.remove(uid))).filter_map(Result::err)
             {
@@ -399,7 +399,7 @@ fn remove_traces(context: &Context, pod: &Value) -> io::Result<()> {
             if volumes.exists() {
                 // So that the home is looked at again when this is gone.
                 let _stay = context.homes.stay(&namespace_uid);
-                result = result.and(volumes::remove(&volumes));
+                result = result.and(volumes::in_memory::remove_pod(&volumes));
             }
         }
     }

@@ -121,12 +121,6 @@ pub(crate) fn unsupported(pod: &Value) -> Vec<(&'static str, String)> {
         let message = "This node does not share its own network with pods: the pod gets an address of its own (hostNetwork ignored)";
         found.push(("HostNetworkNotSupported", message.to_owned()));
     }
-    let volumes = list(&pod["spec"], "volumes").iter().filter(|volume| volume["emptyDir"]["medium"] == "Memory");
-    let in_memory: Vec<&str> = volumes.map(|volume| text(volume, "name")).collect();
-    if !in_memory.is_empty() {
-        let message = format!("This node keeps volumes of medium Memory on its disk: {}", in_memory.join(", "));
-        found.push(("MemoryVolumeOnDisk", message));
-    }
     for container in containers(pod) {
         let name = text(container, "name");
         let host_ports: Vec<String> =

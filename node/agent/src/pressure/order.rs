@@ -197,7 +197,7 @@ mod tests {
             move |pod: &mut Value| pod["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {"sizeLimit": size}}])
         };
         let over = |mut used: PodUse, volume_bytes: u64| {
-            used.volumes = vec![VolumeUse { name: "data".to_owned(), used_bytes: volume_bytes }];
+            used.volumes = vec![VolumeUse { name: "data".to_owned(), used_bytes: volume_bytes, in_memory: false }];
             over_its_storage(&used)
         };
         let free = json!({});

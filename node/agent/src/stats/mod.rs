@@ -109,8 +109,12 @@ impl Stats {
 fn on_disk(logs: &Logs, data_dir: &Path, pod: &Value) -> OnDisk {
     let bytes = |(name, usage): (String, Usage)| (name, usage.bytes);
     let used = directory_of(data_dir, meta::uid(pod)).map(|directory| volumes::usage(pod, &directory));
-    let PodUsage { volumes, layers } = used.unwrap_or_default();
-    let volumes = volumes.into_iter().map(|(name, usage)| VolumeUse { name, used_bytes: usage.bytes }).collect();
+    let PodUsage { volumes, in_memory, layers } = used.unwrap_or_default();
+    let volume = |(name, usage): (String, Usage)| {
+        let in_memory = in_memory.contains(&name);
+        VolumeUse { name, used_bytes: usage.bytes, in_memory }
+    };
+    let volumes = volumes.into_iter().map(volume).collect();
     OnDisk { logs: logs.usage(pod), roots: layers.into_iter().map(bytes).collect(), volumes }
 }
 

@@ -125,7 +125,7 @@ pub(crate) mod tests {
             root_bytes: 0,
         };
         let network = Traffic { received_bytes: 10, sent_bytes: 20 };
-        let volumes = vec![VolumeUse { name: "data".to_owned(), used_bytes: 7 }];
+        let volumes = vec![VolumeUse { name: "data".to_owned(), used_bytes: 7, in_memory: false }];
         Snapshot {
             at: clock::parse("2026-01-01T00:01:00Z").unwrap(),
             node: "n".to_owned(),

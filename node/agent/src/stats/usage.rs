@@ -68,11 +68,12 @@ impl Traffic {
     }
 }
 
-/// One volume on the node's own disk.
+/// One volume on the node's own disk, or in its memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct VolumeUse {
     pub(crate) name: String,
     pub(crate) used_bytes: u64,
+    pub(crate) in_memory: bool,
 }
 
 /// One pod.
@@ -85,15 +86,21 @@ pub(crate) struct PodUse {
 }
 
 impl PodUse {
-    /// Everything of its containers that counts as memory.
+    /// Everything of its containers that counts as memory, and its volumes there.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        self.containers.iter().map(|container| container.memory_bytes).sum()
+        let containers: u64 = self.containers.iter().map(|container| container.memory_bytes).sum();
+        containers + self.volumes_bytes(true)
+    }
+
+    fn volumes_bytes(&self, in_memory: bool) -> u64 {
+        let volumes = self.volumes.iter().filter(|volume| volume.in_memory == in_memory);
+        volumes.map(|volume| volume.used_bytes).sum()
     }
 
     /// Everything that it has on the node's disk.
     pub(crate) fn storage_bytes(&self) -> u64 {
         let own: u64 = self.containers.iter().map(ContainerUse::storage_bytes).sum();
-        own + self.volumes.iter().map(|volume| volume.used_bytes).sum::<u64>()
+        own + self.volumes_bytes(false)
     }
 
     /// Sums over its containers; no rate while one of them has none.
@@ -255,7 +262,8 @@ mod tests {
         let samples = [sample("one", 7, 65_536), sample("two", 9, 9), sample("other", 1, 1)];
         let rates = HashMap::from([("one".to_owned(), 11)]);
         let on_disk = |_: &Value| {
-            let volumes = vec![VolumeUse { name: "data".to_owned(), used_bytes: 100 }];
+            let volume = |name: &str, used_bytes, in_memory| VolumeUse { name: name.to_owned(), used_bytes, in_memory };
+            let volumes = vec![volume("data", 100, false), volume("cache", 50, true)];
             OnDisk {
                 logs: BTreeMap::from([("a".to_owned(), 20)]),
                 roots: BTreeMap::from([("a".to_owned(), 3)]),
@@ -267,6 +275,6 @@ mod tests {
         assert_eq!((only.name.as_str(), only.cpu_nanos, only.cpu_nanocores), ("a", 7, Some(11)));
         assert_eq!((only.memory_bytes, only.memory_limit_bytes, only.restarts), (65_536, Some(1 << 20), 3));
         assert_eq!(pods[0].network, Traffic { received_bytes: 5, sent_bytes: 6 });
-        assert_eq!((pods[0].memory_bytes(), pods[0].storage_bytes(), pods[0].cpu()), (65_536, 123, (7, Some(11))));
+        assert_eq!((pods[0].memory_bytes(), pods[0].storage_bytes(), pods[0].cpu()), (65_586, 123, (7, Some(11))));
     }
 }

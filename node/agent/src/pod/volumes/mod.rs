@@ -1,5 +1,6 @@
 //! Volumes of pods on disk: what is in them ([`content`], pure), files that change all at once ([`payload`]) and go on
-//! changing while the pod runs ([`live`]), and how containers see them ([`mounts`], [`layer`]).
+//! changing while the pod runs ([`live`]), what is kept in memory ([`in_memory`]), and how containers see them ([`mounts`],
+//! [`layer`]).
 //!
 //! ```text
 //!   DIR/ns/NAMESPACE/volumes/POD/NAME               a volume
@@ -11,6 +12,7 @@
 
 mod beneath;
 mod content;
+pub(crate) mod in_memory;
 mod layer;
 pub(crate) mod live;
 pub(crate) mod mounts;
@@ -127,7 +129,9 @@ pub(crate) async fn set_up(
         };
         let content = content(volume, pod, node, &sources).map_err(failure)?;
         let target = directory.join(&name);
-        let written = disk.spawn_blocking(move || write(&target, &content, owner)).await;
+        let memory = in_memory::is_wanted(volume)
+            .then(|| in_memory::limit_bytes(pod, volume).unwrap_or(node.offer.memory_bytes));
+        let written = disk.spawn_blocking(move || write(&target, &content, owner, memory)).await;
         written.map_err(|_| failure("interrupted".to_owned()))?.map_err(|error| failure(error.to_string()))?;
     }
     Ok(())
@@ -137,10 +141,14 @@ fn is_absence(error: &ApiError) -> bool {
     matches!(error.reason, Reason::ServiceUnavailable | Reason::Timeout)
 }
 
-fn write(target: &Path, content: &Content, owner: Owner) -> io::Result<()> {
+/// `memory` is what a volume may hold that is to be kept there.
+fn write(target: &Path, content: &Content, owner: Owner, memory: Option<u64>) -> io::Result<()> {
     match content {
         Content::Empty => {
             fs::create_dir_all(target)?;
+            if let Some(bytes) = memory {
+                in_memory::provide(target, bytes, owner)?;
+            }
             fs::set_permissions(target, Permissions::from_mode(EMPTY_DIR_MODE))?;
             owner.give(target)
         }
@@ -159,6 +167,8 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 pub(crate) struct PodUsage {
     /// Bytes and names of each volume, by its name.
     pub(crate) volumes: BTreeMap<String, Usage>,
+    /// Those of them that are in memory.
+    pub(crate) in_memory: BTreeSet<String>,
     /// Of what each container wrote outside its volumes, by its name.
     pub(crate) layers: BTreeMap<String, Usage>,
 }
@@ -171,7 +181,12 @@ pub(crate) fn usage(pod: &Value, directory: &Path) -> PodUsage {
         names.map(|name| (name.to_owned(), measure(&directory.join(name)))).collect()
     };
     let volume = |directory: &Path| tree::measure(directory).unwrap_or_default();
+    let in_memory = spec::items(&pod["spec"], "volumes").iter().filter(|volume| in_memory::is_wanted(volume));
+    let in_memory = in_memory
+        .map(|volume| spec::text(volume, "name"))
+        .filter(|name| is_file_name(name) && in_memory::is_mounted(&directory.join(name)));
     PodUsage {
+        in_memory: in_memory.map(str::to_owned).collect(),
         volumes: measured(directory, &mut spec::items(&pod["spec"], "volumes").iter(), volume),
         layers: measured(&directory.join(layer::DIRECTORY), &mut spec::containers(pod), layer::usage),
     }

@@ -3,6 +3,7 @@
 use super::{
     beneath::{absolute, below, make_directory, open_beneath, relative},
     content::is_made_of_objects,
+    in_memory,
     layer::{self, Layer, has_own_message_path, message_path},
     payload,
 };
@@ -270,7 +271,8 @@ fn quota(starting: Starting<'_>, mount: &Planned<'_>) -> Quota {
     let empty_dir = &mount.volume["emptyDir"];
     let limit = empty_dir["sizeLimit"].as_str().and_then(|limit| limit.parse::<Quantity>().ok());
     let bytes_max = limit.and_then(|limit| u64::try_from(limit.ceil()).ok()).filter(|bytes| *bytes > 0);
-    let in_memory = empty_dir["medium"] == "Memory";
+    let in_memory = in_memory::is_wanted(mount.volume);
+    let bytes_max = if in_memory { in_memory::limit_bytes(starting.pod, mount.volume) } else { bytes_max };
     Quota {
         volume: of_pod(starting.pod).join(mount.name),
         bytes_max,

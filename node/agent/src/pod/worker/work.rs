@@ -229,6 +229,14 @@ async fn set_up(context: &Context, pod: &Value, known: String, disk: &TaskTracke
     let node = NodeFacts { host_ip: &context.host_ip, offer: context.room.offer() };
     let set_up = volumes::set_up(&*context.link, pod, node, (&directory, owner), disk).await;
     set_up.map_err(|failure| mount_failure(&failure))?;
+    let on_disk = volumes::in_memory::on_disk(pod, &directory);
+    if !on_disk.is_empty() {
+        let message = format!(
+            "This node agent must not mount file systems and keeps volumes of medium Memory on its disk: {}",
+            on_disk.join(", ")
+        );
+        context.recorder.record(pod, "", Severity::Warning, "MemoryVolumeOnDisk", &message);
+    }
     let address = context.network.attach(pod).await.map_err(|error| SetUpFailure {
         reason: "FailedCreatePodSandBox",
         message: format!("Failed to create pod sandbox: {error}"),
