@@ -280,6 +280,31 @@ pub(crate) async fn memory_counts_over_all_instances(context: Arc<Context>) {
     assert_eq!(ok(&neighbours, "/hello").await, "hello\n");
 }
 
+/// The stack of an instance counts 1 MiB, or a sixteenth of what its container may have.
+pub(crate) async fn stacks_count(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    let mut counted = Vec::new();
+    for limit_bytes in [None, Some(8 << 20)] {
+        let (run, neighbours) = serving(&mut runner, |start| start.memory_limit_bytes = limit_bytes).await;
+        let mut stream = neighbours.connect(PORT).await.unwrap();
+        stream.write_all(b"GET /hold/1/60000 HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        // All that it takes is there when it counts no more than a moment ago.
+        let mut last = (0, 0);
+        loop {
+            let now = runner.samples().await[&run].memory_bytes;
+            last = if now == last.0 { (now, last.1 + 1) } else { (now, 0) };
+            if now > 2 << 20 && last.1 > 20 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        counted.push(last.0);
+        runner.process.send(ToRunner::Kill(run.clone())).await.unwrap();
+        runner.end(&run).await;
+    }
+    assert_eq!(counted[0] - counted[1], 512 << 10, "{counted:?}");
+}
+
 pub(crate) async fn stop_lets_requests_finish(context: Arc<Context>) {
     let mut runner = context.runner().await;
     let (run, neighbours) = serving(&mut runner, |_| {}).await;

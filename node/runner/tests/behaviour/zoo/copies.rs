@@ -104,6 +104,126 @@ pub(crate) async fn paths_that_no_kernel_takes_are_refused(context: Arc<Context>
     }
 }
 
+/// A component that waits for so many timers at once, all of them over.
+fn waiter(timers: u32) -> Vec<u8> {
+    let text = format!(
+        r#"(component
+            (import "wasi:io/poll@0.2.6" (instance $poll
+                (export "pollable" (type $given (sub resource)))
+                (export "poll" (func (param "in" (list (borrow $given))) (result (list u32))))))
+            (alias export $poll "pollable" (type $pollable))
+            (import "wasi:clocks/monotonic-clock@0.2.6" (instance $clock
+                (alias outer 1 $pollable (type $given))
+                (export "pollable" (type $timer (eq $given)))
+                (export "subscribe-duration" (func (param "when" u64) (result (own $timer))))))
+            (core module $room
+                (memory (export "memory") 2)
+                (func (export "realloc") (param i32 i32 i32 i32) (result i32) i32.const 0x10000))
+            (core instance $kept (instantiate $room))
+            (core func $subscribe (canon lower (func $clock "subscribe-duration")))
+            (core func $poll (canon lower (func $poll "poll")
+                (memory $kept "memory") (realloc (func $kept "realloc"))))
+            (core module $m
+                (import "kept" "memory" (memory 2))
+                (import "host" "subscribe" (func $subscribe (param i64) (result i32)))
+                (import "host" "poll" (func $poll (param i32 i32 i32)))
+                (func (export "run") (result i32) (local $i i32)
+                    (loop
+                        (i32.store offset=64 (i32.mul (local.get $i) (i32.const 4)) (call $subscribe (i64.const 0)))
+                        (br_if 0 (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const {timers}))))
+                    (call $poll (i32.const 64) (i32.const {timers}) (i32.const 8))
+                    i32.const 0))
+            (core instance $i (instantiate $m
+                (with "kept" (instance $kept))
+                (with "host" (instance (export "subscribe" (func $subscribe)) (export "poll" (func $poll))))))
+            (func $run (result (result)) (canon lift (core func $i "run")))
+            (instance $cli (export "run" (func $run)))
+            (export "wasi:cli/run@0.2.0" (instance $cli)))"#
+    );
+    wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A component that writes 8 MiB to the file "f" in the directory that it was given, in one call. Fails when it is refused.
+const WRITER: Guest = Guest::Text(
+    r#"(component
+        (import "wasi:filesystem/types@0.2.6" (instance $types
+            (export "descriptor" (type $fd (sub resource)))
+            (type $codes (enum "access" "would-block" "already" "bad-descriptor" "busy" "deadlock" "quota" "exist"
+                "file-too-large" "illegal-byte-sequence" "in-progress" "interrupted" "invalid" "io" "is-directory" "loop"
+                "too-many-links" "message-size" "name-too-long" "no-device" "no-entry" "no-lock" "insufficient-memory"
+                "insufficient-space" "not-directory" "not-empty" "not-recoverable" "unsupported" "no-tty"
+                "no-such-device" "overflow" "not-permitted" "pipe" "read-only" "invalid-seek" "text-file-busy"
+                "cross-device"))
+            (export "error-code" (type $code (eq $codes)))
+            (type $flags-of-paths (flags "symlink-follow"))
+            (export "path-flags" (type $follow (eq $flags-of-paths)))
+            (type $flags-of-opening (flags "create" "directory" "exclusive" "truncate"))
+            (export "open-flags" (type $open (eq $flags-of-opening)))
+            (type $flags-of-descriptors (flags "read" "write" "file-integrity-sync" "data-integrity-sync"
+                "requested-write-sync" "mutate-directory"))
+            (export "descriptor-flags" (type $how (eq $flags-of-descriptors)))
+            (export "[method]descriptor.open-at" (func (param "self" (borrow $fd)) (param "path-flags" $follow)
+                (param "path" string) (param "open-flags" $open) (param "flags" $how)
+                (result (result (own $fd) (error $code)))))
+            (export "[method]descriptor.write" (func (param "self" (borrow $fd)) (param "buffer" (list u8))
+                (param "offset" u64) (result (result u64 (error $code)))))))
+        (alias export $types "descriptor" (type $descriptor))
+        (import "wasi:filesystem/preopens@0.2.6" (instance $preopens
+            (alias outer 1 $descriptor (type $given))
+            (export "descriptor" (type $fd (eq $given)))
+            (export "get-directories" (func (result (list (tuple (own $fd) string)))))))
+        (core module $room
+            (memory (export "memory") 140)
+            (global $next (mut i32) (i32.const 1024))
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+                (global.set $next (i32.add (global.get $next) (i32.const 64)))
+                (i32.sub (global.get $next) (i32.const 64)))
+            (data (i32.const 16) "f"))
+        (core instance $kept (instantiate $room))
+        (core func $directories (canon lower (func $preopens "get-directories")
+            (memory $kept "memory") (realloc (func $kept "realloc"))))
+        (core func $open (canon lower (func $types "[method]descriptor.open-at") (memory $kept "memory")))
+        (core func $write (canon lower (func $types "[method]descriptor.write") (memory $kept "memory")))
+        (core module $m
+            (import "kept" "memory" (memory 140))
+            (import "host" "directories" (func $directories (param i32)))
+            (import "host" "open" (func $open (param i32 i32 i32 i32 i32 i32 i32)))
+            (import "host" "write" (func $write (param i32 i32 i32 i64 i32)))
+            (func (export "run") (result i32)
+                (call $directories (i32.const 128))
+                (call $open (i32.load (i32.load (i32.const 128))) (i32.const 0) (i32.const 16) (i32.const 1)
+                    (i32.const 1) (i32.const 3) (i32.const 136))
+                (if (i32.load8_u (i32.const 136)) (then (return (i32.const 1))))
+                (call $write (i32.load (i32.const 140)) (i32.const 65536) (i32.const 0x800000) (i64.const 0)
+                    (i32.const 144))
+                (i32.load8_u (i32.const 144))))
+        (core instance $i (instantiate $m
+            (with "kept" (instance $kept))
+            (with "host" (instance (export "directories" (func $directories)) (export "open" (func $open))
+                (export "write" (func $write))))))
+        (func $run (result (result)) (canon lift (core func $i "run")))
+        (instance $cli (export "run" (func $run)))
+        (export "wasi:cli/run@0.2.0" (instance $cli)))"#,
+);
+
+pub(crate) async fn what_calls_of_components_copy_counts(context: Arc<Context>) {
+    let mut runner = context.runner().await;
+    // Each timer is two resources of 256 bytes, and 512 more while it is waited for.
+    let plain = (2 << 16) + (64 << 10) + 4000 * 512;
+    let run = visit(&mut runner, &waiter(4000), Some(plain + 4000 * 512), &[], &[]).await;
+    assert_eq!(run.exit, exited(0));
+    let run = visit(&mut runner, &waiter(4000), Some(plain + 4000 * 256), &[], &[]).await;
+    assert_out_of_memory(&run, "pollables");
+
+    let mount = [runner.volume("written", "/data")];
+    let plain = (140 << 16) + (64 << 10);
+    let run = visit(&mut runner, &WRITER.wasm(), Some(plain + PIECE_BYTES), &mount, &[]).await;
+    assert_eq!(run.exit, exited(0));
+    assert_eq!(fs::metadata(runner.volume_path("written").join("f")).unwrap().len(), PIECE_BYTES);
+    let run = visit(&mut runner, &WRITER.wasm(), Some(plain + PIECE_BYTES / 2), &mount, &[]).await;
+    assert_out_of_memory(&run, "a write of a component");
+}
+
 /// What a run counts while it waits.
 async fn counted(runner: &mut crate::fixture::Runner, run: &RunId) -> u64 {
     runner.until_written(run, "waiting").await;

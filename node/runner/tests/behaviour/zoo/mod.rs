@@ -9,7 +9,7 @@ mod paths;
 pub(crate) use calls::{bad_pointers_harm_nobody, waiting_for_too_much_is_refused};
 pub(crate) use copies::{
     paths_that_no_kernel_takes_are_refused, waits_and_listings_count, what_a_file_call_copies_counts,
-    what_a_run_is_given_counts,
+    what_a_run_is_given_counts, what_calls_of_components_copy_counts,
 };
 pub(crate) use memory::{
     growing_is_ended_there_and_then, one_guest_takes_only_its_share_of_the_pool, recursion_ends_soon_and_costs_little,
