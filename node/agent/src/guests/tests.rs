@@ -7,6 +7,7 @@ fn run() -> (Run, CancellationToken) {
     let over = CancellationToken::new();
     let (feed, _reader) = Feed::new();
     let run = Run {
+        promise: Promise::None,
         pod_uid: "pod".to_owned(),
         events: mpsc::channel(1).0,
         screen: Screen { output: Arc::new(Output::Reader(feed)), audience: None, terminal: None },
