@@ -249,7 +249,13 @@ impl Guests {
             let _ = own.resize(Input::window_bytes(start.stdin));
             own
         });
-        let seat = Seat { stdin: Input::new(start.stdin, start.terminal, &signals.stop, window), signals, cpu, memory, credit };
+        let seat = Seat {
+            stdin: Input::new(start.stdin, start.terminal, &signals.stop, window),
+            signals,
+            cpu,
+            memory,
+            credit,
+        };
         let start = Arc::new(start);
         let known = Known { start: Arc::clone(&start), seat: seat.clone(), over: CancellationToken::new(), joined: 0 };
         runs.insert(start.run.clone(), known);

@@ -80,6 +80,7 @@ pub(super) async fn launch(world: &World, terminal: bool) -> mpsc::Receiver<(Run
         namespace_uid: "ns-1".to_owned(),
         guest: StartGuest { stdin: StdinMode::Open, joins: None, terminal, ..guest },
         places: 1,
+        promise: crate::guests::Promise::None,
         events,
         output: Output::Log(world.context.logs.begin(&world.pod, "main", 0).unwrap()),
     };

@@ -80,12 +80,8 @@ impl Input {
                 Self { stop: ended, terminal, pipe: None }
             }
             StdinMode::Open => {
-                let pipe = Pipe {
-                    state: Mutex::default(),
-                    arrived: Notify::new(),
-                    taken: Notify::new(),
-                    _window: window,
-                };
+                let pipe =
+                    Pipe { state: Mutex::default(), arrived: Notify::new(), taken: Notify::new(), _window: window };
                 Self { stop: stop.clone(), terminal, pipe: Some(Arc::new(pipe)) }
             }
         }

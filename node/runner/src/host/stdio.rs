@@ -297,7 +297,8 @@ mod tests {
     async fn without_credit_the_writer_waits() {
         let (lane, mut receiver) = mpsc::channel(100);
         let credit = Credit::new();
-        let output = |stream| Output::new(RunId("r".into()), stream, lane.clone(), Some(Arc::clone(&credit)), false, &account());
+        let output =
+            |stream| Output::new(RunId("r".into()), stream, lane.clone(), Some(Arc::clone(&credit)), false, &account());
         let (mut out, mut err) = (output(LogStream::Stdout), output(LogStream::Stderr));
         let mut written = 0;
         while out.check_write().unwrap() > 0 {
