@@ -25,44 +25,43 @@ pub(crate) struct Place {
 pub(crate) struct Attempt {
     pub(crate) name: &'static str,
     pub(crate) make: fn(&Place) -> Result<(), Errno>,
-    /// Whoever makes it must be killed, not only refused.
-    pub(crate) kills: bool,
+    pub(crate) rule: Rule,
+}
+
+/// What must become of an attempt. All but the last kind must work for root without a sandbox, or they would prove nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rule {
     /// Guests need it, so it must work.
-    pub(crate) allowed: bool,
+    Needed,
     /// Compilers need it too.
-    pub(crate) allowed_to_compilers: bool,
+    NeededByCompilers,
+    /// It stands open outside, and must be refused.
+    Guarded,
     /// Only a root directory of its own keeps it shut: the Node's condition says so.
-    pub(crate) allowed_without_root: bool,
-    /// It must work for root without a sandbox, or it would prove nothing.
-    pub(crate) works_outside: bool,
+    OpenWithoutRoot,
+    /// Nobody may touch it: the process must die of the attempt. An error would not do, since the kernel might give it for
+    /// the arguments, which lead nowhere.
+    Forbidden,
 }
 
-/// A door that nobody may touch: the process must die of the attempt. An error would not do, since the kernel might give
-/// it for the arguments, which lead nowhere.
 const fn door(name: &'static str, make: fn(&Place) -> Result<(), Errno>) -> Attempt {
-    Attempt { kills: true, ..refused(name, make) }
+    Attempt { name, make, rule: Rule::Forbidden }
 }
 
-const fn refused(name: &'static str, make: fn(&Place) -> Result<(), Errno>) -> Attempt {
-    let (allowed, allowed_to_compilers, allowed_without_root, works_outside) = (false, false, false, false);
-    Attempt { name, make, kills: false, allowed, allowed_to_compilers, allowed_without_root, works_outside }
-}
-
-/// A door that stands open outside.
 const fn guarded(name: &'static str, make: fn(&Place) -> Result<(), Errno>) -> Attempt {
-    Attempt { works_outside: true, ..refused(name, make) }
+    Attempt { name, make, rule: Rule::Guarded }
 }
 
 const fn needed(name: &'static str, make: fn(&Place) -> Result<(), Errno>) -> Attempt {
-    Attempt { allowed: true, works_outside: true, ..refused(name, make) }
+    Attempt { name, make, rule: Rule::Needed }
 }
 
 const fn needed_by_compilers(name: &'static str, make: fn(&Place) -> Result<(), Errno>) -> Attempt {
-    Attempt { allowed_to_compilers: true, ..needed(name, make) }
+    Attempt { name, make, rule: Rule::NeededByCompilers }
 }
 
 const fn open_without_root(name: &'static str, make: fn(&Place) -> Result<(), Errno>) -> Attempt {
-    Attempt { allowed_without_root: true, works_outside: true, ..refused(name, make) }
+    Attempt { name, make, rule: Rule::OpenWithoutRoot }
 }
 
 fn read(path: impl AsRef<Path>) -> Result<(), Errno> {

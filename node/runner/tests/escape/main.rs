@@ -14,7 +14,7 @@
 
 mod attempts;
 
-use attempts::{ATTEMPTS, Attempt, Place};
+use attempts::{ATTEMPTS, Attempt, Place, Rule};
 use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
     unistd::{Gid, Uid, chown},
@@ -201,21 +201,22 @@ fn try_all(filter: &str) -> ExitCode {
     for one in ATTEMPTS.iter().filter(|one| one.name.contains(filter)) {
         for runner in &runners {
             // Root in the open really mounts and unmounts: what has not to be shown is not done to the machine.
-            if *runner == Runner::Free && !one.works_outside {
+            if *runner == Runner::Free && one.rule == Rule::Forbidden {
                 continue;
             }
             let outcome = attempt(one, *runner);
-            let right = match (runner, &outcome) {
-                (Runner::Free, outcome) => *outcome == Outcome::Done,
-                (_, Outcome::Strange(_)) => false,
-                (_, outcome) if one.kills => *outcome == Outcome::Killed,
-                (Runner::CompilerApart | Runner::CompilerOrdinary, outcome) => {
-                    one.allowed_to_compilers == (*outcome == Outcome::Done)
-                }
-                (Runner::Ordinary, Outcome::Done) => one.allowed || one.allowed_without_root,
-                (Runner::Ordinary, _) => !one.allowed && !one.allowed_without_root,
-                (Runner::Apart, Outcome::Done) => one.allowed,
-                (Runner::Apart, _) => !one.allowed,
+            let is_needed = matches!(one.rule, Rule::Needed | Rule::NeededByCompilers);
+            let must_work = match runner {
+                Runner::Free => true,
+                Runner::Apart => is_needed,
+                Runner::Ordinary => is_needed || one.rule == Rule::OpenWithoutRoot,
+                Runner::CompilerApart | Runner::CompilerOrdinary => one.rule == Rule::NeededByCompilers,
+            };
+            let right = match &outcome {
+                Outcome::Done => must_work,
+                Outcome::Killed => !must_work,
+                Outcome::Refused(_) => !must_work && one.rule != Rule::Forbidden,
+                Outcome::Strange(_) => false,
             };
             if !right {
                 failed += 1;
