@@ -1,6 +1,6 @@
 //! The `coracle` command against a cluster: apply, get, describe, logs, delete over gRPC.
 
-use coracle_tests::{Cluster, cluster::binary, eventually, guest, pty::Pty, wait::contains};
+use coracle_tests::{Cluster, eventually, guest, pty::Pty, site::binary, wait::contains};
 use std::{fs, process::Command};
 
 const MANIFEST: &str = "

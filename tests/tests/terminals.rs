@@ -1,7 +1,7 @@
 //! Sessions with a terminal, as a person has them: kubectl of every kind and `coracle` on a real terminal, keys pressed and
 //! the screen read.
 
-use coracle_tests::{Cluster, Kubectl, cluster::binary, eventually, guest, pods, pty::Pty, wait::contains};
+use coracle_tests::{Cluster, Kubectl, eventually, guest, pods, pty::Pty, site::binary, wait::contains};
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::process::{Command, Stdio};
