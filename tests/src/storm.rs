@@ -21,6 +21,9 @@ use std::{
 const SETTLED_WITHIN: Duration = Duration::from_mins(4);
 /// How long a compiler may take to appear after a pod of a new image was created.
 const COMPILER_WITHIN: Duration = Duration::from_secs(20);
+/// How often an agent is killed while it starts, and what is part of its start.
+const STARTS: usize = 4;
+const START_MILLIS: u16 = 2000;
 /// Pods of one step.
 const STEP_MIN: usize = 15;
 const STEP_SPREAD: usize = 15;
@@ -119,6 +122,16 @@ impl Storm {
         }
         apart.start_node();
         met
+    }
+
+    /// Kills the agent, and its successors while they start, each at another instant.
+    fn kill_amid_starts(&mut self, apart: &mut Apart) {
+        for _ in 0..STARTS {
+            apart.kill_node();
+            apart.start_node();
+            let instant = self.random.below(usize::from(START_MILLIS));
+            std::thread::sleep(Duration::from_millis(u64::try_from(instant).unwrap_or_default()));
+        }
     }
 
     /// Waits until every pod that should be there has been where it must get to, and no other is there.
@@ -260,12 +273,14 @@ impl Storm {
         let struck = match victim {
             Victim::Agent => {
                 assert_runners_are_seen(apart);
-                if self.random.below(2) == 0 {
-                    self.kill_amid_compilation(apart);
-                } else {
-                    // What it has left behind must end by itself after the next one has started, too.
-                    apart.kill_node();
-                    apart.start_node();
+                match self.random.below(3) {
+                    0 => drop(self.kill_amid_compilation(apart)),
+                    1 => self.kill_amid_starts(apart),
+                    _ => {
+                        // What it has left behind must end by itself after the next one has started, too.
+                        apart.kill_node();
+                        apart.start_node();
+                    }
                 }
                 true
             }
