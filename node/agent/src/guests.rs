@@ -6,6 +6,7 @@ mod appetite;
 mod death;
 mod fleet;
 mod placement;
+mod weights;
 
 pub(crate) use appetite::{Allowance, Promise};
 pub(crate) use placement::places_of;
@@ -25,7 +26,7 @@ use coracle_runner::{
     process::{CEILING_FLAG, RunnerConfig, RunnerProcess},
     protocol::{
         Exit, FromRunner, INPUT_WINDOW_BYTES, LookupFailure, LookupResult, RunId, RunSample, StartGuest, StdinMode,
-        ToRunner,
+        ToRunner, cpu_shares,
     },
 };
 use fleet::Fleet;
@@ -44,6 +45,7 @@ use std::{
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use weights::{Told, Weights};
 
 /// A runner without guests lives so long.
 const IDLE_MAX: Duration = Duration::from_mins(1);
@@ -141,6 +143,8 @@ pub(crate) trait Guests: Send + Sync + 'static {
 struct Run {
     pod_uid: String,
     promise: Promise,
+    /// Its weight; none of its own where it joins another.
+    shares: u64,
     events: mpsc::Sender<(RunId, RunEvent)>,
     /// Its audience is made when the first one is attached.
     screen: Screen,
@@ -163,6 +167,8 @@ impl Drop for Run {
 struct Runs {
     by_id: HashMap<RunId, Run>,
     residents: Residents,
+    /// Weights of all runs together.
+    shares: u64,
     /// The runner ends or has ended; nothing may be added.
     closed: bool,
 }
@@ -170,12 +176,14 @@ struct Runs {
 impl Runs {
     fn insert(&mut self, id: RunId, run: Run, places: u32) {
         self.residents.enter(&run.pod_uid, places);
+        self.shares = self.shares.saturating_add(run.shares);
         self.by_id.insert(id, run);
     }
 
     fn remove(&mut self, id: &RunId) -> Option<Run> {
         let run = self.by_id.remove(id)?;
         self.residents.leave(&run.pod_uid);
+        self.shares = self.shares.saturating_sub(run.shares);
         Some(run)
     }
 
@@ -183,6 +191,7 @@ impl Runs {
     fn close(&mut self) -> Vec<(RunId, Run)> {
         self.closed = true;
         self.residents = Residents::default();
+        self.shares = 0;
         self.by_id.drain().collect()
     }
 }
@@ -194,6 +203,7 @@ struct Runner {
     lookups: Arc<Semaphore>,
     samples: Samples,
     runs: Mutex<Runs>,
+    told: Told,
     /// What the agent killed it for.
     fault: OnceLock<String>,
 }
@@ -240,6 +250,7 @@ pub(crate) struct Runners {
     /// Instances of each runner's pool.
     instances: u32,
     fleets: Mutex<HashMap<String, Arc<Fleet>>>,
+    weights: Arc<Weights>,
 }
 
 impl Runners {
@@ -267,6 +278,7 @@ impl Runners {
             started: Arc::default(),
             instances,
             fleets: Mutex::default(),
+            weights: Arc::default(),
         });
         if let Some(memory) = memory {
             tokio::spawn(appetite::watch(Arc::downgrade(&runners), memory));
@@ -309,14 +321,17 @@ impl Runners {
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             samples: Samples::default(),
             runs: Mutex::default(),
+            told: Told::default(),
             fault: OnceLock::new(),
         });
         fleet.add(&runner);
         self.started.notify_one();
+        self.weights.add(&runner);
         let (answers, asked) = mpsc::channel(ANSWERS_MAX);
         tokio::spawn(answer(runner.clone(), asked));
         tokio::spawn(serve_network(Arc::downgrade(&runner), runner.line.clone(), self.exchange.clone()));
-        let routing = Routing { exchange: self.exchange.clone(), answers, fleet: fleet.clone() };
+        let weights = self.weights.clone();
+        let routing = Routing { exchange: self.exchange.clone(), answers, fleet: fleet.clone(), weights };
         tokio::spawn(routing.run(runner.clone(), frames));
         Ok(runner)
     }
@@ -379,6 +394,7 @@ impl Runners {
         let entry = Run {
             pod_uid: guest.pod_uid.clone(),
             promise,
+            shares: if guest.joins.is_none() { cpu_shares(guest.cpu_request_millis) } else { 0 },
             events,
             over: CancellationToken::new(),
             screen: Screen { terminal: Screen::terminal(&guest, &output), output: Arc::new(output), audience: None },
@@ -392,6 +408,7 @@ impl Runners {
         self.exchange.routes.open(&guest.pod_uid, &runner.line);
         runs.insert(guest.run.clone(), entry, places);
         drop(runs);
+        self.weights.changed();
         Ok((runner, guest))
     }
 }
@@ -404,6 +421,7 @@ impl Guests for Runners {
         if let Err(error) = runner.process.send(ToRunner::Start(Box::new(guest))).await {
             // If it is not there any more, its end was reported to the run already.
             let entry = runner.runs().remove(&run);
+            self.weights.changed();
             if let Some(entry) = entry {
                 self.exchange.routes.close(&entry.pod_uid, &runner.line);
                 return Err(error.to_string());
@@ -528,6 +546,7 @@ struct Routing {
     exchange: Arc<Exchange>,
     answers: mpsc::Sender<(u64, LookupResult)>,
     fleet: Arc<Fleet>,
+    weights: Arc<Weights>,
 }
 
 impl Routing {
@@ -550,6 +569,7 @@ impl Routing {
             let mut runs = runner.runs();
             (runs.closed, runs.close())
         };
+        self.weights.changed();
         self.fleet.remove(&runner);
         if died && !dismissed {
             warn!(namespace = runner.namespace, guests = lost.len(), "runner ended");
@@ -600,6 +620,7 @@ impl Routing {
             runner.runs().by_id.get(&run).map(|entry| entry.events.clone())
         } else {
             let ended = runner.runs().remove(&run);
+            self.weights.changed();
             ended.map(|entry| {
                 self.exchange.routes.close(&entry.pod_uid, &runner.line);
                 entry.screen.output.end(clock::now());

@@ -2,7 +2,7 @@
 
 use crate::{
     confine,
-    cpu::Threads,
+    cpu::{self, Threads},
     engine::{Allocation, EngineOptions},
     guests::{Guests, MachineShare},
     host::files::{CODE, VOLUMES},
@@ -17,7 +17,6 @@ use crate::{
     resident::{self, Resident},
     rest,
 };
-use nix::libc;
 use std::{
     error::Error,
     fs,
@@ -33,8 +32,6 @@ use tokio::{runtime::Runtime, sync::Notify};
 /// How many task polls a worker makes between looks at timers and sockets. A poll of a guest that computes lasts a
 /// whole tick, so tokio's default of 61 would make sleeping guests wait for a tenth of a second and more.
 const POLLS_PER_LOOK: u32 = 8;
-/// How much the guests' threads stand back: the kernel gives them a third of what it gives to others.
-const GUESTS_NICENESS: libc::c_int = 5;
 /// Threads for what cannot be asynchronous: files. They come and go with the work.
 const MAX_FILE_THREADS: usize = 32;
 /// What all guests of a runner may use together of the machine's memory, unless the command line says it in bytes.
@@ -243,12 +240,11 @@ fn serve(prepared: Prepared) {
 /// The runtime of the guests, whose threads stand back: agent, link and ticker go first when all want the processors.
 ///
 /// Threads begin with the niceness of the one that makes them, so a thread that exists for this makes the first ones,
-/// and they make the rest. Nobody needs a right to be nicer.
+/// and they make the rest.
 pub(crate) fn guests_runtime(threads: Threads) -> io::Result<Runtime> {
     let build = move || {
-        // SAFETY: a plain system call on the calling thread, which is what Linux takes 0 for.
-        if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, GUESTS_NICENESS) } != 0 {
-            complain(&format!("guests are as important as the agent: {}", io::Error::last_os_error()));
+        if let Err(error) = cpu::set_niceness(cpu::SERVING) {
+            complain(&format!("guests are as important as the agent: {error}"));
         }
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads.count())

@@ -182,6 +182,7 @@ impl Guests {
             ToRunner::OutputTaken { run, bytes } => self.output_taken(&run, bytes),
             ToRunner::Input { run, bytes, end } => self.input(&run, &bytes, end),
             ToRunner::LookupAnswer { question, result } => self.shared.questions.answer(question, result),
+            ToRunner::StandBack { niceness } => self.shared.cpu.stand_back(niceness),
             ToRunner::Sample { question } => {
                 let chunks = link::sampled(question, self.shared.samples());
                 let lane = self.shared.outbox.prompt.clone();

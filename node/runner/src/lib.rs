@@ -33,3 +33,4 @@ mod resident;
 mod run;
 mod spawner;
 mod storage;
+mod threads;

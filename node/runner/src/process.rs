@@ -5,7 +5,7 @@ use crate::{
     frame::{self, FrameError, MAX_FROM_RUNNER_BYTES, MAX_TO_RUNNER_BYTES},
     network::{NetworkChannel, channel},
     protocol::{Confinement, FromRunner, ToRunner},
-    spawner,
+    spawner, threads,
 };
 use parking_lot::Mutex;
 use std::{
@@ -159,6 +159,17 @@ impl RunnerProcess {
             Err(FrameError::TooLarge { size, limit }) => Err(RunnerError::TooLarge { size, limit }),
             Err(_) => Err(RunnerError::Gone),
         }
+    }
+
+    /// Has its guests' threads stand back so far once they compute more than was requested: see [`ToRunner::StandBack`].
+    /// Those that stand back further come forward, which takes `CAP_SYS_NICE`; `false` where they could not. A thread that goes back just
+    /// now may be missed, so this is to be said again a little later.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub async fn stand_back(&self, niceness: u8) -> Result<bool, RunnerError> {
+        self.send(ToRunner::StandBack { niceness }).await?;
+        Ok(threads::bring_forward(self.pid, niceness).is_ok())
     }
 
     /// Ends the process at once, whatever it does; its frames end soon after.

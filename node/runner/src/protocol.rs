@@ -77,6 +77,22 @@ pub const OUTPUT_WINDOW_BYTES: u32 = 256 << 10;
 /// See [`OUTPUT_WINDOW_BYTES`].
 pub const OUTPUT_OVERDRAFT_BYTES: u32 = 64 << 10;
 
+/// Shares of a whole core, and the least and the most that anyone has: Kubernetes' and the kernel's numbers.
+const SHARES_PER_CORE: u64 = 1024;
+const SHARES_MIN: u64 = 2;
+const SHARES_MAX: u64 = 262_144;
+
+/// The weight of a container that requested so many thousandths of a core. Without a request it has the least.
+#[must_use]
+pub fn cpu_shares(request_millis: Option<u32>) -> u64 {
+    (u64::from(request_millis.unwrap_or(0)) * SHARES_PER_CORE / 1000).clamp(SHARES_MIN, SHARES_MAX)
+}
+
+/// Least and most niceness of threads that compute for guests beyond what was requested for them. See [`ToRunner::StandBack`].
+pub const NICENESS_MIN: u8 = 6;
+/// See [`NICENESS_MIN`].
+pub const NICENESS_MAX: u8 = 19;
+
 /// Runs that may join one other at a time.
 pub const JOINED_RUNS_MAX: u32 = 16;
 
@@ -258,6 +274,13 @@ pub enum ToRunner {
         /// What they may.
         ceiling_bytes: u64,
     },
+    /// The niceness that threads take once they compute for guests beyond what was requested for them, [`NICENESS_MIN`] at
+    /// first: how the requests of all containers in this runner weigh against those in others. The runner itself cannot
+    /// bring threads forward again: see [`crate::process::RunnerProcess::stand_back`].
+    StandBack {
+        /// At least [`NICENESS_MIN`], at most [`NICENESS_MAX`].
+        niceness: u8,
+    },
 }
 
 /// The highest number of a signal.
@@ -334,4 +357,17 @@ pub enum FromRunner {
         /// Another part follows.
         more: bool,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_those_of_kubernetes() {
+        for (request, shares) in [(None, 2), (Some(0), 2), (Some(1), 2), (Some(100), 102), (Some(1000), 1024)] {
+            assert_eq!(cpu_shares(request), shares, "{request:?}");
+        }
+        assert_eq!(cpu_shares(Some(u32::MAX)), SHARES_MAX);
+    }
 }

@@ -15,6 +15,7 @@
 use crate::{
     blueprint::Blueprint,
     code::{Code, START},
+    cpu::Account,
     endings,
     guests::{Seat, Shared},
     host::state::GuestState,
@@ -64,7 +65,7 @@ async fn attempt(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> 
 
 /// Runs to the end, or says why it did not begin.
 async fn begin(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> Result<Exit, String> {
-    let code = load(shared, start).await?;
+    let code = load(shared, start, &seat.cpu).await?;
     let _pass = shared.room.enter(code.share())?;
     let volumes = accounts(shared, start).await?;
     let blueprint = Blueprint::new(shared, start, seat, volumes);
@@ -74,7 +75,8 @@ async fn begin(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> Re
         Code::Http(code, share) => {
             let listener = blueprint.http_listener()?;
             // What cannot be set up for the first request cannot be for any.
-            blueprint.store(blueprint.outputs(), Vec::new()).map_err(|error| error.to_string())?;
+            let trial = || blueprint.store(blueprint.outputs(), Vec::new()).map(drop);
+            shared.cpu.charged(&blueprint.account, trial).map_err(|error| error.to_string())?;
             let _ = shared.outbox.prompt.send(FromRunner::Started(start.run.clone())).await;
             Ok(Server::new(blueprint, code.clone(), *share).serve(listener).await)
         }
@@ -84,8 +86,9 @@ async fn begin(shared: &Arc<Shared>, start: &Arc<StartGuest>, seat: &Seat) -> Re
 /// A guest that is called once.
 async fn command(blueprint: &Blueprint, code: &Code, listeners: Vec<Listener>) -> Result<Exit, String> {
     let outputs = blueprint.outputs();
-    let mut store = blueprint.store(outputs.clone(), listeners).map_err(|error| error.to_string())?;
     let shared = &blueprint.shared;
+    let make = || blueprint.store(outputs.clone(), listeners);
+    let mut store = shared.cpu.charged(&blueprint.account, make).map_err(|error| error.to_string())?;
     let _ = shared.outbox.prompt.send(FromRunner::Started(blueprint.start.run.clone())).await;
     let guest = shared.cpu.drive(&blueprint.account, execute(code, &mut store));
     let exit = tokio::select! {
@@ -118,12 +121,14 @@ async fn accounts(shared: &Arc<Shared>, start: &Arc<StartGuest>) -> Result<Vec<O
     opened.map_err(|error| error.to_string())?.map_err(|error| format!("cannot measure a volume: {error}"))
 }
 
-async fn load(shared: &Arc<Shared>, start: &StartGuest) -> Result<Arc<Code>, String> {
+/// Whoever comes first pays.
+async fn load(shared: &Arc<Shared>, start: &StartGuest, account: &Arc<Account>) -> Result<Arc<Code>, String> {
     if let Some(code) = shared.code.get(&start.code, start.kind) {
         return Ok(code);
     }
-    let (shared, path, kind) = (Arc::clone(shared), start.code.clone(), start.kind);
-    match tokio::task::spawn_blocking(move || shared.code.load(&path, kind)).await {
+    let (shared, account, path, kind) = (Arc::clone(shared), Arc::clone(account), start.code.clone(), start.kind);
+    let load = move || shared.cpu.charged(&account, || shared.code.load(&path, kind));
+    match tokio::task::spawn_blocking(load).await {
         Ok(loaded) => loaded.map_err(|error| format!("cannot load \"{}\": {error:#}", start.code.display())),
         Err(error) => Err(error.to_string()),
     }

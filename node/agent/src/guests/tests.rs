@@ -9,6 +9,7 @@ fn run() -> (Run, CancellationToken) {
     let run = Run {
         promise: Promise::None,
         pod_uid: "pod".to_owned(),
+        shares: 2,
         events: mpsc::channel(1).0,
         screen: Screen { output: Arc::new(Output::Reader(feed)), audience: None, terminal: None },
         input: None,

@@ -198,6 +198,11 @@ pub(super) fn runner() -> Calls {
             libc::SYS_setsockopt,
             vec![vec![(1, SeccompCmpOp::Eq, number(libc::SOL_SOCKET)), (2, SeccompCmpOp::Eq, number(libc::SO_SNDBUF))]],
         ),
+        // To stand back: its own thread, and never forward without the right to.
+        (
+            libc::SYS_setpriority,
+            vec![vec![(0, SeccompCmpOp::Eq, u64::from(libc::PRIO_PROCESS)), (1, SeccompCmpOp::Eq, 0)]],
+        ),
         // The pool gives memory of several places back at once.
         (
             libc::SYS_process_madvise,

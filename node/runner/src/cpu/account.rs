@@ -1,6 +1,7 @@
 //! What one container may use of the processors, and what it has used.
 
 use super::{bucket::Bucket, line::Standing};
+use crate::protocol::cpu_shares;
 use parking_lot::Mutex;
 use std::{
     sync::{
@@ -10,19 +11,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Shares of a whole core, and the least and the most that anyone has: Kubernetes' and the kernel's numbers.
+/// A whole core in shares.
 const SHARES_PER_CORE: u64 = 1024;
-const SHARES_MIN: u64 = 2;
-const SHARES_MAX: u64 = 262_144;
-/// What a poll costs beyond the time that is measured around it, as a part of that time: waking up, switching, and the
-/// thread that ends long polls. Who has a limit pays for it, so that the limit holds as seen from outside.
-const UNSEEN_PART: u64 = 32;
+/// What everybody may use as if it had been requested, in thousandths of a core: who computes a little now and then is
+/// served promptly.
+const REQUEST_MIN_MILLIS: u32 = 2;
 
 /// What all instances of one container use together: a command has one, an HTTP component one for each request.
 #[derive(Debug)]
 pub(crate) struct Account {
     shares: u64,
     limit: Option<Mutex<Bucket>>,
+    /// Empty while more is used than was requested.
+    requested: Mutex<Bucket>,
     used_nanos: AtomicU64,
     /// Locked only by who holds the lock of the line.
     pub(super) standing: Mutex<Standing>,
@@ -31,9 +32,11 @@ pub(crate) struct Account {
 impl Account {
     /// Limit and request in thousandths of a core. Without a request a container has the least weight.
     pub(crate) fn new(limit_millis: Option<u32>, request_millis: Option<u32>) -> Arc<Self> {
+        let now = Instant::now();
         Arc::new(Self {
-            shares: (u64::from(request_millis.unwrap_or(0)) * SHARES_PER_CORE / 1000).clamp(SHARES_MIN, SHARES_MAX),
-            limit: limit_millis.map(|limit| Mutex::new(Bucket::new(limit, Instant::now()))),
+            shares: cpu_shares(request_millis),
+            limit: limit_millis.map(|limit| Mutex::new(Bucket::new(limit, now))),
+            requested: Mutex::new(Bucket::new(request_millis.unwrap_or(0).max(REQUEST_MIN_MILLIS), now)),
             used_nanos: AtomicU64::new(0),
             standing: Mutex::default(),
         })
@@ -49,11 +52,18 @@ impl Account {
         self.limit.as_ref().and_then(|bucket| bucket.lock().pause(Instant::now()))
     }
 
-    /// Counts what was used.
-    pub(super) fn charge(&self, nanos: u64) {
+    /// It uses more than was requested for it.
+    pub(super) fn is_beyond_its_request(&self) -> bool {
+        self.requested.lock().pause(Instant::now()).is_some()
+    }
+
+    /// Counts what was used. What the runner needed beside it (`unseen_nanos`) is no use of the container's, but paid by
+    /// its limit, which then holds as seen from outside.
+    pub(super) fn charge(&self, nanos: u64, unseen_nanos: u64) {
         self.used_nanos.fetch_add(nanos, Relaxed);
+        self.requested.lock().take_forgiving(nanos);
         if let Some(bucket) = &self.limit {
-            bucket.lock().take(nanos + nanos / UNSEEN_PART);
+            bucket.lock().take(nanos.saturating_add(unseen_nanos));
         }
     }
 
@@ -68,22 +78,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_those_of_kubernetes() {
-        for (request, shares) in [(None, 2), (Some(0), 2), (Some(1), 2), (Some(100), 102), (Some(1000), 1024)] {
-            assert_eq!(Account::new(None, request).shares, shares, "{request:?}");
-        }
-        assert_eq!(Account::new(None, Some(u32::MAX)).shares, SHARES_MAX);
-    }
-
-    #[test]
     fn use_is_counted_and_limited() {
         let account = Account::new(Some(100), None);
         assert_eq!(account.pause(), None);
-        account.charge(11_000_000);
-        assert!(account.pause().is_some_and(|pause| pause <= Duration::from_millis(64)));
-        assert_eq!(account.used_nanos(), 11_000_000);
+        account.charge(9_000_000, 2_000_000);
+        assert!(account.pause().is_some_and(|pause| pause <= Duration::from_millis(60)), "what is unseen is paid");
+        assert_eq!(account.used_nanos(), 9_000_000, "but not used");
         let free = Account::new(None, None);
-        free.charge(u64::MAX / 2);
+        free.charge(u64::MAX / 2, 0);
         assert_eq!(free.pause(), None);
+    }
+
+    #[test]
+    fn what_was_requested_is_used_first() {
+        // So much that no slow test brings it back meanwhile.
+        let account = Account::new(None, Some(1));
+        assert!(!account.is_beyond_its_request());
+        account.charge(1_000_000_000, 0);
+        assert!(account.is_beyond_its_request());
+        let more = Account::new(None, Some(1_000_000));
+        more.charge(1_000_000_000, 0);
+        assert!(!more.is_beyond_its_request());
     }
 }

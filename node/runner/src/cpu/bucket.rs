@@ -41,6 +41,12 @@ impl Bucket {
         self.content -= i128::from(used_nanos) * UNIT;
     }
 
+    /// The same, but no more is owed than one period brings: for what may be spent all the same.
+    pub(super) fn take_forgiving(&mut self, used_nanos: u64) {
+        self.take(used_nanos);
+        self.content = self.content.max(-self.capacity());
+    }
+
     /// How long nothing may be spent; `None` when something may be now.
     pub(super) fn pause(&mut self, now: Instant) -> Option<Duration> {
         let since = now.saturating_duration_since(self.filled);
@@ -103,6 +109,15 @@ mod tests {
         bucket.take(1050 * MS);
         assert_eq!(bucket.pause(start), Some(ms(2050)), "a second owed at half a core, and then some");
         assert_eq!(bucket.pause(start + ms(2050)), None);
+    }
+
+    #[test]
+    fn what_may_be_spent_all_the_same_is_not_owed_for_long() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(500, start);
+        bucket.take_forgiving(3_600_000 * MS);
+        assert_eq!(bucket.pause(start), Some(ms(150)));
+        assert_eq!(bucket.pause(start + ms(150)), None);
     }
 
     #[test]

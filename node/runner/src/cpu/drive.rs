@@ -3,7 +3,9 @@
 use super::{
     account::Account,
     clock::{ThreadClock, thread_nanos},
-    line::{Entry, Line, Seat, Turn},
+    line::{Entry, Line, PROMPT_TURNS, Seat, Turn},
+    niceness::Niceness,
+    overhead::Overhead,
     ticker::{self, Ticking},
 };
 use parking_lot::Mutex;
@@ -23,8 +25,10 @@ use tokio::{
 };
 use wasmtime::{Engine, UpdateDeadline};
 
-/// Threads beyond the processors: for one after the other of those that cannot be interrupted, and one for all else.
-const SPARE_THREADS: usize = 4;
+/// Turns that may last too long at once.
+const OVERDUE_TURNS: usize = 3;
+/// Threads beyond the processors: for those that cannot be interrupted, for those who need not wait, and one for all else.
+const SPARE_THREADS: usize = OVERDUE_TURNS + PROMPT_TURNS + 1;
 
 thread_local! {
     /// Whether the guest that this thread runs was interrupted at the end of a tick.
@@ -42,7 +46,7 @@ pub(crate) fn interrupted() -> UpdateDeadline {
 pub(crate) struct Threads {
     /// Guests that compute at once: one per processor.
     turns: usize,
-    /// Threads beyond those: one for what is no guest, the others for guests whose turn lasts too long.
+    /// Threads beyond those.
     spare: usize,
 }
 
@@ -64,6 +68,8 @@ pub(super) struct Shared {
     pub(super) ticking: Mutex<Ticking>,
     /// Makes a thread of the guests' runtime look for timers and connections.
     pub(super) lookout: Notify,
+    pub(super) overhead: Overhead,
+    niceness: Niceness,
 }
 
 /// The processors, as guests get at them.
@@ -76,14 +82,20 @@ pub(crate) struct Cpu {
 impl Cpu {
     /// For guests that run in `runtime`, which has `threads`.
     pub(crate) fn start(engine: &Engine, threads: Threads, runtime: &Handle) -> io::Result<Self> {
-        let line = Line::new(threads.turns, threads.spare - 1);
-        let shared = Arc::new(Shared { ticking: Mutex::new(Ticking { line, resting: false }), lookout: Notify::new() });
+        let line = Line::new(threads.turns, OVERDUE_TURNS);
+        let shared = Arc::new(Shared {
+            ticking: Mutex::new(Ticking { line, resting: false }),
+            lookout: Notify::new(),
+            overhead: Overhead::default(),
+            niceness: Niceness::new(),
+        });
         let ticker = ticker::start(engine, Arc::clone(&shared))?;
         let seen = Arc::clone(&shared);
         // A thread that has run this finds nothing else to do, and waits where timers and connections are noticed.
         runtime.spawn(async move {
             loop {
                 seen.lookout.notified().await;
+                seen.overhead.found_work();
             }
         });
         Ok(Self { shared, ticker })
@@ -103,11 +115,34 @@ impl Cpu {
         Paced { work: Box::pin(work), meter: Meter::new(self, account) }
     }
 
+    /// Does something short for `account`, which pays for it at once and whatever its limit says.
+    pub(crate) fn charged<T>(&self, account: &Arc<Account>, work: impl FnOnce() -> T) -> T {
+        let since = thread_nanos();
+        let result = work();
+        self.charge(account, since);
+        result
+    }
+
+    /// Charges what the calling thread has used since its clock said `since`.
+    fn charge(&self, account: &Arc<Account>, since: u64) {
+        let now = thread_nanos();
+        let used_nanos = now.saturating_sub(since);
+        Overhead::counted_until(now);
+        account.charge(used_nanos, self.shared.overhead.payment());
+        self.shared.ticking.lock().line.charge(account, used_nanos);
+    }
+
+    /// How far threads stand back that compute for guests beyond their requests.
+    pub(crate) fn stand_back(&self, niceness: u8) {
+        self.shared.niceness.set(niceness);
+    }
+
     /// A turn, or a seat to wait for one.
     fn enter(&self, account: &Arc<Account>, waker: &Waker) -> Entry {
+        let prompt = !account.is_beyond_its_request();
         let (entry, rested) = {
             let mut ticking = self.shared.ticking.lock();
-            (ticking.line.enter(account, waker), std::mem::take(&mut ticking.resting))
+            (ticking.line.enter(account, waker, prompt), std::mem::take(&mut ticking.resting))
         };
         if rested {
             self.ticker.unpark();
@@ -193,8 +228,12 @@ impl<F: Future> Future for Driven<F> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.get_mut();
         let turn = ready!(this.poll_turn(context));
-        this.meter.cpu.shared.ticking.lock().line.begin(&turn, ThreadClock::mine());
-        let computing = Computing { turn: Some(turn), meter: &this.meter, since: thread_nanos() };
+        let shared = &this.meter.cpu.shared;
+        if this.meter.account.is_beyond_its_request() {
+            shared.niceness.stand_back();
+        }
+        shared.ticking.lock().line.begin(&turn, ThreadClock::mine());
+        let computing = Computing { turn: Some(turn), meter: &this.meter, since: shared.overhead.found_work() };
         GAVE_WAY.set(false);
         let result = this.guest.as_mut().poll(context);
         if result.is_pending() && GAVE_WAY.get() {
@@ -236,8 +275,10 @@ impl Computing<'_> {
     /// Charges what was used.
     fn end(&mut self) -> Option<(Turn, u64)> {
         let turn = self.turn.take()?;
-        let used_nanos = thread_nanos().saturating_sub(self.since);
-        self.meter.account.charge(used_nanos);
+        let now = thread_nanos();
+        let used_nanos = now.saturating_sub(self.since);
+        Overhead::counted_until(now);
+        self.meter.account.charge(used_nanos, self.meter.cpu.shared.overhead.payment());
         Some((turn, used_nanos))
     }
 }
@@ -262,11 +303,9 @@ impl<F: Future> Future for Paced<F> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.get_mut();
         ready!(this.meter.poll_allowed(context));
-        let since = thread_nanos();
+        let since = this.meter.cpu.shared.overhead.found_work();
         let result = this.work.as_mut().poll(context);
-        let used_nanos = thread_nanos().saturating_sub(since);
-        this.meter.account.charge(used_nanos);
-        this.meter.cpu.shared.ticking.lock().line.charge(&this.meter.account, used_nanos);
+        this.meter.cpu.charge(&this.meter.account, since);
         result
     }
 }

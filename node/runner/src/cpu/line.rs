@@ -3,6 +3,9 @@
 //! Weighted fair queueing: every container has a virtual time that advances with what it uses, the slower the more
 //! shares it has, and of those who wait the one with the least goes first. Who was away comes back at the time of the
 //! line, less a tick of its own: it goes before those who have been computing, and cannot save up turns while it idles.
+//!
+//! Who has used less than was requested for it need not even wait until somebody's tick ends: there is a turn beyond the processors
+//! for such a one, among whose threads the kernel decides.
 
 use super::{account::Account, clock::ThreadClock};
 use parking_lot::Mutex;
@@ -15,6 +18,8 @@ use std::{
 
 /// How far a container that comes back may be behind the line: what it uses of this goes before everyone else.
 const HEAD_START_NANOS: u64 = 2_000_000;
+/// Turns beyond the processors for those who have used less than they requested.
+pub(super) const PROMPT_TURNS: usize = 1;
 /// Who computes for so long beyond the end of a tick cannot be interrupted. One that the kernel let wait does not.
 const OVERDUE_NANOS: u64 = 1_000_000;
 
@@ -120,11 +125,13 @@ impl Line {
         }
     }
 
-    /// A turn at once if there is one to spare, otherwise a seat whose `waker` is woken for it.
-    pub(super) fn enter(&mut self, account: &Arc<Account>, waker: &Waker) -> Entry {
+    /// A turn at once if there is one to spare, otherwise a seat whose `waker` is woken for it. Whoever is `prompt` has used
+    /// less than was requested for it.
+    pub(super) fn enter(&mut self, account: &Arc<Account>, waker: &Waker, prompt: bool) -> Entry {
         let mut standing = account.standing.lock();
         self.bring_forward(account, &mut standing);
-        if self.counted < self.turns_max && self.waiting.is_empty() {
+        let is_free = self.counted < self.turns_max && self.waiting.is_empty();
+        if is_free || (prompt && self.counted < self.turns_max + PROMPT_TURNS) {
             self.now = self.now.max(standing.virtual_time);
             return Entry::Turn(self.take());
         }

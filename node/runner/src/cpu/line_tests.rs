@@ -24,7 +24,7 @@ fn seat(entry: Entry) -> Arc<Seat> {
 }
 
 fn enter(line: &mut Line, account: &Arc<Account>) -> Entry {
-    line.enter(account, &noop_waker())
+    line.enter(account, &noop_waker(), false)
 }
 
 /// All want to compute all the time, for 2 ms each turn; gives how many turns each had.
@@ -71,6 +71,19 @@ fn turns_are_as_many_as_processors() {
     assert_eq!(line.leave(&first, &a, MS).len(), 1, "one is woken");
     assert!(waits.called(&noop_waker()).is_some());
     assert!(waits.called(&noop_waker()).is_none(), "a turn is had once");
+}
+
+#[test]
+fn who_has_used_less_than_it_requested_need_not_wait() {
+    let mut line = Line::new(1, 0);
+    let [a, b, prompt] = accounts([0; 3]);
+    let running = turn(enter(&mut line, &a));
+    let waits = seat(enter(&mut line, &b));
+    let beside = turn(line.enter(&prompt, &noop_waker(), true));
+    let _also_waits = seat(line.enter(&prompt, &noop_waker(), true));
+    assert!(line.leave(&running, &a, 2 * MS).is_empty(), "its turn is another's now");
+    assert!(waits.called(&noop_waker()).is_none());
+    assert_eq!(line.leave(&beside, &prompt, MS).len(), 1);
 }
 
 #[test]

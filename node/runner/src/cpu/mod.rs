@@ -13,6 +13,9 @@
 //! so that timers, connections and kills are served while all turns are taken. A turn that lasts longer than a tick
 //! (a host call that copies much cannot be interrupted) no longer counts, and others get theirs beside it.
 //!
+//! Turns are weighed by requests within the runner. Against other runners the kernel weighs threads: who computes more
+//! than was requested for it stands back as far as the agent says (`niceness`).
+//!
 //! What must never happen here: a guest computes without being measured; one that waits for its limit burns time; one
 //! that wants to compute never does; an idle runner wakes up.
 
@@ -21,7 +24,10 @@ mod bucket;
 mod clock;
 mod drive;
 mod line;
+mod niceness;
+mod overhead;
 mod ticker;
 
 pub(crate) use account::Account;
 pub(crate) use drive::{Cpu, Paced, Threads, interrupted};
+pub(crate) use niceness::{SERVING, set as set_niceness};

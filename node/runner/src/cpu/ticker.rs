@@ -34,6 +34,7 @@ fn tick(engine: &Engine, shared: &Shared) {
     loop {
         thread::sleep(TICK);
         engine.increment_epoch();
+        shared.overhead.found_work();
         let (woken, busy) = {
             let mut ticking = shared.ticking.lock();
             let woken = ticking.line.tick(ThreadClock::nanos);

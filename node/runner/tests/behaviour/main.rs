@@ -55,6 +55,7 @@ const CASES: &[Case] = cases![
     cpu::limits_hold_as_seen_from_outside,
     cpu::a_debt_is_paid,
     cpu::requests_are_weights_under_contention,
+    cpu::runners_weigh_as_the_agent_says,
     cpu::a_paused_guest_burns_nothing_and_dies_at_once,
     cpu::requests_to_http_components_are_paid_by_their_container,
     cpu::guests_that_compute_do_not_delay_their_neighbours_answers,

@@ -239,6 +239,9 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
     door("a namespace of somebody", |_| call(libc::SYS_setns, [0, 0])),
     guarded("another personality", |_| call(libc::SYS_personality, [0])),
     guarded("to come first", |_| call(libc::SYS_setpriority, [0, 0, -5])),
+    guarded("to come before what serves guests", |_| call(libc::SYS_setpriority, [0, 0, 2])),
+    needed("to stand back", |_| call(libc::SYS_setpriority, [0, 0, 19])),
+    guarded("to say how far the agent stands back", |place| call(libc::SYS_setpriority, [0, place.agent.into(), 0])),
     // Sockets.
     guarded("a TCP socket", |_| socket(libc::AF_INET, libc::SOCK_STREAM)),
     guarded("a TCP socket of IPv6", |_| socket(libc::AF_INET6, libc::SOCK_STREAM)),

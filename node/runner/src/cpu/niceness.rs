@@ -1,0 +1,79 @@
+//! How far the guests' threads stand back, from everybody else and from those of other runners.
+//!
+//! Niceness is the weight that the kernel gives threads: each step is a quarter. All begin at [`SERVING`], behind the agent. A
+//! thread that computes for a container beyond what it requested goes back as far as the agent says, which knows what was
+//! requested in all runners, and stays there: to come forward again takes a right that a runner does not have. The agent
+//! brings threads forward where it may.
+//!
+//! What must never happen here: a guest beyond its request computes before it stands back.
+
+use crate::protocol::{NICENESS_MAX, NICENESS_MIN};
+use nix::libc;
+use std::{
+    cell::Cell,
+    io,
+    sync::atomic::{AtomicU8, Ordering::Relaxed},
+};
+
+/// Of threads that have not computed beyond a request: timers, connections.
+pub(crate) const SERVING: u8 = 3;
+
+thread_local! {
+    /// What the calling thread went back to last.
+    static MINE: Cell<u8> = const { Cell::new(0) };
+}
+
+/// See the module. One for all of a runner's guests.
+#[derive(Debug)]
+pub(super) struct Niceness(AtomicU8);
+
+impl Niceness {
+    pub(super) fn new() -> Self {
+        Self(AtomicU8::new(NICENESS_MIN))
+    }
+
+    /// From now on threads stand back so far.
+    pub(super) fn set(&self, niceness: u8) {
+        self.0.store(niceness.clamp(NICENESS_MIN, NICENESS_MAX), Relaxed);
+    }
+
+    /// The calling thread is about to compute beyond a request.
+    pub(super) fn stand_back(&self) {
+        let niceness = self.0.load(Relaxed);
+        if MINE.replace(niceness) != niceness {
+            // A thread that has to come forward is refused, and waits for the agent.
+            let _ = set(niceness);
+        }
+    }
+}
+
+/// Sets the calling thread's niceness.
+pub(crate) fn set(niceness: u8) -> io::Result<()> {
+    // SAFETY: a plain system call on the calling thread, which is what Linux takes 0 for.
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness.into()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn a_thread_stands_back_as_far_as_was_said() {
+        let test = || {
+            let niceness = Niceness::new();
+            // SAFETY: a plain system call about the calling thread.
+            let mine = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+            [0, 12, u8::MAX].map(|said| {
+                niceness.set(said);
+                niceness.stand_back();
+                mine()
+            })
+        };
+        let found = thread::spawn(test).join().unwrap();
+        assert_eq!(found, [NICENESS_MIN.into(), 12, NICENESS_MAX.into()]);
+    }
+}
