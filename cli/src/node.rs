@@ -3,7 +3,7 @@
 use crate::{server::absolute, signals::Signals};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use coracle_agent::{AgentConfig, PODS_MAX_DEFAULT, RUNNER_INSTANCES_DEFAULT, Reserved, Thresholds};
+use coracle_agent::{AgentConfig, ImageLimits, PODS_MAX_DEFAULT, RUNNER_INSTANCES_DEFAULT, Reserved, Thresholds};
 use coracle_runner::compile::CompileLimits;
 use coracle_server::NodeCredentials;
 use std::{
@@ -12,6 +12,7 @@ use std::{
     net::{IpAddr, ToSocketAddrs as _, UdpSocket},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -70,6 +71,15 @@ pub(crate) struct WorkloadOptions {
     /// What has to be left, or pods are evicted [default: memory.available<100Mi, at most 5 % of it; of disk, inodes and process ids 5 %]
     #[arg(long, value_name = "SIGNALS", value_parser = Thresholds::parse, default_value = "", hide_default_value = true)]
     eviction_hard: Thresholds,
+    /// Part of the disk in use from which on images that nothing uses are removed; 100: only when the disk is short
+    #[arg(long, value_name = "PERCENT", default_value_t = 85, value_parser = clap::value_parser!(u8).range(0..=100))]
+    image_gc_high_threshold: u8,
+    /// Part of the disk in use down to which they are removed
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
+    image_gc_low_threshold: u8,
+    /// How long an image that nothing uses stays in any case
+    #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
+    image_minimum_age: u64,
 }
 
 impl WorkloadOptions {
@@ -81,6 +91,11 @@ impl WorkloadOptions {
             memory_bytes: self.compile_memory.map_or(usual.memory_bytes, |mib| mib << 20),
             cpu_seconds: self.compile_time,
         };
+        let (high_percent, low_percent) = (self.image_gc_high_threshold, self.image_gc_low_threshold);
+        if low_percent >= high_percent {
+            bail!("--image-gc-low-threshold {low_percent} must be below --image-gc-high-threshold {high_percent}");
+        }
+        let unused_for = Duration::from_secs(self.image_minimum_age);
         let registries = self.registries.as_deref().map(absolute).transpose()?;
         let static_pods = self.static_pods.as_deref().map(absolute).transpose()?;
         Ok(AgentConfig {
@@ -93,6 +108,7 @@ impl WorkloadOptions {
             reserved: self.system_reserved,
             memory_bytes: self.guests_machine_memory.map(|mib| mib << 20),
             thresholds: self.eviction_hard,
+            image_limits: ImageLimits { high_percent, low_percent, unused_for },
             ..config
         })
     }
@@ -157,6 +173,7 @@ pub(crate) fn config(
         reserved: Reserved::default(),
         memory_bytes: None,
         thresholds: Thresholds::default(),
+        image_limits: ImageLimits::default(),
         compile_limits: CompileLimits::default(),
         allow_unconfined_guests: false,
     })

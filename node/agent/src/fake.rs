@@ -15,7 +15,10 @@ use crate::{
         subject::Subject,
     },
     terminal::Typed,
-    workloads::{Code, Workloads},
+    workloads::{
+        Code, Workloads,
+        collect::{Goal, Wanted},
+    },
 };
 use async_trait::async_trait;
 use coracle_images::{Image, ImageModule, Local, PullError, PullPolicy};
@@ -554,6 +557,10 @@ impl Workloads for FakeWorkloads {
             return Err(PullError::Pull { reference: reference.to_owned(), detail });
         }
         Ok(image(reference))
+    }
+
+    async fn collect(&self, _wanted: Wanted, goal: Goal) -> std::io::Result<u64> {
+        Ok(goal.bytes)
     }
 
     async fn code(&self, _namespace_uid: &str, _module: &ImageModule) -> Result<Code, CompileError> {

@@ -72,7 +72,7 @@ use crate::{
         probes::Probes,
         volumes::{self, live::Refresher},
     },
-    pressure::{Pressure, thresholds::allocatable},
+    pressure::{Pressure, images::RoomOnDisk, thresholds::allocatable},
     reflector::{Cache, Sink},
     reports::Reports,
     sandbox::Owners,
@@ -133,7 +133,10 @@ pub const RUNNER_INSTANCES_DEFAULT: u32 = guests::INSTANCES_DEFAULT;
 /// Name of the directory in the data directory whose files describe static pods.
 pub const STATIC_PODS_DIRECTORY: &str = "static-pods";
 
-pub use pressure::thresholds::{Amount, ParseError, Reserved, Thresholds};
+pub use pressure::{
+    images::ImageLimits,
+    thresholds::{Amount, ParseError, Reserved, Thresholds},
+};
 
 /// How a node runs.
 #[derive(Debug, Clone)]
@@ -177,6 +180,8 @@ pub struct AgentConfig {
     pub memory_bytes: Option<u64>,
     /// Below which remainder pods have to go.
     pub thresholds: Thresholds,
+    /// When images that nothing uses go.
+    pub image_limits: ImageLimits,
     /// What the compiler process may use.
     pub compile_limits: CompileLimits,
     /// Guests run although the kernel cannot hold them in.
@@ -379,7 +384,7 @@ impl Agent {
             &self.config.node_name,
             self.config.data_dir.clone(),
         ));
-        let pods_in_use = pods.clone();
+        let (pods_in_use, manager_pods) = (pods.clone(), pods.clone());
         let link = NodeLink {
             channel: self.channel,
             stats: stats.clone(),
@@ -396,6 +401,14 @@ impl Agent {
             thresholds: self.config.thresholds,
             data_dir: self.config.data_dir.clone(),
             pressure: self.pressure,
+            room_on_disk: RoomOnDisk {
+                workloads: self.context.workloads.clone(),
+                registry: manager_pods,
+                recorder: self.context.recorder.clone(),
+                node: self.config.node_name.clone(),
+                data_dir: self.config.data_dir.clone(),
+                limits: self.config.image_limits,
+            },
         };
         tasks.spawn(relief.run(stop_pods.clone()));
         let heartbeat = Heartbeat {

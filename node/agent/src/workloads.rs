@@ -1,7 +1,10 @@
 //! From an image's name to compiled code that a namespace's runner can load.
 
+pub(crate) mod collect;
+
 use crate::pod::volumes;
 use async_trait::async_trait;
+use collect::{Collector, Goal, Wanted};
 use coracle_images::{Image, ImageModule, Images, Local, PullError, PullPolicy, file_sha256};
 use coracle_objects::registry_auth::Keyring;
 use coracle_runner::{
@@ -33,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a module that hit the compiler's limits is refused without another try, and how many are remembered.
 const REFUSED_FOR: Duration = Duration::from_mins(30);
 const REFUSED_MAX: usize = 1024;
+/// How often code is compiled for one container that is taken away before it is linked.
+const LINKS_MAX: usize = 3;
 
 /// Where compiled code is, relative to its runner's root, and how to run it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +57,10 @@ pub(crate) trait Workloads: Send + Sync + 'static {
 
     /// Makes sure that the image is here.
     async fn pull(&self, reference: &str, policy: PullPolicy, keyring: &Keyring) -> Result<Image, PullError>;
+
+    /// Removes images and compiled code that nobody wants, until enough space has been given back; answers how many bytes
+    /// that were.
+    async fn collect(&self, wanted: Wanted, goal: Goal) -> io::Result<u64>;
 
     /// Compiled code of a module, within reach of the namespace's runner.
     async fn code(&self, namespace_uid: &str, module: &ImageModule) -> Result<Code, CompileError>;
@@ -312,15 +321,30 @@ impl Workloads for LocalWorkloads {
 
     async fn code(&self, namespace_uid: &str, module: &ImageModule) -> Result<Code, CompileError> {
         let hex = module.digest.trim_start_matches("sha256:").to_owned();
-        let (compiled, kind) = match self.shared.known(&hex) {
-            Some(known) => known,
-            None => self.compilation(&hex, module).await?,
+        let linked = |kind| {
+            let path = Path::new("code").join(file_name(&hex, kind));
+            (self.namespaces.join(namespace_uid).join(&path), Code { path, kind })
         };
-        let path = Path::new("code").join(file_name(&hex, kind));
-        let target = self.namespaces.join(namespace_uid).join(&path);
-        link(&compiled, &target)
-            .map_err(|error| CompileError::Failed(format!("cannot link the compiled code: {error}")))?;
-        Ok(Code { path, kind })
+        for _ in 0..LINKS_MAX {
+            let (compiled, kind) = match self.shared.known(&hex) {
+                Some(known) => known,
+                None => self.compilation(&hex, module).await?,
+            };
+            let (target, code) = linked(kind);
+            // Held, lest it is taken away meanwhile for a lack of space: then it is compiled again.
+            let sound = self.shared.sound.lock().unwrap_or_else(PoisonError::into_inner);
+            match link(&compiled, &target) {
+                Ok(()) => return Ok(code),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => drop(sound),
+                Err(error) => return Err(CompileError::Failed(format!("cannot link the compiled code: {error}"))),
+            }
+        }
+        Err(CompileError::Failed("its compiled code was taken away again and again".to_owned()))
+    }
+
+    async fn collect(&self, wanted: Wanted, goal: Goal) -> io::Result<u64> {
+        let (images, compiler, namespaces) = (self.images.clone(), self.shared.clone(), self.namespaces.clone());
+        Collector { images, compiler, namespaces }.collect(wanted, goal).await
     }
 }
 

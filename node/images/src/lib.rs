@@ -11,6 +11,7 @@ mod pull;
 mod reference;
 mod registry;
 mod settings;
+mod shelf;
 mod store;
 mod tar;
 mod turns;
@@ -35,6 +36,7 @@ use thiserror::Error;
 
 pub use reference::Reference;
 pub use settings::{RegistrySettings, SettingsError};
+pub use shelf::{StoredImage, Swept};
 
 /// Pause before the first retry.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
@@ -167,7 +169,8 @@ pub enum PullError {
 /// Which pull it is: the same name with the same credentials.
 type FlightKey = (String, Vec<Credential>);
 
-/// The node's images; one pull per reference, and one download per digest, however many wait.
+/// The node's images; one pull per reference, and one download per digest, however many wait. Copies share everything.
+#[derive(Clone)]
 pub struct Images {
     puller: Arc<Puller>,
     flights: Arc<Mutex<HashMap<FlightKey, Flight>>>,
@@ -187,7 +190,7 @@ impl Images {
     fn with_registries(directory: &Path, registries: Registries, retry_delay: Duration) -> io::Result<Self> {
         let store = Store::open(directory)?;
         let turns = Turns::new();
-        let puller = Puller { store, registries, turns, retry_delay, busy: Mutex::default() };
+        let puller = Puller { store, registries, turns, retry_delay, busy: Mutex::default(), shelf: Mutex::default() };
         Ok(Self { puller: Arc::new(puller), flights: Arc::default() })
     }
 

@@ -6,6 +6,7 @@ use crate::{
     manifest::{self, Form, Layer, Manifest},
     reference::{Reference, parse_digest},
     registry::{Access, Registries},
+    shelf::Shelf,
     store::{Contents, Extracted, Store},
     tar,
     turns::Turns,
@@ -37,6 +38,8 @@ pub(crate) struct Puller {
     pub(crate) retry_delay: Duration,
     /// Layers being fetched.
     pub(crate) busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Held while something is found, and while something is taken away.
+    pub(crate) shelf: Mutex<Shelf>,
 }
 
 /// The name under which the index knows an image.
@@ -50,6 +53,7 @@ pub(crate) fn index_name(reference: &Reference) -> String {
 impl Puller {
     /// What the index has for the name, if all of it is here.
     pub(crate) fn local(&self, reference: &Reference, keyring: &Keyring) -> Local {
+        let _kept = self.shelf();
         let Some(entry) = self.store.lookup(&index_name(reference)) else { return Local::Absent };
         let layers = self.store.read(&entry.manifest).and_then(|bytes| {
             let parsed = manifest::parse(&bytes, reference.base_name());
@@ -65,6 +69,7 @@ impl Puller {
 
     /// What is here of a digest.
     pub(crate) fn held(&self, reference: &Reference) -> Option<Image> {
+        let _kept = self.shelf();
         let digest = reference.digest.as_deref()?;
         match manifest::parse(&self.store.read(digest)?, reference.base_name()) {
             Ok(Manifest::Image(layers)) => self.image(reference, digest, &layers, false).ok(),
@@ -76,6 +81,7 @@ impl Puller {
     pub(crate) async fn pull(&self, reference: &Reference, keyring: &Keyring) -> Result<Image, Failure> {
         let _turn = self.turns.take(reference.host.as_deref().unwrap_or_default()).await;
         let (digest, bytes, layers, access) = self.manifest(reference, keyring).await?;
+        let _pin = self.pin(layers.iter().map(|layer| layer.digest.clone()).chain([digest.clone()]));
         let mut pulled = false;
         for layer in &layers {
             pulled |= self.fetch(reference, keyring, layer).await?;
@@ -158,6 +164,7 @@ impl Puller {
         if layer.form == Form::Module {
             return Ok(());
         }
+        let _pin = self.pin_all();
         let (store, digest) = (self.store.clone(), layer.digest.clone());
         let unpacked = tokio::task::spawn_blocking(move || unpack(&store, &digest)).await;
         let unpacked = unpacked.unwrap_or_else(|_| Err(io::Error::other("it was interrupted")));
@@ -198,6 +205,7 @@ impl Puller {
         if modules.is_empty() {
             return Err("is not a wasm workload image: there is no .wasm file in its layers".to_owned());
         }
+        self.store.touch(digest);
         let path = |module: &Extracted| self.store.blob_path(&module.digest).ok_or("has a digest that is not valid");
         Ok(Image {
             id: format!("{}@{digest}", self.registries.full_name(reference)),

@@ -6,7 +6,7 @@ use coracle_objects::registry_auth::Credential;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, File, Metadata, Permissions},
     io::{self, Read, Seek, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -34,7 +34,7 @@ pub(crate) struct Store {
 /// What a name meant when it was last pulled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IndexEntry {
-    name: String,
+    pub(crate) name: String,
     /// Digest of the manifest.
     pub(crate) manifest: String,
     /// Salted hashes of the credentials with which it was pulled; absent: it needs none.
@@ -56,6 +56,24 @@ pub(crate) struct Contents {
     pub(crate) modules: Vec<Extracted>,
     /// Modules of earlier layers that are gone.
     pub(crate) gone: Vec<String>,
+}
+
+/// A directory whose files are called by digests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Manifests and modules.
+    Blobs,
+    /// Downloads that broke off.
+    Partial,
+    /// What archives held.
+    Archives,
+}
+
+impl Place {
+    /// Whether its digests are those of archives.
+    pub(crate) fn holds_archives(self) -> bool {
+        self == Self::Archives
+    }
 }
 
 impl Store {
@@ -182,6 +200,50 @@ impl Store {
     /// The manifest that `name` meant when it was last pulled.
     pub(crate) fn lookup(&self, name: &str) -> Option<IndexEntry> {
         read_json(&self.index_path(name)).filter(|entry: &IndexEntry| entry.name == name)
+    }
+
+    /// All names that mean something.
+    pub(crate) fn entries(&self) -> io::Result<Vec<IndexEntry>> {
+        let mut entries = Vec::new();
+        for file in fs::read_dir(&self.index)? {
+            entries.extend(read_json::<IndexEntry>(&file?.path()));
+        }
+        Ok(entries)
+    }
+
+    /// `name` means nothing any more.
+    pub(crate) fn forget(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.index_path(name))
+    }
+
+    /// Notes that somebody uses the image with this manifest; a disk that does not take the note loses only the order in
+    /// which images go.
+    pub(crate) fn touch(&self, manifest: &str) {
+        let file = self.blob_path(manifest).and_then(|path| File::open(path).ok());
+        let _ = file.map(|file| file.set_modified(SystemTime::now()));
+    }
+
+    /// When the image with this manifest was last used.
+    pub(crate) fn last_used(&self, manifest: &str) -> Option<SystemTime> {
+        fs::metadata(self.blob_path(manifest)?).ok()?.modified().ok()
+    }
+
+    /// Removes every file called by a digest that is not to stay.
+    pub(crate) fn retain(&self, mut stays: impl FnMut(Place, &str, &Metadata) -> bool) -> io::Result<()> {
+        let places = [(Place::Blobs, &self.blobs), (Place::Partial, &self.partial), (Place::Archives, &self.layers)];
+        for (place, directory) in places {
+            for file in fs::read_dir(directory)? {
+                let file = file?;
+                let name = file.file_name();
+                let hex = name.to_str().map(|name| name.strip_suffix(".json").unwrap_or(name)).unwrap_or_default();
+                let digest = format!("sha256:{hex}");
+                // Other names are those of files that are being written.
+                if parse_digest(&digest).is_ok() && !stays(place, &digest, &file.metadata()?) {
+                    fs::remove_file(file.path())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Remembers which manifest `name` means and what it took to get it.

@@ -11,7 +11,10 @@ use axum::{
 };
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 const TOKEN: &str = "registry-token";
 
@@ -261,4 +264,72 @@ async fn a_registry_that_is_not_there_is_named() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn only_what_nothing_needs_is_swept_away() {
+    let world = World::new().await;
+    let blobs = || fs::read_dir(world.directory.path().join("blobs/sha256")).unwrap().count();
+    let none = BTreeSet::new();
+    let now = Duration::ZERO;
+    world.fake.push("v1", "application/wasm", b"\0asm shared");
+    world.fake.push("v2", "application/wasm", b"\0asm two");
+    for version in ["v1", "v2"] {
+        ensure(&world.images, &format!("app:{version}"), PullPolicy::IfNotPresent).await.unwrap();
+    }
+    assert_eq!((blobs(), world.images.stored().unwrap().len()), (4, 2));
+    assert_eq!(world.images.sweep(&none, now).unwrap().freed_bytes, 0, "names keep what they mean");
+
+    // A name that means something else by now leaves the old image to nobody but those who run it.
+    let old = local(&world.images, "app:v2").unwrap();
+    world.fake.push("v2", "application/wasm", b"\0asm three");
+    let new = ensure(&world.images, "app:v2", PullPolicy::Always).await.unwrap();
+    let in_use = world.images.in_use(["app:v1", "nonsense name"], [old.id.as_str(), ""]);
+    assert_eq!(in_use.len(), 2);
+    let swept = world.images.sweep(&in_use, now).unwrap();
+    assert_eq!((swept.freed_bytes, swept.modules.len(), blobs()), (0, 3, 6));
+    assert!(world.images.held(&old.id).is_some());
+    assert_eq!(world.images.sweep(&none, Duration::from_mins(1)).unwrap().freed_bytes, 0, "it is young");
+    assert!(world.images.sweep(&none, now).unwrap().freed_bytes > 0);
+    assert!(world.images.held(&old.id).is_none() && blobs() == 4);
+
+    // Who was used a moment ago is not forgotten, nor one that is being pulled.
+    let digest = new.id.rsplit_once('@').unwrap().1.to_owned();
+    assert!(!world.images.forget(&digest, Duration::from_mins(1)).unwrap());
+    {
+        let _pin = world.images.puller.pin([digest.clone()]);
+        assert!(!world.images.forget(&digest, now).unwrap());
+    }
+    assert!(world.images.forget(&digest, now).unwrap());
+    assert!(local(&world.images, "app:v2").is_none());
+    {
+        let _pin = world.images.puller.pin([digest.clone()]);
+        assert_eq!((world.images.sweep(&none, now).unwrap().freed_bytes, blobs()), (0, 4), "it is being pulled");
+        let _unpacking = world.images.puller.pin_all();
+        assert_eq!(world.images.sweep(&none, now).unwrap().freed_bytes, 0);
+    }
+    let swept = world.images.sweep(&none, now).unwrap();
+    assert_eq!((swept.modules.len(), blobs()), (1, 2));
+    assert!(local(&world.images, "app:v1").is_some());
+    // Whoever wants it again pulls it again.
+    assert!(ensure(&world.images, "app:v2", PullPolicy::IfNotPresent).await.unwrap().pulled);
+}
+
+#[tokio::test]
+async fn the_images_of_longest_disuse_come_first() {
+    let world = World::new().await;
+    for version in ["v1", "v2"] {
+        world.fake.push(version, "application/wasm", version.as_bytes());
+        ensure(&world.images, &format!("app:{version}"), PullPolicy::IfNotPresent).await.unwrap();
+    }
+    let oldest = || {
+        let stored = world.images.stored().unwrap();
+        stored.into_iter().min_by_key(|image| image.last_used).unwrap().names
+    };
+    assert_eq!(oldest(), ["cluster/app:v1"]);
+    local(&world.images, "app:v1").unwrap();
+    assert_eq!(oldest(), ["cluster/app:v2"]);
+    fs::write(world.directory.path().join("partial").join("0".repeat(64)), "broken off").unwrap();
+    assert!(world.images.sweep(&BTreeSet::new(), Duration::ZERO).unwrap().freed_bytes > 0);
+    assert_eq!(fs::read_dir(world.directory.path().join("partial")).unwrap().count(), 0);
 }

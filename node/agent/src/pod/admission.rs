@@ -253,7 +253,9 @@ impl Room {
         };
         match books.yielding(&self.offer, wanted).filter(|_| is_critical(pod)) {
             Some(going) => {
-                going.iter().for_each(|uid| books.leave(uid));
+                for uid in &going {
+                    books.leave(uid);
+                }
                 books.enter(pod);
                 Admission::TakenFor(going)
             }

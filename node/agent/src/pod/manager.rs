@@ -244,7 +244,7 @@ impl Manager {
         let place = Place { entry: entry.as_ref(), disk: disk.clone() };
         let mut worker = Worker::new(self.context.clone(), pod.clone(), place, wanted, view, evicted.clone());
         if let Some(refusal) = refusal {
-            worker.refuse(&refusal);
+            worker.refuse(refusal);
         }
         handles.insert(uid.clone(), Handle { desired, view: seen, evicted, disk: disk.clone() });
         drop(handles);
@@ -335,7 +335,9 @@ impl Sink for Manager {
         let mut unlisted: Vec<String> = self.registry.handles().keys().cloned().collect();
         unlisted.extend(self.ledger.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned());
         unlisted.retain(|uid| !is_static_uid(uid) && !listed.contains(uid));
-        unlisted.iter().for_each(|uid| self.gone(uid));
+        for uid in &unlisted {
+            self.gone(uid);
+        }
         let mut objects = objects;
         objects.sort_by_cached_key(|pod| {
             let created = spec::text(&pod["metadata"], "creationTimestamp").to_owned();

@@ -26,7 +26,10 @@ pub(crate) mod stopping;
 pub(crate) use container::{Container, Ended, Failure, Kind, Stage};
 
 use crate::{
-    pod::spec::{self, RestartPolicy},
+    pod::{
+        admission::Refusal,
+        spec::{self, RestartPolicy},
+    },
     retry::{Backoff, go_duration},
 };
 use container::Checked;
@@ -106,8 +109,8 @@ pub(crate) struct PodState {
     pub(crate) renewing: bool,
     /// The pod as a whole failed: reason and message.
     pub(crate) failed: Option<(String, String)>,
-    /// It failed because the node did not take it on.
-    pub(crate) refused: bool,
+    /// Why the node did not take it on: it failed, and there is nothing of it here.
+    pub(crate) refused: Option<Refusal>,
     describe: String,
 }
 
@@ -126,7 +129,7 @@ impl PodState {
             stopping: false,
             renewing: false,
             failed: None,
-            refused: false,
+            refused: None,
             describe: spec::describe(pod),
         }
     }

@@ -4,6 +4,7 @@
 use crate::{
     clock,
     pod::{
+        admission::Refusal,
         spec::{self, RestartPolicy},
         state::{Container, Ended, Kind, PodState, Stage},
     },
@@ -42,8 +43,8 @@ pub(crate) const PREEMPTED: &str = "Preempting";
 /// The status of `pod`. Conditions keep their transition time from `previous` while their status stays; what others
 /// write (`qosClass`, the scheduler's condition, readiness gates) is kept.
 pub(crate) fn derive(pod: &Value, state: &PodState, host_ip: &str, previous: &Value, now: OffsetDateTime) -> Value {
-    if let Some((reason, message)) = state.failed.as_ref().filter(|_| state.refused) {
-        return refused(pod, state, reason, message, previous);
+    if let Some(refusal) = &state.refused {
+        return refused(pod, state, refusal, previous);
     }
     let phase = phase(state);
     let is_terminal = matches!(phase, Phase::Succeeded | Phase::Failed);
@@ -88,9 +89,10 @@ pub(crate) fn derive(pod: &Value, state: &PodState, host_ip: &str, previous: &Va
 }
 
 /// The status of a pod that this node did not take: nothing of it ever was here.
-fn refused(pod: &Value, state: &PodState, reason: &str, message: &str, previous: &Value) -> Value {
+fn refused(pod: &Value, state: &PodState, refusal: &Refusal, previous: &Value) -> Value {
     let mut status = json!({
-        "phase": Phase::Failed.as_str(), "reason": reason, "message": message, "startTime": state.start_time,
+        "phase": Phase::Failed.as_str(), "reason": refusal.reason, "message": refusal.told(),
+        "startTime": state.start_time,
     });
     for field in ["conditions", "qosClass"] {
         if let Some(known) = previous.get(field).or_else(|| pod["status"].get(field)) {

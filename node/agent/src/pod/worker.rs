@@ -218,10 +218,10 @@ impl Worker {
     }
 
     /// The node does not take the pod: it fails, and nothing of it is set up.
-    pub(crate) fn refuse(&mut self, refusal: &Refusal) {
+    pub(crate) fn refuse(&mut self, refusal: Refusal) {
         self.context.recorder.record(&self.pod, "", Severity::Warning, refusal.reason, &refusal.message);
-        self.state.refused = true;
         self.state.failed = Some((refusal.reason.to_owned(), refusal.told()));
+        self.state.refused = Some(refusal);
         self.end(Ending::Failed, Duration::ZERO);
     }
 

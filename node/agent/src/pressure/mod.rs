@@ -1,6 +1,7 @@
 //! When the machine runs short: says so in the node's conditions, and ends pods one by one until there is enough again.
-//! Pods that use more of the disk than they may go whether anything is short or not.
+//! Pods that use more of the disk than they may go whether anything is short or not. Images that nothing uses go first.
 
+pub(crate) mod images;
 mod order;
 pub(crate) mod thresholds;
 
@@ -10,6 +11,7 @@ use crate::{
     stats::{Stats, summary::MachineUse, usage::PodUse},
 };
 use coracle_objects::meta;
+use images::RoomOnDisk;
 use order::{Victim, has_storage_limit, over_its_storage, victims};
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use thresholds::{Resource, Shortage, Thresholds, shortages};
@@ -61,6 +63,7 @@ pub(crate) struct Keeper {
     pub(crate) thresholds: Thresholds,
     pub(crate) data_dir: PathBuf,
     pub(crate) pressure: watch::Sender<Pressure>,
+    pub(crate) room_on_disk: RoomOnDisk,
 }
 
 impl Keeper {
@@ -71,8 +74,15 @@ impl Keeper {
 
     async fn keep(&self) {
         let mut conditions = Conditions::default();
+        let mut collected = None;
         loop {
-            let short = self.look(&mut conditions);
+            self.room_on_disk.keep(&mut collected).await;
+            let mut short = self.look(&mut conditions);
+            let is_of_disk = |one: &Shortage| matches!(one.resource, Resource::Disk | Resource::Inodes);
+            if short.iter().any(is_of_disk) && self.room_on_disk.reclaim().await {
+                // Perhaps no pod has to go.
+                short = self.look(&mut conditions);
+            }
             if let Some(first) = short.first() {
                 self.relieve(first).await;
             }

@@ -131,7 +131,7 @@ impl Worker {
                 self.state.prepared = true;
             }
             Ok((_, Done::SetUp(Err(failure)))) => self.set_up_failed(&failure),
-            Ok((_, Done::Refused(refusal))) => self.refuse(&refusal),
+            Ok((_, Done::Refused(refusal))) => self.refuse(refusal),
             Ok((_, Done::Prepared(index, run, Ok(prepared)))) if !self.state.starts_nothing() => {
                 self.launch(index, run, *prepared);
             }
