@@ -3,7 +3,7 @@
 use crate::{
     Kind, catalogue,
     kind::{Subresource, Verb},
-    metrics,
+    metrics, reviews,
 };
 use serde_json::{Map, Value, json};
 
@@ -127,14 +127,22 @@ fn versions(group: &'static str) -> impl Iterator<Item = &'static str> {
     group_versions().filter(move |(known, _)| *known == group).map(|(_, version)| version)
 }
 
-/// Every group and version that is served: those of stored kinds, then that of computed ones.
+/// Every group and version that is served: those of stored kinds, then those of computed ones.
 fn group_versions() -> impl Iterator<Item = (&'static str, &'static str)> {
-    catalogue::group_versions().into_iter().chain([(metrics::GROUP, metrics::VERSION)])
+    let stored = catalogue::group_versions().into_iter();
+    let mut all: Vec<_> = stored.chain(computed().map(|kind| (kind.group, kind.version))).collect();
+    all.dedup();
+    all.into_iter()
+}
+
+/// What is answered and never stored.
+fn computed() -> impl Iterator<Item = &'static Kind> {
+    metrics::all().into_iter().chain(reviews::all())
 }
 
 /// The kinds of one group and version, stored or computed.
 fn in_group(group: &str, version: &str) -> impl Iterator<Item = &'static Kind> {
-    let computed = metrics::all().into_iter().filter(move |kind| kind.group == group && kind.version == version);
+    let computed = computed().filter(move |kind| kind.group == group && kind.version == version);
     catalogue::in_group(group, version).chain(computed)
 }
 
@@ -163,7 +171,16 @@ mod tests {
         assert_eq!(core_versions()["versions"], json!(["v1"]));
         let names: Vec<Value> =
             groups()["groups"].as_array().into_iter().flatten().map(|g| g["name"].clone()).collect();
-        assert_eq!(names, ["coordination.k8s.io", "discovery.k8s.io", "metrics.k8s.io"]);
+        assert_eq!(
+            names,
+            [
+                "coordination.k8s.io",
+                "discovery.k8s.io",
+                "metrics.k8s.io",
+                "authentication.k8s.io",
+                "authorization.k8s.io"
+            ]
+        );
         assert_eq!(
             group("discovery.k8s.io"),
             Some(json!({
@@ -227,7 +244,7 @@ mod tests {
         }
         assert_eq!(
             listed,
-            catalogue::all().iter().copied().chain(metrics::all()).map(|kind| kind.plural).collect::<Vec<_>>()
+            catalogue::all().iter().copied().chain(computed()).map(|kind| kind.plural).collect::<Vec<_>>()
         );
         let subresources = &aggregated(true)["items"][0]["versions"][0]["resources"][5]["subresources"];
         let expected = |name: &str, verbs: &[&str], kind: &str| {

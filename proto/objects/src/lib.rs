@@ -20,6 +20,7 @@ pub mod patch;
 pub mod quantity;
 pub mod ranges;
 pub mod registry_auth;
+pub mod reviews;
 pub mod rules;
 pub mod selector;
 pub mod static_pods;

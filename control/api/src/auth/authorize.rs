@@ -3,6 +3,7 @@
 use super::{nodes, roles};
 use crate::identity::{Attributes, GROUP_MASTERS, Identity};
 use coracle_objects::ApiError;
+use serde_json::{Value, json};
 
 /// Whether `identity` may do what `attributes` say.
 ///
@@ -13,6 +14,20 @@ pub fn authorize(identity: &Identity, attributes: &Attributes<'_>) -> Result<(),
         || roles::allow(roles::of_user(&identity.user), attributes)
         || identity.node_name().is_some_and(|node| nodes::may(node, attributes));
     if allowed { Ok(()) } else { Err(refusal(identity, attributes)) }
+}
+
+/// What `identity` may do in any namespace, in the shape of a rules review's `resourceRules`, and whether that is all: what a
+/// node may do depends on the objects.
+#[must_use]
+pub fn rules(identity: &Identity) -> (Vec<Value>, bool) {
+    if identity.is_in(GROUP_MASTERS) {
+        return (vec![json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]})], true);
+    }
+    let is_node = identity.node_name().is_some();
+    let of_node = if is_node { roles::NODE_RULES } else { &[] };
+    let rules = roles::of_user(&identity.user).iter().chain(of_node);
+    let shown = rules.map(|rule| json!({"verbs": rule.verbs, "apiGroups": rule.groups, "resources": rule.resources}));
+    (shown.collect(), !is_node)
 }
 
 fn refusal(identity: &Identity, attributes: &Attributes<'_>) -> ApiError {

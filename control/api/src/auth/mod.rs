@@ -8,7 +8,7 @@ mod nodes;
 mod pods;
 mod roles;
 
-pub use authorize::authorize;
+pub use authorize::{authorize, rules};
 pub use pods::PodLookup;
 
 use crate::identity::Identity;

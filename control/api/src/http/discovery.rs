@@ -32,7 +32,9 @@ pub(super) fn answer(route: &Route, headers: &HeaderMap, accept: Accept) -> Resu
             Ok(answer::bytes(StatusCode::OK, Bytes::from_static(document)))
         }
         Route::Index => Ok(ok(index())),
-        Route::Version | Route::Health(_) | Route::Objects(_) | Route::Metrics(_) => Err(nothing_there()),
+        Route::Version | Route::Health(_) | Route::Objects(_) | Route::Metrics(_) | Route::Review(_) => {
+            Err(nothing_there())
+        }
     }
 }
 

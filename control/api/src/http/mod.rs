@@ -16,6 +16,7 @@ mod objects;
 mod path;
 mod protobuf;
 mod query;
+mod reviews;
 #[cfg(test)]
 mod tests;
 mod views;
@@ -79,6 +80,7 @@ async fn respond(shared: &Shared, request: Request) -> Result<Response, ApiError
     let accept = Accept::parse(&parts.headers)?;
     let path = match route {
         Route::Objects(path) => path,
+        Route::Review(kind) => return reviews::answer(&shared.door, &identity, kind, &parts, body).await,
         Route::Metrics(path) => {
             let query = Query::parse(&parts.uri)?;
             return metrics::answer(&shared.door, &identity, path, &query, accept, &parts.method).await;

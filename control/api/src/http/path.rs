@@ -1,6 +1,6 @@
 //! URL paths to what they mean.
 
-use coracle_objects::{Kind, catalogue, metrics};
+use coracle_objects::{Kind, catalogue, metrics, reviews};
 
 /// What a path means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub(super) enum Route {
     Objects(ObjectPath),
     /// `/apis/metrics.k8s.io/v1beta1/…`.
     Metrics(MetricsPath),
+    /// A question about the asker, at `/apis/GROUP/VERSION/PLURAL`.
+    Review(&'static Kind),
 }
 
 /// What nodes or pods use.
@@ -83,6 +85,11 @@ impl Route {
     /// What `path` means; `None` when it means nothing.
     pub(super) fn parse(path: &str) -> Option<Self> {
         let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+        if let ["apis", group, version, plural] = *segments.as_slice()
+            && let Some(kind) = reviews::by_resource(group, version, plural)
+        {
+            return Some(Self::Review(kind));
+        }
         Some(match segments.as_slice() {
             [] => Self::Index,
             ["version"] => Self::Version,

@@ -31,6 +31,9 @@ pub(super) fn of(api_version: &str, kind: &str) -> Option<&'static [Field]> {
         ("v1", "Secret") => Some(SECRET),
         ("v1", "Namespace") => Some(NAMESPACE),
         ("v1", "Service") => Some(SERVICE),
+        ("authentication.k8s.io/v1", "SelfSubjectReview") => Some(SELF_REVIEW),
+        ("authorization.k8s.io/v1", "SelfSubjectAccessReview") => Some(ACCESS_REVIEW),
+        ("authorization.k8s.io/v1", "SelfSubjectRulesReview") => Some(RULES_REVIEW),
         // Sent under the version of the group that the object belongs to.
         (_, "DeleteOptions") => Some(DELETE_OPTIONS),
         _ => None,
@@ -94,6 +97,49 @@ const NAMESPACE: &[Field] = &[
     METADATA,
     field(2, "spec", &Type::Message(&[field(1, "finalizers", TEXTS)])),
     field(3, "status", &Type::Message(&[field(1, "phase", &Type::Text)])),
+];
+
+// Of reviews' statuses a client writes only what is empty.
+const SELF_REVIEW: &[Field] = &[METADATA, field(2, "status", &Type::Message(&[field(1, "userInfo", USER_INFO)]))];
+
+const USER_INFO: &Type = &Type::Message(&[field(1, "username", &Type::Text), field(2, "uid", &Type::Text)]);
+
+const ACCESS_REVIEW: &[Field] = &[
+    METADATA,
+    field(2, "spec", &Type::Message(ACCESS_REVIEW_SPEC)),
+    field(3, "status", &Type::Message(ACCESS_REVIEW_STATUS)),
+];
+
+const ACCESS_REVIEW_SPEC: &[Field] = &[
+    field(1, "resourceAttributes", &Type::Message(RESOURCE_ATTRIBUTES)),
+    field(2, "nonResourceAttributes", &Type::Message(&[field(1, "path", &Type::Text), field(2, "verb", &Type::Text)])),
+];
+
+const RESOURCE_ATTRIBUTES: &[Field] = &[
+    field(1, "namespace", &Type::Text),
+    field(2, "verb", &Type::Text),
+    field(3, "group", &Type::Text),
+    field(4, "version", &Type::Text),
+    field(5, "resource", &Type::Text),
+    field(6, "subresource", &Type::Text),
+    field(7, "name", &Type::Text),
+];
+
+const ACCESS_REVIEW_STATUS: &[Field] = &[
+    field(1, "allowed", &Type::Boolean),
+    field(2, "reason", &Type::Text),
+    field(3, "evaluationError", &Type::Text),
+    field(4, "denied", &Type::Boolean),
+];
+
+const RULES_REVIEW: &[Field] = &[
+    METADATA,
+    field(2, "spec", &Type::Message(&[field(1, "namespace", &Type::Text)])),
+    field(
+        3,
+        "status",
+        &Type::Message(&[field(3, "incomplete", &Type::Boolean), field(4, "evaluationError", &Type::Text)]),
+    ),
 ];
 
 const SERVICE: &[Field] = &[

@@ -11,6 +11,7 @@ use tower::ServiceExt;
 
 mod lives;
 mod reads;
+mod reviews;
 mod writes;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
