@@ -37,7 +37,9 @@ fn files(directory: &Path) -> Vec<String> {
 fn counts(cluster: &Cluster) -> (usize, usize) {
     let node = cluster.data_dir().join("node");
     let engines = fs::read_dir(node.join("compiled")).into_iter().flatten().flatten();
-    let code = engines.flat_map(|engine| files(&engine.path())).filter(|name| name.ends_with(".cwasm"));
+    let code = engines
+        .flat_map(|engine| files(&engine.path()))
+        .filter(|name| Path::new(name).extension() == Some("cwasm".as_ref()));
     (files(&node.join("images/index")).len(), code.count())
 }
 
