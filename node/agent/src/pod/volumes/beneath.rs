@@ -3,12 +3,13 @@
 use crate::sandbox::Owner;
 use nix::{
     errno::Errno,
-    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2},
+    fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2},
     sys::stat::{Mode, fchmod, mkdirat},
-    unistd::{Gid, Uid, fchown},
+    unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat},
 };
 use std::{
-    io,
+    fs::File,
+    io::{self, Write},
     os::fd::{AsFd, OwnedFd},
     path::{Component, Path, PathBuf},
 };
@@ -49,12 +50,35 @@ pub(super) fn make_directory(root: &Path, path: &Path, owner: Owner) -> io::Resu
         directory = open_at(&directory, word, flags)?;
         if made {
             fchmod(&directory, SHARED_MODE)?;
-            if let Some(id) = owner.id() {
-                fchown(&directory, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)))?;
-            }
+            give(&directory, owner)?;
         }
     }
     Ok(())
+}
+
+/// Makes a file for guests to write at a relative path, in the place of what is there, and the directories above it.
+///
+/// # Errors
+/// As [`make_directory`]; `EEXIST` where somebody else makes one at the same moment.
+pub(super) fn put_file(root: &Path, path: &Path, bytes: &[u8], mode: Mode, owner: Owner) -> io::Result<()> {
+    let above = path.parent().unwrap_or(Path::new(""));
+    make_directory(root, above, owner)?;
+    let directory = open_beneath(root, above, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+    let name = Path::new(path.file_name().ok_or(Errno::EINVAL)?);
+    match unlinkat(&directory, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut file = File::from(openat(&directory, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+    file.write_all(bytes)?;
+    fchmod(&file, mode)?;
+    give(&file, owner)
+}
+
+fn give(file: impl AsFd, owner: Owner) -> io::Result<()> {
+    let Some(id) = owner.id() else { return Ok(()) };
+    Ok(fchown(file, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)))?)
 }
 
 /// A relative path that stays where it is: without `.`, and never with `..`.
@@ -147,7 +171,17 @@ mod tests {
         for path in ["absolute", "relative", "absolute/x", "relative/x", "file", "file/x", "../outside"] {
             assert!(make_directory(&volume, Path::new(path), Owner::AGENT).is_err(), "{path}");
         }
+        let mode = Mode::S_IRUSR;
+        for path in ["absolute/new", "relative/new", "../outside/new", "file/new"] {
+            assert!(put_file(&volume, Path::new(path), b"x", mode, Owner::AGENT).is_err(), "{path}");
+        }
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        // A link in the place of the file itself is replaced, and what it leads to stays.
+        fs::write(outside.join("kept"), "kept").unwrap();
+        symlink(outside.join("kept"), volume.join("link")).unwrap();
+        put_file(&volume, Path::new("link"), b"new", mode, Owner::AGENT).unwrap();
+        assert_eq!(fs::read_to_string(outside.join("kept")).unwrap(), "kept");
+        assert_eq!(fs::read_to_string(volume.join("link")).unwrap(), "new");
         make_directory(&volume, Path::new("a/b/c"), Owner::AGENT).unwrap();
         make_directory(&volume, Path::new("a/b"), Owner::AGENT).unwrap();
         make_directory(&volume, Path::new(""), Owner::AGENT).unwrap();

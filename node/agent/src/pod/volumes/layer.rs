@@ -4,7 +4,7 @@
 //! `/etc/resolv.conf`, the file of its termination message, and `/tmp`. It is gone with the next run, and what is written
 //! there counts against the container's `limits.ephemeral-storage`.
 
-use super::beneath::absolute;
+use super::beneath::{absolute, make_directory, put_file};
 use crate::{
     pod::{env::full_hostname, spec},
     sandbox::Owner,
@@ -12,13 +12,12 @@ use crate::{
 use coracle_net::names::{HostResolver, PodDns, hostname};
 use coracle_objects::{meta, ranges::CLUSTER_DNS};
 use coracle_runner::tree::{self, Usage};
+use nix::sys::stat::Mode;
 use serde_json::Value;
 use std::{
     fmt::Write as _,
-    fs::{self, Permissions},
-    io,
+    fs, io,
     net::IpAddr,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -29,8 +28,7 @@ const BASE: &str = ".base-";
 /// Where a termination message goes when nobody says otherwise.
 const MESSAGE_PATH: &str = "/dev/termination-log";
 /// What guests write.
-const DIRECTORY_MODE: u32 = 0o777;
-const FILE_MODE: u32 = 0o666;
+const FILE_MODE: Mode = Mode::from_bits_truncate(0o666);
 /// How this machine looks names up.
 const HOST_RESOLVER: &str = "/etc/resolv.conf";
 /// Names that `/etc/hosts` always has.
@@ -64,44 +62,23 @@ impl Layer {
         super::remove(&directory)?;
         fs::create_dir_all(&all)?;
         let layer = Self { directory, owner };
-        layer.make(&layer.directory)?;
+        make_directory(&all, Path::new(container), owner)?;
         for name in ["etc", "tmp"] {
             layer.directory(name)?;
         }
         Ok(layer)
     }
 
-    fn make(&self, path: &Path) -> io::Result<()> {
-        match fs::create_dir(path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => {
-                fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE))?;
-                self.owner.give(path)
-            }
-        }
-    }
-
-    /// Makes a directory, relative to the layer, and those above it.
+    /// Makes a directory, relative to the layer, and those above it. They are the guests' at once, and whoever has taken
+    /// a runner over may be quick to put a link there: none is followed.
     pub(super) fn directory(&self, path: &str) -> io::Result<()> {
-        let mut directory = self.directory.clone();
-        for word in path.split('/').filter(|word| !word.is_empty()) {
-            directory.push(word);
-            self.make(&directory)?;
-        }
-        Ok(())
+        make_directory(&self.directory, Path::new(absolute(path).trim_start_matches('/')), self.owner)
     }
 
     /// Makes a file, and the directories above it; one that is there already is replaced.
     pub(super) fn file(&self, path: &str, bytes: &[u8]) -> io::Result<()> {
-        let path = path.trim_start_matches('/');
-        if let Some((above, _)) = path.rsplit_once('/') {
-            self.directory(above)?;
-        }
-        let path = self.directory.join(path);
-        fs::write(&path, bytes)?;
-        fs::set_permissions(&path, Permissions::from_mode(FILE_MODE))?;
-        self.owner.give(&path)
+        let path = absolute(path);
+        put_file(&self.directory, Path::new(path.trim_start_matches('/')), bytes, FILE_MODE, self.owner)
     }
 
     /// The files that every container has in `/etc`.
@@ -199,6 +176,21 @@ mod tests {
         assert_eq!((usage(&directory), usage(&pod.path().join(".layers/none"))), (new, Usage::default()));
         assert!(!pod.path().join(".layers/main/tmp/left").exists());
         assert_eq!(layer.top().unwrap(), ["data", "etc", "tmp", "var"]);
+    }
+
+    #[test]
+    fn links_that_a_guest_plants_are_not_followed() {
+        let pod = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let layer = Layer::begin(pod.path(), "main", Owner::AGENT).unwrap();
+        let directory = pod.path().join(".layers/main");
+        for name in ["etc", "tmp"] {
+            fs::remove_dir(directory.join(name)).unwrap();
+            std::os::unix::fs::symlink(outside.path(), directory.join(name)).unwrap();
+        }
+        assert!(layer.etc(&json!({"metadata": {"name": "p"}})).is_err());
+        assert!(layer.directory("/tmp/data").is_err() && layer.file("/tmp/file", b"x").is_err());
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     }
 
     #[test]
