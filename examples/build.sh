@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the guests of examples/ and tests/guests/ and puts the .wasm files beside their sources.
+# Builds the guests of examples/, tests/guests/ and node/tools/ and puts the .wasm files beside their sources.
 #
 #   examples/build.sh            build what this machine has a target for, and record what belongs together
 #   examples/build.sh --check    fail when a .wasm file was not built from the sources beside it; where the target is
@@ -24,6 +24,7 @@ guests=(
     "tests/guests probe wasm32-wasip2 probe.wasm probe"
     "tests/guests toolbox wasm32-wasip2 toolbox.wasm toolbox"
     "tests/guests toolbox wasm32-wasip1 toolbox-p1.wasm toolbox"
+    "node/tools tools wasm32-wasip1 tools.wasm tools"
 )
 
 # One sum over names and contents of everything that goes into a guest.

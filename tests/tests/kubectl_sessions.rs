@@ -8,6 +8,7 @@ use coracle_tests::{
 };
 use serde_json::json;
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::SocketAddr,
     process::{Child, Output, Stdio},
@@ -119,6 +120,49 @@ fn attaching_shows_what_comes_and_passes_input_on() {
         child.wait().expect("kubectl ends");
         pods::running(kubectl, "counts");
         text(kubectl, "delete pod copy counts --now");
+    });
+}
+
+#[test]
+fn files_are_copied_both_ways() {
+    each(|_, kubectl| {
+        let here = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| here.path().join(name).display().to_string();
+        let mut holder = pods::toolbox("holder", "Never", &["wait-eof"]);
+        holder["spec"]["containers"][0]["volumeMounts"] = json!([
+            {"name": "data", "mountPath": "/data"}, {"name": "small", "mountPath": "/small"},
+            {"name": "fixed", "mountPath": "/fixed", "readOnly": true},
+        ]);
+        holder["spec"]["volumes"] = json!([
+            {"name": "data", "emptyDir": {}}, {"name": "small", "emptyDir": {"sizeLimit": "1Mi"}},
+            {"name": "fixed", "emptyDir": {}},
+        ]);
+        pods::apply(kubectl, "default", &[holder]);
+        pods::running(kubectl, "holder");
+        // A tree with a large file, an empty one, and names too long for a header.
+        let large = pattern(LARGE);
+        let deep = format!("{}/{}", "d".repeat(120), "e".repeat(120));
+        let tree = here.path().join("tree");
+        fs::create_dir_all(tree.join(&deep)).expect("directories");
+        for (name, bytes) in [("large", large.as_slice()), ("empty", b""), (&format!("{deep}/leaf"), b"leaf")] {
+            fs::write(tree.join(name), bytes).expect("a file");
+        }
+        text(kubectl, &format!("cp {} holder:/data/one", path("tree/large")));
+        assert_eq!(text(kubectl, "exec holder -- toolbox size /data/one"), format!("{LARGE}\n"));
+        text(kubectl, &format!("cp holder:/data/one {}", path("one")));
+        assert!(fs::read(path("one")).expect("a file") == large, "every byte comes back, in order");
+        text(kubectl, &format!("cp {} holder:/data", path("tree")));
+        text(kubectl, &format!("cp holder:/data/tree {}", path("back")));
+        assert!(fs::read(here.path().join("back/large")).expect("a file") == large);
+        assert_eq!(fs::read(here.path().join("back/empty")).expect("a file"), b"");
+        assert_eq!(fs::read(here.path().join("back").join(&deep).join("leaf")).expect("a file"), b"leaf");
+        // What the container may not, its tools may not either.
+        for (to, why) in [("/small/large", "tar:"), ("/fixed/large", "tar:"), ("/elsewhere/large", "tar:")] {
+            fails(kubectl, &format!("cp {} holder:{to}", path("tree/large")), why);
+        }
+        fails(kubectl, &format!("cp holder:/data/nothing {}", path("nothing")), "/data/nothing");
+        assert_eq!(text(kubectl, "exec holder -- toolbox list /small").replace("large\n", ""), "");
+        text(kubectl, "delete pod holder --now");
     });
 }
 

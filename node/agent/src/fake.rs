@@ -552,6 +552,10 @@ impl Workloads for FakeWorkloads {
         id.strip_prefix("registry/").and_then(|id| id.strip_suffix("@sha256:1")).map(image)
     }
 
+    fn tool(&self, name: &str, _command: &[String]) -> Option<ImageModule> {
+        (name == "tar").then(|| ImageModule { name: name.to_owned(), digest: String::new(), path: "/".into() })
+    }
+
     async fn pull(&self, reference: &str, _policy: PullPolicy, _keyring: &Keyring) -> Result<Image, PullError> {
         if let Some(detail) = self.pull_failure.lock().unwrap().clone() {
             return Err(PullError::Pull { reference: reference.to_owned(), detail });

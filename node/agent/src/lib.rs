@@ -43,6 +43,7 @@ mod sessions;
 mod static_pods;
 mod stats;
 mod terminal;
+mod tools;
 mod workloads;
 
 use crate::{

@@ -2,7 +2,7 @@
 
 pub(crate) mod collect;
 
-use crate::pod::volumes;
+use crate::{pod::volumes, tools::Tools};
 use async_trait::async_trait;
 use collect::{Collector, Goal, Wanted};
 use coracle_images::{Image, ImageModule, Images, Local, PullError, PullPolicy, file_sha256};
@@ -55,6 +55,9 @@ pub(crate) trait Workloads: Send + Sync + 'static {
     /// The image that a container runs, by the id in its status, if it is still here.
     fn held(&self, id: &str) -> Option<Image>;
 
+    /// The module of a command that every container has; `name` is what the command's first word names.
+    fn tool(&self, name: &str, command: &[String]) -> Option<ImageModule>;
+
     /// Makes sure that the image is here.
     async fn pull(&self, reference: &str, policy: PullPolicy, keyring: &Keyring) -> Result<Image, PullError>;
 
@@ -75,6 +78,7 @@ pub(crate) struct LocalWorkloads {
     shared: Arc<Compiler>,
     running: Arc<Mutex<HashMap<String, Compilation>>>,
     namespaces: PathBuf,
+    tools: Tools,
 }
 
 struct Compiler {
@@ -111,7 +115,13 @@ impl LocalWorkloads {
         remove_unfinished(&directory)?;
         let command = program.iter().cloned().chain([OsString::from("compile")]).collect();
         let shared = Compiler::new(command, directory, limits);
-        Ok(Self { images, shared: Arc::new(shared), running: Arc::default(), namespaces: data_dir.join("ns") })
+        Ok(Self {
+            images,
+            shared: Arc::new(shared),
+            running: Arc::default(),
+            namespaces: data_dir.join("ns"),
+            tools: Tools::open(data_dir)?,
+        })
     }
 
     /// Joins the compilation of this module that is under way, or starts one. It goes on when the caller gives up.
@@ -313,6 +323,10 @@ impl Workloads for LocalWorkloads {
 
     fn held(&self, id: &str) -> Option<Image> {
         self.images.held(id)
+    }
+
+    fn tool(&self, name: &str, command: &[String]) -> Option<ImageModule> {
+        self.tools.module(name, command)
     }
 
     async fn pull(&self, reference: &str, policy: PullPolicy, keyring: &Keyring) -> Result<Image, PullError> {

@@ -2,8 +2,8 @@
 //! streams. A command is a run of its own that joins the container's: it sees the same network, files and environment,
 //! counts into the same limits, and ends with it.
 //!
-//! Which module is run: `command[0]` names a module of the container's image, or else the container's own module gets
-//! the whole command as its arguments.
+//! Which module is run: `command[0]` names a module of the container's image, or else one of the tools that every
+//! container has, or else the container's own module gets the whole command as its arguments.
 
 use crate::{
     context::Context,
@@ -268,9 +268,10 @@ async fn code(context: &Context, request: &ExecRequest) -> Result<(crate::worklo
     let container = spec::containers(&request.pod).find(|one| spec::text(one, "name") == request.container);
     let container = container.ok_or_else(|| format!("container not found (\"{}\")", request.container))?;
     let image = image_of(context, &request.pod, container)?;
-    let (module, argv) = choose(container, &image.modules, &request.command)?;
+    let tool = |name: &str| context.workloads.tool(name, &request.command);
+    let (module, argv) = choose(container, &image.modules, tool, &request.command)?;
     let _stay = context.homes.stay(&request.namespace_uid);
-    let code = context.workloads.code(&request.namespace_uid, module).await;
+    let code = context.workloads.code(&request.namespace_uid, &module).await;
     let code = code.map_err(|error| match error {
         CompileError::Rejected(what) => format!("module {} cannot run: {what}", module.name),
         CompileError::TooCostly(what) => format!("module {} cannot be compiled: {what}", module.name),
@@ -296,13 +297,14 @@ fn image_of(context: &Context, pod: &Value, container: &Value) -> Result<Image, 
     }
 }
 
-/// The module that `command[0]` names, by its name or its file's, or else the container's own, whose arguments the whole
-/// command is.
-fn choose<'a>(
+/// The module that `command[0]` names, by its name or its file's; or else one that every container has; or else the
+/// container's own, whose arguments the whole command is.
+fn choose(
     container: &Value,
-    modules: &'a [ImageModule],
+    modules: &[ImageModule],
+    tool: impl Fn(&str) -> Option<ImageModule>,
     command: &[String],
-) -> Result<(&'a ImageModule, Vec<String>), String> {
+) -> Result<(ImageModule, Vec<String>), String> {
     let first = command.first().ok_or("there is no command to run")?;
     if command.iter().any(|word| word.contains('\0')) {
         return Err("an argument holds a NUL character".to_owned());
@@ -311,11 +313,14 @@ fn choose<'a>(
     let file = file.strip_suffix(".wasm").unwrap_or(file);
     let named = modules.iter().find(|module| module.name == *first);
     if let Some(module) = named.or_else(|| modules.iter().find(|module| module.name == file)) {
-        return Ok((module, command.to_vec()));
+        return Ok((module.clone(), command.to_vec()));
+    }
+    if let Some(tool) = tool(file) {
+        return Ok((tool, command.to_vec()));
     }
     let own = env::command_line(container, modules, &[]).map(|(module, _)| module);
     let own = own.ok().or(modules.first()).ok_or("the image holds no module")?;
-    Ok((own, std::iter::once(own.name.clone()).chain(command.iter().cloned()).collect()))
+    Ok((own.clone(), std::iter::once(own.name.clone()).chain(command.iter().cloned()).collect()))
 }
 
 #[cfg(test)]

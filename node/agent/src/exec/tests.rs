@@ -107,7 +107,8 @@ fn the_first_word_names_a_module_or_is_an_argument() {
     let modules = [module("app"), module("tool")];
     let chosen = |container: &Value, command: &[&str]| {
         let command: Vec<String> = command.iter().map(|&word| word.to_owned()).collect();
-        choose(container, &modules, &command).map(|(module, argv)| (module.name.clone(), argv.join(" ")))
+        let tool = |name: &str| (name == "tar").then(|| module("built-in"));
+        choose(container, &modules, tool, &command).map(|(module, argv)| (module.name.clone(), argv.join(" ")))
     };
     let (first, second) = (json!({}), json!({"command": ["tool"]}));
     for (container, command, module, argv) in [
@@ -116,7 +117,12 @@ fn the_first_word_names_a_module_or_is_an_argument() {
         (&first, &["ls", "/"], "app", "app ls /"),
         (&second, &["ls", "/"], "tool", "tool ls /"),
         (&second, &["app"], "app", "app"),
+        (&first, &["/bin/tar", "cf", "-"], "built-in", "/bin/tar cf -"),
     ] {
         assert_eq!(chosen(container, command), Ok((module.to_owned(), argv.to_owned())), "{command:?}");
     }
+    let own = [module("app"), module("tar")];
+    let command = ["tar".to_owned()];
+    let chosen = choose(&json!({}), &own, |_| Some(module("built-in")), &command);
+    assert_eq!(chosen.map(|(module, _)| module.name), Ok("tar".to_owned()), "the image's own goes first");
 }
