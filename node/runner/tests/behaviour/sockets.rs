@@ -43,16 +43,16 @@ pub(crate) async fn containers_of_a_pod_share_localhost(context: Arc<Context>) {
     let start = runner.networked(&["listen", "0.0.0.0:8080", "2"]).await;
     let server = runner.start(start).await;
     runner.until_written(&server, "listening on 0.0.0.0:8080").await;
+    // Another pod of the namespace has another localhost, while this one is listened on.
+    let mut start = runner.networked(&["connect", "127.0.0.1:8080", "x"]).await;
+    "pod-2".clone_into(&mut start.pod_uid);
+    assert_eq!(runner.run(start).await.stdout, "failed: ConnectionRefused\n");
     for host in ["127.0.0.1", &POD_IP.to_string()] {
         let start = runner.networked(&["connect", &format!("{host}:8080"), "to and fro"]).await;
         let run = runner.run(start).await;
         assert!(run.stdout.ends_with("answer: to and fro\n"), "{run:?}");
         assert!(run.stdout.starts_with(&format!("connected from {host}:")), "{run:?}");
     }
-    // Another pod of the namespace has another localhost.
-    let mut start = runner.networked(&["connect", "127.0.0.1:8080", "x"]).await;
-    "pod-2".clone_into(&mut start.pod_uid);
-    assert_eq!(runner.run(start).await.stdout, "failed: ConnectionRefused\n");
     assert_eq!(runner.end(&server).await.exit, exited(0));
     // The port is free again, for whoever comes next.
     let start = runner.networked(&["listen", "127.0.0.1:8080", "0"]).await;
