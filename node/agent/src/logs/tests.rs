@@ -54,13 +54,18 @@ async fn lines_are_written_as_cri_has_them() {
 
 #[tokio::test]
 async fn a_long_line_is_split_and_put_together_again() {
-    let (_directory, logs) = logs();
+    let (directory, logs) = logs();
     let log = logs.begin(&pod(), "c", 0).unwrap();
     let line = "x".repeat(3 * LINE_BYTES_MAX + 5);
     for piece in format!("{line}\nnext\n").as_bytes().chunks(1000) {
         log.append(LogStream::Stdout, piece, at(NOON));
     }
     log.end(at(NOON));
+    let text = fs::read_to_string(directory.path().join("logs/default_p_u/c/0.log")).unwrap();
+    let records = text.lines().map(|record| record.split_once(" stdout ").unwrap().1.split_once(' ').unwrap());
+    let kinds: Vec<(&str, usize)> = records.map(|(kind, content)| (kind, content.len())).collect();
+    let full = ("P", LINE_BYTES_MAX);
+    assert_eq!(kinds, [full, full, full, ("F", 5), ("F", 4)]);
     assert_eq!(all(&logs, 0, Wanted::default()).await, format!("{line}\nnext\n"));
     let stamped = all(&logs, 0, Wanted { timestamps: true, ..Wanted::default() }).await;
     assert_eq!(stamped.matches("2026-11-20T12:00:00.000000000Z ").count(), 2, "one time per line");
