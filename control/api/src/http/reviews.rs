@@ -8,7 +8,7 @@ use crate::{
     identity::{Attributes, GROUP_MASTERS, Identity},
 };
 use axum::{body::Body, response::Response};
-use coracle_objects::{ApiError, Cause, Kind, catalogue, reviews};
+use coracle_objects::{ApiError, Cause, Kind, catalogue, decode, reviews};
 use http::{Method, StatusCode, request::Parts};
 use serde_json::{Value, json};
 
@@ -31,8 +31,7 @@ pub(super) async fn answer(
         return Err(method_not_allowed());
     }
     let bytes = body::to_json(&parts.headers, body::read(&parts.headers, request_body).await?)?;
-    let mut review: Value = serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::bad_request(format!("the body is no {}: {error}", kind.kind)))?;
+    let (mut review, _) = decode::json(&bytes)?;
     if !review.is_object() {
         return Err(ApiError::bad_request(format!("the body is no {}", kind.kind)));
     }

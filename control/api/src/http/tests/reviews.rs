@@ -97,4 +97,7 @@ async fn what_is_no_question_is_refused() {
         let (status, answer) = server.call("POST", path, &body).await;
         assert_eq!(status, expected, "{path} {body} {answer}");
     }
+    // What takes more memory than it has bytes is as bounded as in objects.
+    let (status, answer) = server.call("POST", SELF, &json!({"spec": vec![json!([]); 300_000]})).await;
+    assert_eq!((status, &answer["reason"]), (400, &json!("BadRequest")));
 }
