@@ -12,35 +12,40 @@ use nix::libc;
 use std::{
     cell::Cell,
     io,
-    sync::atomic::{AtomicU8, Ordering::Relaxed},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 /// Of threads that have not computed beyond a request: timers, connections.
 pub(crate) const SERVING: u8 = 3;
 
 thread_local! {
-    /// What the calling thread went back to last.
-    static MINE: Cell<u8> = const { Cell::new(0) };
+    /// What was said when the calling thread stood back last.
+    static HEARD: Cell<u64> = const { Cell::new(0) };
 }
 
 /// See the module. One for all of a runner's guests.
+///
+/// How far is in the lowest byte, and above it how often that was said: a thread may have been brought forward since it
+/// heard the same.
 #[derive(Debug)]
-pub(super) struct Niceness(AtomicU8);
+pub(super) struct Niceness(AtomicU64);
 
 impl Niceness {
     pub(super) fn new() -> Self {
-        Self(AtomicU8::new(NICENESS_MIN))
+        Self(AtomicU64::new(NICENESS_MIN.into()))
     }
 
     /// From now on threads stand back so far.
     pub(super) fn set(&self, niceness: u8) {
-        self.0.store(niceness.clamp(NICENESS_MIN, NICENESS_MAX), Relaxed);
+        let niceness = u64::from(niceness.clamp(NICENESS_MIN, NICENESS_MAX));
+        let _ = self.0.fetch_update(Relaxed, Relaxed, |said| Some((((said >> u8::BITS) + 1) << u8::BITS) | niceness));
     }
 
     /// The calling thread is about to compute beyond a request.
     pub(super) fn stand_back(&self) {
-        let niceness = self.0.load(Relaxed);
-        if MINE.replace(niceness) != niceness {
+        let said = self.0.load(Relaxed);
+        if HEARD.replace(said) != said {
+            let [niceness, ..] = said.to_le_bytes();
             // A thread that has to come forward is refused, and waits for the agent.
             let _ = set(niceness);
         }
@@ -75,5 +80,26 @@ mod tests {
         };
         let found = thread::spawn(test).join().unwrap();
         assert_eq!(found, [NICENESS_MIN.into(), 12, NICENESS_MAX.into()]);
+    }
+
+    #[test]
+    fn a_thread_that_was_brought_forward_stands_back_again() {
+        let test = || {
+            let niceness = Niceness::new();
+            niceness.set(12);
+            niceness.stand_back();
+            // The agent says so, brings it forward, and says otherwise before it computes again.
+            niceness.set(NICENESS_MIN);
+            let brought = set(NICENESS_MIN);
+            niceness.set(12);
+            niceness.stand_back();
+            // SAFETY: a plain system call about the calling thread.
+            (brought, unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) })
+        };
+        let (brought, found) = thread::spawn(test).join().unwrap();
+        if brought.is_err() {
+            println!("without CAP_SYS_NICE: NOT tried");
+        }
+        assert_eq!(found, 12);
     }
 }
