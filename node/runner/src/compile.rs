@@ -226,10 +226,11 @@ pub fn main(arguments: &[String]) -> ExitCode {
     }
 }
 
-/// A compiler up to the moment at which it would read a stranger's bytes, and then `intruder` in the place of a compiler
-/// that those bytes have taken over. For the test that tries every door.
+/// For `tests/escape` and nobody else: a compiler up to the moment at which it would read a stranger's bytes, and then
+/// `intruder` in the place of a compiler that those bytes have taken over. No command line leads here.
+#[doc(hidden)]
 #[must_use]
-pub fn main_intruded(arguments: &[String], intruder: fn() -> ExitCode) -> ExitCode {
+pub fn main_taken_over_for_tests(arguments: &[String], intruder: fn() -> ExitCode) -> ExitCode {
     match Arguments::parse(arguments).and_then(|arguments| confined(&arguments)) {
         Ok(_held) => intruder(),
         Err(fault) => failed(fault),

@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     match words.first().map(String::as_str) {
         Some("free") => intruder(),
         Some("runner") => coracle_runner::child::main_taken_over_for_tests(&words[ATTEMPT_WORDS..], intruder),
-        Some("compiler") => coracle_runner::compile::main_intruded(&words[ATTEMPT_WORDS..], intruder),
+        Some("compiler") => coracle_runner::compile::main_taken_over_for_tests(&words[ATTEMPT_WORDS..], intruder),
         _ => try_all(words.iter().find(|word| !word.starts_with('-')).map_or("", String::as_str)),
     }
 }
