@@ -122,10 +122,11 @@ async fn watch(weights: Arc<Weights>) {
 
 /// The niceness of each runner, of which `runners` has the shares and the least niceness that can be had.
 fn niceness(runners: &[(u64, u8)]) -> Vec<u8> {
-    // Nothing runs in an empty one.
+    // Nothing runs in an empty one: nobody stands back for it.
     let most = runners.iter().map(|(shares, _)| *shares).max().unwrap_or_default();
     let behind = |shares: u64| if shares == 0 { 0 } else { steps(shares, most) };
-    let raised = runners.iter().map(|(shares, least)| least.saturating_sub(behind(*shares))).max().unwrap_or_default();
+    let in_use = runners.iter().filter(|(shares, _)| *shares > 0);
+    let raised = in_use.map(|(shares, least)| least.saturating_sub(behind(*shares))).max().unwrap_or_default();
     let first = raised.saturating_sub(SLACK_STEPS).clamp(NICENESS_MIN, NICENESS_MAX);
     runners.iter().map(|(shares, least)| (first + behind(*shares)).clamp(*least, NICENESS_MAX)).collect()
 }
@@ -179,6 +180,7 @@ mod tests {
         assert_eq!(niceness(&[(102, MIN + 6), (102, MIN)]), [MIN + 6, MIN + 5], "less than a step is wrong");
         assert_eq!(niceness(&[(102, MIN + 6), (409, MIN)]), [MIN + 6, MIN]);
         assert_eq!(niceness(&[(2, MAX), (2, MIN)]), [MAX, MAX - 1]);
+        assert_eq!(niceness(&[(0, MAX), (409, MIN), (102, MIN)]), [MAX, MIN, MIN + 6], "nothing runs in the first");
         // Sums that swing by a step do not drive them on.
         let mut known = [MIN, MIN];
         for _ in 0..50 {
