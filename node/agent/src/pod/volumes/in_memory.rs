@@ -33,6 +33,12 @@ pub(super) fn limit_bytes(pod: &Value, volume: &Value) -> Option<u64> {
     [own, of_pod].into_iter().flatten().filter(|bytes| *bytes > 0).min()
 }
 
+/// How large such a volume is made on a node that has `node_bytes` for pods: its limit, and never more than that. Never 0,
+/// which the kernel takes for no limit.
+pub(super) fn size_bytes(pod: &Value, volume: &Value, node_bytes: u64) -> u64 {
+    limit_bytes(pod, volume).unwrap_or(u64::MAX).min(node_bytes).max(1)
+}
+
 /// Mounts one of so many bytes, unless there is one already. False where this process must not.
 ///
 /// # Errors
@@ -121,6 +127,21 @@ mod tests {
         ] {
             let pod = json!({"spec": {"containers": containers}});
             assert_eq!(limit_bytes(&pod, &json!({"emptyDir": empty_dir})), expected, "{pod}");
+        }
+    }
+
+    #[test]
+    fn none_is_larger_than_what_the_node_has_for_pods() {
+        let volume = |size: Value| json!({"emptyDir": {"medium": "Memory", "sizeLimit": size}});
+        for (size, node_bytes, expected) in [
+            (Value::Null, 4096, 4096),
+            (json!("1Ki"), 4096, 1024),
+            (json!("1Ti"), 4096, 4096),
+            (Value::Null, 0, 1),
+            (json!("1Ki"), 0, 1),
+        ] {
+            let volume = volume(size);
+            assert_eq!(size_bytes(&json!({"spec": {}}), &volume, node_bytes), expected, "{volume} of {node_bytes}");
         }
     }
 

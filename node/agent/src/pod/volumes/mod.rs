@@ -129,8 +129,7 @@ pub(crate) async fn set_up(
         };
         let content = content(volume, pod, node, &sources).map_err(failure)?;
         let target = directory.join(&name);
-        let memory = in_memory::is_wanted(volume)
-            .then(|| in_memory::limit_bytes(pod, volume).unwrap_or(node.offer.memory_bytes));
+        let memory = in_memory::is_wanted(volume).then(|| in_memory::size_bytes(pod, volume, node.offer.memory_bytes));
         let written = disk.spawn_blocking(move || write(&target, &content, owner, memory)).await;
         written.map_err(|_| failure("interrupted".to_owned()))?.map_err(|error| failure(error.to_string()))?;
     }
