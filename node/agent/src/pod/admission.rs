@@ -22,7 +22,7 @@ use std::{
 };
 
 /// Pods of this priority and above belong to the system.
-const SYSTEM_CRITICAL_PRIORITY: i64 = 2_000_000_000;
+pub(crate) const SYSTEM_CRITICAL_PRIORITY: i64 = 2_000_000_000;
 const MEMORY_PRESSURE_TAINT: &str = "node.kubernetes.io/memory-pressure";
 /// Before the message in a status that says why a pod was not taken.
 const REJECTED: &str = "Pod was rejected: ";

@@ -4,6 +4,7 @@
 //! uses, in thousandths of the machine. The same sum is made here. A container counts what it may touch, and the runner
 //! takes what was touched, so each is taken to use its part of what its runner takes.
 
+use crate::pod::admission::{SYSTEM_CRITICAL_PRIORITY, priority};
 use coracle_objects::{
     quantity::Quantity,
     rules::pod::{QosClass, qos_class},
@@ -14,8 +15,6 @@ use serde_json::Value;
 /// Of containers with a promise for all they may have, of system pods, and of those without any promise.
 const SAFE: i64 = -997;
 const FREE: i64 = 1000;
-/// Pods of this priority and above belong to the system.
-const SYSTEM_CRITICAL_PRIORITY: i64 = 2_000_000_000;
 
 /// What a container was promised of the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +30,7 @@ pub(crate) enum Promise {
 impl Promise {
     /// By the pod's class and the container's request.
     pub(crate) fn of(pod: &Value, container: &Value) -> Self {
-        if pod["spec"]["priority"].as_i64().is_some_and(|priority| priority >= SYSTEM_CRITICAL_PRIORITY) {
+        if priority(pod) >= SYSTEM_CRITICAL_PRIORITY {
             return Self::All;
         }
         match qos_class(pod) {
