@@ -24,30 +24,19 @@ use clap::{Args, Subcommand};
 use coracle_sdk::{Connection, Credentials};
 use std::{path::PathBuf, process::ExitCode};
 
-/// The verbs, as the command line offers them.
+/// The verbs, as the command line offers them; what each says of itself is with its arguments.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Create or change objects so that they are as a manifest says
     Apply(apply::Apply),
-    /// Print objects
     Get(get::Get),
-    /// Explain one object in detail, with its events
     Describe(describe::Describe),
-    /// Print the log of a container
     Logs(logs::Logs),
-    /// Run a command in a container
     Exec(exec::Exec),
-    /// See what a container writes, and write to it
     Attach(attach::Attach),
-    /// Reach a port of a pod from this machine
     PortForward(port_forward::PortForward),
-    /// Delete objects
     Delete(delete::Delete),
-    /// Push wasm files to a registry as one workload image
     Push(push::Push),
-    /// Fetch the wasm files of a workload image
     Pull(pull::Pull),
-    /// Say what a wasm file or an image is, what it needs and what it offers
     Inspect(inspect::Inspect),
 }
 
