@@ -80,13 +80,18 @@ impl Preview1 {
         if self.is_stream(fd) { Ok(None) } else { self.hold(first_length(memory, data)?).map(Some) }
     }
 
-    /// Counts a listing, which is made of all names of a directory: as if those of the whole volume were in it. What is
-    /// made of objects of the control plane has few.
-    pub(super) fn hold_listing(&self, fd: Fd) -> Result<Reservation, Error> {
-        let names = match self.places.get(&fd.into()) {
+    /// Counts a listing, which is made of all names of a directory: no more than there are in its volume, and than the
+    /// directory has bytes. What is made of objects of the control plane has few.
+    pub(super) async fn hold_listing(&mut self, memory: &mut GuestMemory<'_>, fd: Fd) -> Result<Reservation, Error> {
+        let mut names = match self.places.get(&fd.into()) {
             Some(Place::Directory(volume)) => volume.account().entries(),
             _ => 0,
         };
+        if names > 0
+            && let Ok(stat) = self.inner.fd_filestat_get(memory, fd).await
+        {
+            names = names.min(stat.size);
+        }
         self.hold(names.saturating_mul(LISTED_BYTES))
     }
 }

@@ -149,7 +149,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         cookie: types::Dircookie,
     ) -> Result<types::Size, Error> {
         let fd = self.table.inner(fd, Errno::Notdir)?;
-        let _listed = self.hold_listing(fd)?;
+        let _listed = self.hold_listing(memory, fd).await?;
         self.inner.fd_readdir(memory, fd, buffer, length, cookie).await
     }
 

@@ -82,6 +82,15 @@ pub(crate) async fn waits_and_listings_count(context: Arc<Context>) {
     assert_eq!(run.exit, exited(0));
     let run = visit(&mut runner, &lister, Some(page + (128 << 10)), &mount, &[]).await;
     assert_out_of_memory(&run, "a listing");
+    // The names that the volume has elsewhere are no matter.
+    let mount = [runner.volume("deep", "/data")];
+    let elsewhere = runner.volume_path("deep").join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    for number in 0..12_000 {
+        fs::write(elsewhere.join(number.to_string()), "").unwrap();
+    }
+    let run = visit(&mut runner, &lister, Some(page + (1 << 20)), &mount, &[]).await;
+    assert_eq!(run.exit, exited(0));
 }
 
 pub(crate) async fn paths_that_no_kernel_takes_are_refused(context: Arc<Context>) {
