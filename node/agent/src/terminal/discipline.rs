@@ -53,8 +53,10 @@ pub(crate) struct Typed {
 pub(crate) struct Discipline {
     /// What is typed of the current line.
     line: Vec<u8>,
-    /// The column in which that began.
+    /// The column behind that, as if nothing else had been shown meanwhile.
     line_column: usize,
+    /// The columns in which the tabs of the line begin: an erased key costs the same in lines of any length.
+    tabs: Vec<usize>,
     /// Where the screen writes next, as far as can be known from here.
     column: usize,
     /// The next key stands for itself.
@@ -141,17 +143,36 @@ impl Discipline {
             return;
         }
         if self.line.is_empty() {
-            self.line_column = self.column;
+            self.begin_line();
         }
-        self.line.push(key);
+        self.enter(key);
         self.echo(key, &mut typed.screen);
+    }
+
+    fn begin_line(&mut self) {
+        self.line_column = self.column;
+        self.tabs.clear();
+    }
+
+    fn enter(&mut self, key: u8) {
+        if key == TAB {
+            self.tabs.push(self.line_column);
+        }
+        self.line_column = after_echo(self.line_column, key);
+        self.line.push(key);
     }
 
     fn erase_character(&mut self, screen: &mut Vec<u8>) {
         let Some(start) = last_character(&self.line) else { return };
         let kept = self.line.drain(start..).next();
-        let before = self.line.iter().fold(self.line_column, |column, byte| after_echo(column, *byte));
-        let columns = if kept == Some(TAB) { TAB_COLUMNS - before % TAB_COLUMNS } else { width(kept) };
+        let before = match kept {
+            Some(TAB) => self.tabs.pop().unwrap_or_default(),
+            // What is no character on its own was given no column.
+            Some(byte) if is_continuation(byte) => self.line_column,
+            _ => self.line_column.saturating_sub(width(kept)),
+        };
+        let columns = if kept == Some(TAB) { self.line_column.saturating_sub(before) } else { width(kept) };
+        self.line_column = before;
         for _ in 0..columns {
             match kept {
                 // There is nothing to wipe out.
@@ -182,10 +203,10 @@ impl Discipline {
         }
         self.echo(REPRINT, screen);
         self.put(b'\n', screen);
-        self.line_column = 0;
+        self.begin_line();
         for byte in std::mem::take(&mut self.line) {
+            self.enter(byte);
             self.echo(byte, screen);
-            self.line.push(byte);
         }
     }
 

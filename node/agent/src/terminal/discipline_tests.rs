@@ -193,3 +193,20 @@ fn nothing_that_is_typed_makes_it_fail() {
         assert!(typed.screen.len() <= 3 * TAB_COLUMNS * (keys.len() + LINE_BYTES_MAX));
     }
 }
+
+#[test]
+fn what_an_erased_key_costs_does_not_grow_with_its_line() {
+    let keys = [TAB, DELETE].repeat(20_000);
+    let least_time = |line: usize| {
+        let mut discipline = Discipline::default();
+        discipline.typed(&vec![b'x'; line]);
+        let time = || {
+            let start = std::time::Instant::now();
+            assert_eq!(discipline.typed(&keys).input, b"");
+            start.elapsed()
+        };
+        std::iter::repeat_with(time).take(3).min().unwrap()
+    };
+    let (short, long) = (least_time(1), least_time(LINE_BYTES_MAX - 2));
+    assert!(long < short * 20, "{long:?} and {short:?}");
+}
