@@ -9,13 +9,14 @@ use bytes::Bytes;
 use clap::Args;
 use coracle_sdk::sessions::{Event, INPUT, Outcome, RESIZE, STDERR, SessionReader, SessionWriter};
 use std::{
+    convert::Infallible,
     future::pending,
     io::{self, ErrorKind, IsTerminal as _, Read as _},
     pin::pin,
     process::ExitCode,
     thread,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// Read of standard input at once.
 const INPUT_BYTES: usize = 16 * 1024;
@@ -70,14 +71,16 @@ impl StreamArgs {
                 sink.close(INPUT).await;
             }
         });
+        let resized = Notify::new();
         let ended = {
-            let mut showing = pin!(show(&mut reader));
+            let (mut showing, mut telling) = (pin!(show(&mut reader)), pin!(tell_sizes(&writer, &resized)));
             loop {
                 tokio::select! {
                     outcome = &mut showing => break Ok(outcome),
+                    never = &mut telling => match never {},
                     signalled = told(&mut terminal) => match signalled {
                         Some(code) => break Err(code),
-                        None => tell_size(&writer).await,
+                        None => resized.notify_one(),
                     },
                 }
             }
@@ -129,6 +132,14 @@ async fn tell_size(writer: &SessionWriter) {
     if let Some(size) = Terminal::size() {
         // A session that is over says so elsewhere.
         writer.send(RESIZE, size.into()).await;
+    }
+}
+
+/// Tells each change of the size. The other end may take nothing for long, and output and signals must not wait for that.
+async fn tell_sizes(writer: &SessionWriter, resized: &Notify) -> Infallible {
+    loop {
+        resized.notified().await;
+        tell_size(writer).await;
     }
 }
 
