@@ -12,10 +12,18 @@ use nix::{
     sys::stat::{lstat, stat},
 };
 use serde_json::Value;
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
 
 /// Files and directories of one: what the runner lets guests make, and some for what it does not count.
 const INODES_MAX: u64 = 70_000;
+/// Of so many parts of what the node has for pods, all volumes together may be one.
+const NODE_PARTS: u64 = 4;
+/// And of so many parts of what is left of that, one that has no limit.
+const UNLIMITED_PARTS: u64 = 4;
 /// What the kernel shows as the device of such a mount.
 const DEVICE: &str = "coracle-memory";
 
@@ -33,21 +41,41 @@ pub(super) fn limit_bytes(pod: &Value, volume: &Value) -> Option<u64> {
     [own, of_pod].into_iter().flatten().filter(|bytes| *bytes > 0).min()
 }
 
-/// How large such a volume is made on a node that has `node_bytes` for pods: its limit, and never more than that. Never 0,
-/// which the kernel takes for no limit.
-pub(super) fn size_bytes(pod: &Value, volume: &Value, node_bytes: u64) -> u64 {
-    limit_bytes(pod, volume).unwrap_or(u64::MAX).min(node_bytes).max(1)
+/// What a volume asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request {
+    /// What it is to hold at most, where somebody said so.
+    pub(super) limit_bytes: Option<u64>,
+    /// What the node has for pods.
+    pub(super) node_bytes: u64,
 }
 
-/// Mounts one of so many bytes, unless there is one already. False where this process must not.
+impl Request {
+    /// How large it is made beside others of `held_bytes`; `None` where that is too much for all of them. No guest's end
+    /// gives back what is in a volume, so they must leave the node enough whatever is written.
+    fn size_bytes(self, held_bytes: u64) -> Option<u64> {
+        let left = (self.node_bytes / NODE_PARTS).saturating_sub(held_bytes);
+        let bytes = self.limit_bytes.unwrap_or(left / UNLIMITED_PARTS);
+        (bytes > 0 && bytes <= left).then_some(bytes)
+    }
+}
+
+/// Mounts one, unless it is there already. False where this process must not, or where it would be too much.
 ///
 /// # Errors
 /// When it could be mounted and was not.
-pub(super) fn provide(directory: &Path, bytes: u64, owner: Owner) -> io::Result<bool> {
+pub(super) fn provide(directory: &Path, request: Request, owner: Owner) -> io::Result<bool> {
+    // Held from the look at what there is until there is one more.
+    static TURN: Mutex<()> = Mutex::new(());
     if is_mounted(directory) {
         return Ok(true);
     }
     let Some(id) = owner.id() else { return Ok(false) };
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    // A volume is at `ns/NAMESPACE/volumes/POD/VOLUME`.
+    let homes = directory.ancestors().nth(4).unwrap_or(directory);
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let Some(bytes) = request.size_bytes(held_bytes(&mounts, homes)) else { return Ok(false) };
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let options = format!("size={bytes},nr_inodes={INODES_MAX},mode=0777,uid={id},gid={id}");
     match mount(Some(DEVICE), directory, Some("tmpfs"), flags, Some(options.as_str())) {
@@ -55,6 +83,18 @@ pub(super) fn provide(directory: &Path, bytes: u64, owner: Owner) -> io::Result<
         Err(Errno::EPERM | Errno::ENODEV) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// What the volumes below a directory may hold together, by the kernel's list of mounts.
+fn held_bytes(mounts: &str, homes: &Path) -> u64 {
+    let sizes = mounts.lines().filter_map(|mount| {
+        let mut words = mount.split(' ');
+        let (device, at, options) = (words.next()?, words.next()?, words.nth(1)?);
+        let below = device == DEVICE && Path::new(&at.replace("\\040", " ")).starts_with(homes);
+        let size = options.split(',').find_map(|option| option.strip_prefix("size=")?.strip_suffix('k'));
+        below.then(|| size?.parse::<u64>().ok()).flatten()
+    });
+    sizes.sum::<u64>() << 10
 }
 
 /// Whether something is mounted at a directory.
@@ -112,6 +152,11 @@ mod tests {
         mounts.lines().filter(|line| line.split(' ').nth(1).is_some_and(|at| at.starts_with(directory))).count()
     }
 
+    /// On a node that has enough.
+    fn request(bytes: u64) -> Request {
+        Request { limit_bytes: Some(bytes), node_bytes: 1 << 30 }
+    }
+
     #[test]
     fn the_least_of_what_is_said_is_the_limit() {
         for (empty_dir, containers, expected) in [
@@ -131,24 +176,36 @@ mod tests {
     }
 
     #[test]
-    fn none_is_larger_than_what_the_node_has_for_pods() {
-        let volume = |size: Value| json!({"emptyDir": {"medium": "Memory", "sizeLimit": size}});
-        for (size, node_bytes, expected) in [
-            (Value::Null, 4096, 4096),
-            (json!("1Ki"), 4096, 1024),
-            (json!("1Ti"), 4096, 4096),
-            (Value::Null, 0, 1),
-            (json!("1Ki"), 0, 1),
+    fn all_together_are_no_more_than_a_part_of_what_the_node_has() {
+        for (limit_bytes, node_bytes, held_bytes, expected) in [
+            (Some(1024), 4096, 0, Some(1024)),
+            (Some(1025), 4096, 0, None),
+            (Some(1024), 4096, 1, None),
+            (Some(24), 4096, 1000, Some(24)),
+            (None, 4096, 0, Some(256)),
+            (None, 4096, 1000, Some(6)),
+            (None, 4096, 1024, None),
+            (Some(1), 0, 0, None),
+            (None, 0, 0, None),
         ] {
-            let volume = volume(size);
-            assert_eq!(size_bytes(&json!({"spec": {}}), &volume, node_bytes), expected, "{volume} of {node_bytes}");
+            let request = Request { limit_bytes, node_bytes };
+            assert_eq!(request.size_bytes(held_bytes), expected, "{request:?} beside {held_bytes}");
         }
+    }
+
+    #[test]
+    fn what_is_there_is_read_from_the_list_of_mounts() {
+        let mounts = "coracle-memory /n/ns/u/volumes/p/a tmpfs rw,nosuid,size=64k,mode=777 0 0\n\
+                      coracle-memory /n/ns/u/volumes/p/b\\040c tmpfs rw,size=8k 0 0\n\
+                      coracle-memory /other/ns/u/volumes/p/a tmpfs rw,size=1k 0 0\n\
+                      tmpfs /n/ns/u tmpfs rw,size=2k 0 0\nnonsense\n";
+        assert_eq!(held_bytes(mounts, Path::new("/n/ns")), 72 << 10);
     }
 
     #[test]
     fn an_ordinary_agent_keeps_it_on_disk() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(!provide(directory.path(), 1 << 20, Owner::AGENT).unwrap());
+        assert!(!provide(directory.path(), request(1 << 20), Owner::AGENT).unwrap());
         let pod = json!({"spec": {"volumes": [
             {"name": "a", "emptyDir": {"medium": "Memory"}}, {"name": "b", "emptyDir": {}}]}});
         assert_eq!(on_disk(&pod, directory.path()), ["a"]);
@@ -161,10 +218,10 @@ mod tests {
         let volume = pod.join("cache");
         fs::create_dir_all(&volume).unwrap();
         let owner = Owner::user(12_345);
-        if !nix::unistd::Uid::effective().is_root() || !provide(&volume, 64 << 10, owner).unwrap() {
+        if !nix::unistd::Uid::effective().is_root() || !provide(&volume, request(64 << 10), owner).unwrap() {
             return;
         }
-        assert!(provide(&volume, 64 << 10, owner).unwrap() && is_mounted(&volume));
+        assert!(provide(&volume, request(64 << 10), owner).unwrap() && is_mounted(&volume));
         assert_eq!(mounts_below(namespace.path()), 1, "one, however often it is asked for");
         assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(&volume).unwrap()), 12_345);
         fs::write(volume.join("fits"), vec![0; 32 << 10]).unwrap();
@@ -174,7 +231,7 @@ mod tests {
         assert_eq!((mounts_below(namespace.path()), pod.exists()), (0, false));
 
         fs::create_dir_all(&volume).unwrap();
-        assert!(provide(&volume, 64 << 10, owner).unwrap());
+        assert!(provide(&volume, request(64 << 10), owner).unwrap());
         remove_namespace(namespace.path()).unwrap();
         assert_eq!((mounts_below(namespace.path()), namespace.path().exists()), (0, false));
     }

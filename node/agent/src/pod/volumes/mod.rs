@@ -129,7 +129,10 @@ pub(crate) async fn set_up(
         };
         let content = content(volume, pod, node, &sources).map_err(failure)?;
         let target = directory.join(&name);
-        let memory = in_memory::is_wanted(volume).then(|| in_memory::size_bytes(pod, volume, node.offer.memory_bytes));
+        let memory = in_memory::is_wanted(volume).then(|| in_memory::Request {
+            limit_bytes: in_memory::limit_bytes(pod, volume),
+            node_bytes: node.offer.memory_bytes,
+        });
         let written = disk.spawn_blocking(move || write(&target, &content, owner, memory)).await;
         written.map_err(|_| failure("interrupted".to_owned()))?.map_err(|error| failure(error.to_string()))?;
     }
@@ -140,13 +143,13 @@ fn is_absence(error: &ApiError) -> bool {
     matches!(error.reason, Reason::ServiceUnavailable | Reason::Timeout)
 }
 
-/// `memory` is what a volume may hold that is to be kept there.
-fn write(target: &Path, content: &Content, owner: Owner, memory: Option<u64>) -> io::Result<()> {
+/// `memory` is what a volume asks for that is to be kept there.
+fn write(target: &Path, content: &Content, owner: Owner, memory: Option<in_memory::Request>) -> io::Result<()> {
     match content {
         Content::Empty => {
             fs::create_dir_all(target)?;
-            if let Some(bytes) = memory {
-                in_memory::provide(target, bytes, owner)?;
+            if let Some(request) = memory {
+                in_memory::provide(target, request, owner)?;
             }
             fs::set_permissions(target, Permissions::from_mode(EMPTY_DIR_MODE))?;
             owner.give(target)

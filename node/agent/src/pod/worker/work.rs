@@ -232,7 +232,8 @@ async fn set_up(context: &Context, pod: &Value, known: String, disk: &TaskTracke
     let on_disk = volumes::in_memory::on_disk(pod, &directory);
     if !on_disk.is_empty() {
         let message = format!(
-            "This node agent must not mount file systems and keeps volumes of medium Memory on its disk: {}",
+            "Volumes of medium Memory are kept on the node's disk, since this agent must not mount file systems, or they \
+             would take more of the node's memory than all of them together may: {}",
             on_disk.join(", ")
         );
         context.recorder.record(pod, "", Severity::Warning, "MemoryVolumeOnDisk", &message);
