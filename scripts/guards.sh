@@ -25,7 +25,7 @@ BUILD_LIMIT=3600
 PATIENCE_FACTOR=5
 PATIENCE_LEAST=45
 # Well-behaved guests, which must go on while a guard is missing: it is to be the guard that the test misses.
-declare -A STILL=([behaviour]=exits::modules [escape]="a file in its own volume")
+declare -A STILL=([behaviour]=exits::modules [escape]="a thread")
 
 die() {
     echo "guards: $*" >&2
