@@ -52,12 +52,16 @@ impl Niceness {
     }
 }
 
-/// Sets the calling thread's niceness.
+/// Sets the calling thread's niceness, unless it is further back and must not come forward, as when the agent was started
+/// with a niceness of its own.
 pub(crate) fn set(niceness: u8) -> io::Result<()> {
     // SAFETY: a plain system call on the calling thread, which is what Linux takes 0 for.
-    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness.into()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness.into()) } == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EACCES) => Ok(()),
+        error => Err(error),
     }
 }
 
