@@ -180,7 +180,7 @@ fn kubectl_says_how_a_pod_is() {
         ),
         (
             "late",
-            format!("{{activeDeadlineSeconds: 1, terminationGracePeriodSeconds: 1, containers: [{}]}}", container("a", "spin")),
+            format!("{{activeDeadlineSeconds: 5, terminationGracePeriodSeconds: 1, containers: [{}]}}", container("a", "spin")),
             "0/1",
             "Error",
         ),
