@@ -9,7 +9,7 @@ use wasmtime_wasi::p1::{
     types::{self, Errno, Error, Fd},
     wasi_snapshot_preview1::WasiSnapshotPreview1,
 };
-use wiggle::{GuestMemory, GuestPtr};
+use wiggle::{GuestMemory, GuestPtr, GuestType};
 
 /// Pieces that one read or write is made of, as POSIX has it.
 const MAX_PIECES: u32 = 1024;
@@ -107,27 +107,26 @@ pub(super) fn short(path: GuestPtr<str>) -> Result<GuestPtr<str>, Errno> {
 
 /// `wasmtime-wasi` writes the first piece that is not empty.
 pub(super) fn first_length(memory: &GuestMemory<'_>, data: types::CiovecArray) -> Result<u64, Error> {
-    if data.len() > MAX_PIECES {
-        return Err(Errno::Inval.into());
-    }
-    for piece in data.iter() {
-        let piece = memory.read(piece?)?;
-        if piece.buf_len > 0 {
-            return Ok(piece.buf_len.into());
-        }
-    }
-    Ok(0)
+    first(memory, data, |piece| piece.buf_len)
 }
 
 /// And reads into the first one.
 fn first_room(memory: &GuestMemory<'_>, data: types::IovecArray) -> Result<u64, Error> {
+    first(memory, data, |piece| piece.buf_len)
+}
+
+fn first<T: GuestType>(
+    memory: &GuestMemory<'_>,
+    data: GuestPtr<[T]>,
+    length: impl Fn(T) -> types::Size,
+) -> Result<u64, Error> {
     if data.len() > MAX_PIECES {
         return Err(Errno::Inval.into());
     }
     for piece in data.iter() {
-        let piece = memory.read(piece?)?;
-        if piece.buf_len > 0 {
-            return Ok(piece.buf_len.into());
+        let bytes = length(memory.read(piece?)?);
+        if bytes > 0 {
+            return Ok(bytes.into());
         }
     }
     Ok(0)
