@@ -116,6 +116,37 @@ pub struct Kind {
 }
 
 impl Kind {
+    /// A kind of which nothing is stored, so that no rule applies to it: cluster-wide and without verbs or columns, which
+    /// whoever has one says.
+    #[must_use]
+    pub(crate) const fn unstored(
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+    ) -> Self {
+        Self {
+            group,
+            version,
+            kind,
+            plural,
+            singular: "",
+            short_names: &[],
+            categories: &[],
+            namespaced: false,
+            verbs: &[],
+            subresources: &[],
+            columns: &[],
+            cells: |_, _| Vec::new(),
+            selectable_fields: &[],
+            default: |_| {},
+            prepare_create: |_| {},
+            prepare_update: |_, _, _| {},
+            validate_create: |_| Vec::new(),
+            validate_update: |_, _, _| Vec::new(),
+        }
+    }
+
     /// `v1` or `group/version`.
     #[must_use]
     pub fn api_version(&self) -> String {

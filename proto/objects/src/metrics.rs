@@ -27,24 +27,11 @@ const fn kind(
     cells: fn(&Value, i64) -> Vec<Value>,
 ) -> Kind {
     Kind {
-        group: GROUP,
-        version: VERSION,
-        kind,
-        plural,
-        singular: "",
-        short_names: &[],
-        categories: &[],
         namespaced,
         verbs: &[Verb::Get, Verb::List],
-        subresources: &[],
         columns: COLUMNS,
         cells,
-        selectable_fields: &[],
-        default: |_| {},
-        prepare_create: |_| {},
-        prepare_update: |_, _, _| {},
-        validate_create: |_| Vec::new(),
-        validate_update: |_, _, _| Vec::new(),
+        ..Kind::unstored(GROUP, VERSION, kind, plural)
     }
 }
 

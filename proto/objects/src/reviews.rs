@@ -4,26 +4,7 @@
 use crate::{Kind, kind::Verb};
 
 const fn kind(group: &'static str, kind: &'static str, plural: &'static str, singular: &'static str) -> Kind {
-    Kind {
-        group,
-        version: VERSION,
-        kind,
-        plural,
-        singular,
-        short_names: &[],
-        categories: &[],
-        namespaced: false,
-        verbs: &[Verb::Create],
-        subresources: &[],
-        columns: &[],
-        cells: |_, _| Vec::new(),
-        selectable_fields: &[],
-        default: |_| {},
-        prepare_create: |_| {},
-        prepare_update: |_, _, _| {},
-        validate_create: |_| Vec::new(),
-        validate_update: |_, _, _| Vec::new(),
-    }
+    Kind { singular, verbs: &[Verb::Create], ..Kind::unstored(group, VERSION, kind, plural) }
 }
 
 /// The version of all of them.
