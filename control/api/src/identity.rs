@@ -1,20 +1,19 @@
 //! Who asks, and for what.
 
 use crate::auth::PodLookup;
+use coracle_objects::nodes;
 use std::fmt;
 
 /// Group of those who may do everything.
 pub const GROUP_MASTERS: &str = "system:masters";
 /// Group of all node agents.
-pub const GROUP_NODES: &str = "system:nodes";
+pub const GROUP_NODES: &str = nodes::GROUP;
 /// Group that every authenticated user is in.
 pub const GROUP_AUTHENTICATED: &str = "system:authenticated";
 /// The scheduler in the server's process.
 pub const USER_SCHEDULER: &str = "system:kube-scheduler";
 /// The controllers in the server's process.
 pub const USER_CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
-/// What the user name of a node agent begins with; the node's name follows.
-pub const NODE_USER_PREFIX: &str = "system:node:";
 
 /// An authenticated user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -45,7 +44,7 @@ impl Identity {
     /// The agent of the node called `name`.
     #[must_use]
     pub fn node(name: &str) -> Self {
-        Self::new(format!("{NODE_USER_PREFIX}{name}"), &[GROUP_NODES])
+        Self::new(nodes::user(name), &[GROUP_NODES])
     }
 
     /// The scheduler.
@@ -69,7 +68,7 @@ impl Identity {
     /// The node whose agent this is.
     #[must_use]
     pub fn node_name(&self) -> Option<&str> {
-        self.user.strip_prefix(NODE_USER_PREFIX).filter(|name| !name.is_empty() && self.is_in(GROUP_NODES))
+        nodes::of_user(&self.user).filter(|_| self.is_in(GROUP_NODES))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Taints of nodes, tolerations of pods, and the taints that a node's conditions stand for.
 
+use coracle_objects::nodes;
 use serde_json::Value;
 use std::{fmt, sync::Arc};
 
@@ -45,8 +46,8 @@ impl fmt::Display for Taint {
 /// Conditions that keep pods away: the status that does, and the taint that says so. kube-controller-manager's node
 /// lifecycle controller writes these taints; here the condition itself counts, so that no write stands between.
 const OF_CONDITIONS: [(&str, &str, &str); 6] = [
-    ("Ready", "False", "node.kubernetes.io/not-ready"),
-    ("Ready", "Unknown", "node.kubernetes.io/unreachable"),
+    ("Ready", "False", nodes::TAINT_NOT_READY),
+    ("Ready", "Unknown", nodes::TAINT_UNREACHABLE),
     ("MemoryPressure", "True", "node.kubernetes.io/memory-pressure"),
     ("DiskPressure", "True", "node.kubernetes.io/disk-pressure"),
     ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),

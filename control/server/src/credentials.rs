@@ -7,8 +7,9 @@ use crate::{
 };
 use coracle_api::{
     auth::Authenticator,
-    identity::{GROUP_NODES, Identity, NODE_USER_PREFIX},
+    identity::{GROUP_NODES, Identity},
 };
+use coracle_objects::nodes;
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -43,7 +44,7 @@ impl NodeCredentials {
         let certificate_pem = required("client.crt")?;
         let wrong = || ServerError::Pki(directory.join("client.crt"), "is no node's certificate".to_owned());
         let user = pki::common_name(&certificate_pem).ok_or_else(wrong)?;
-        let node_name = user.strip_prefix(NODE_USER_PREFIX).ok_or_else(wrong)?.to_owned();
+        let node_name = nodes::of_user(&user).ok_or_else(wrong)?.to_owned();
         Ok(Self {
             node_name,
             ca_pem: required("ca.crt")?,
@@ -69,7 +70,7 @@ pub(crate) fn ensure(authority: &Authority, data_dir: &Path, node: &str) -> Resu
     }
     let directory = directory_of(data_dir, node);
     files::private_directory(&directory)?;
-    let user = format!("{NODE_USER_PREFIX}{node}");
+    let user = nodes::user(node);
     let subject = Subject::Client { user: &user, group: GROUP_NODES };
     let issued = authority.ensure_in(&directory, "client", &subject)?;
     let registry_token = files::token(&directory.join("token"))?;

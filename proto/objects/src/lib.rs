@@ -15,6 +15,7 @@ pub mod meta;
 pub mod metrics;
 pub mod names;
 pub mod node_affinity;
+pub mod nodes;
 pub mod openapi;
 pub mod patch;
 pub mod quantity;

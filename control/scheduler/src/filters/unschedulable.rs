@@ -6,13 +6,13 @@ use crate::{
     pod::PendingPod,
     taints::{self, Effect, Taint},
 };
+use coracle_objects::nodes::TAINT_UNSCHEDULABLE;
 
 pub(super) fn passes(_: &Node, offer: &Offer, pod: &PendingPod, tally: &mut Tally) -> bool {
     if !offer.is_unschedulable {
         return true;
     }
-    let cordoned =
-        Taint { key: "node.kubernetes.io/unschedulable".into(), value: "".into(), effect: Effect::NoSchedule };
+    let cordoned = Taint { key: TAINT_UNSCHEDULABLE.into(), value: "".into(), effect: Effect::NoSchedule };
     let passes = taints::is_tolerated(&cordoned, &pod.tolerations);
     if !passes {
         tally.add(Refusal::Unschedulable);
