@@ -27,6 +27,15 @@ use tokio::sync::watch;
 pub(crate) struct Caches {
     pub(crate) services: Cache,
     pub(crate) namespaces: Cache,
+    /// All nodes of the cluster, this one too.
+    pub(crate) nodes: Cache,
+}
+
+impl Caches {
+    /// Nothing is known yet.
+    pub(crate) fn new() -> Self {
+        Self { services: Cache::new(), namespaces: Cache::new(), nodes: Cache::new() }
+    }
 }
 
 /// See the module.

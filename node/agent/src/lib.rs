@@ -55,7 +55,7 @@ use crate::{
     heartbeat::Heartbeat,
     homes::{Homes, Known},
     ledger::Ledger,
-    link::{ENDPOINT_SLICES, Link, NAMESPACES, PODS, Resource, SERVICES},
+    link::{ENDPOINT_SLICES, Link, NAMESPACES, NODES, PODS, Resource, SERVICES},
     logs::Logs,
     machine::Facts,
     network::{
@@ -306,7 +306,7 @@ impl Agent {
             reports: Reports::new(link.clone()),
             logs: Arc::new(Logs::open(config.data_dir.join("logs"))?),
             ledger,
-            caches: Caches { services: Cache::new(), namespaces: Cache::new() },
+            caches: Caches::new(),
             room: Room::new(offer(&config, &facts)),
             pressure: felt,
             data_dir: config.data_dir.clone(),
@@ -360,6 +360,7 @@ impl Agent {
         follow(PODS, format!("spec.nodeName={}", self.config.node_name), Box::new(manager));
         follow(SERVICES, String::new(), Box::new(self.context.caches.services.clone()));
         follow(NAMESPACES, String::new(), Box::new(self.context.caches.namespaces.clone()));
+        follow(NODES, String::new(), Box::new(self.context.caches.nodes.clone()));
         follow(ENDPOINT_SLICES, String::new(), Box::new(slices.clone()));
         let services = self.context.caches.services.clone();
         let known =

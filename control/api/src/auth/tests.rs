@@ -121,6 +121,7 @@ fn a_node_touches_its_own_and_nothing_else() {
         ("update -/nodes/status -/one", true),
         ("update -/nodes/status -/two", false),
         ("get -/nodes -/two", false),
+        ("watch -/nodes -/-", true),
         ("delete -/nodes -/one", false),
         ("update coordination.k8s.io/leases kube-node-lease/one", true),
         ("update coordination.k8s.io/leases kube-node-lease/two", false),

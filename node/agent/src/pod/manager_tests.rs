@@ -11,7 +11,6 @@ use crate::{
     logs::Logs,
     pod::{admission::Room, probes::Probes},
     pressure::Pressure,
-    reflector::Cache,
     reports::Reports,
     sandbox::Owners,
 };
@@ -55,7 +54,7 @@ pub(crate) async fn context(
         homes: Homes::new(directory, owners.clone()),
         owners,
         ledger,
-        caches: Caches { services: Cache::new(), namespaces: Cache::new() },
+        caches: Caches::new(),
         room: Room::new(offer()),
         pressure: watch::Sender::new(Pressure::default()).subscribe(),
         data_dir: directory.to_owned(),

@@ -17,7 +17,7 @@ use crate::{
         status::EVICTED,
     },
     pressure::Pressure,
-    reflector::{self, Cache},
+    reflector,
     reports::Reports,
     sandbox::Owners,
 };
@@ -87,7 +87,7 @@ impl World {
             homes: Homes::new(directory.path(), owners.clone()),
             owners,
             ledger,
-            caches: Caches { services: Cache::new(), namespaces: Cache::new() },
+            caches: Caches::new(),
             room: Room::new(offer),
             pressure: pressure.subscribe(),
             data_dir: directory.path().to_owned(),

@@ -11,7 +11,6 @@ use crate::{
     logs::Logs,
     pod::{admission::Room, subject::tests::subject},
     pressure::Pressure,
-    reflector::Cache,
     reports::Reports,
     sandbox::Owners,
 };
@@ -62,7 +61,7 @@ impl World {
             homes: Homes::new(directory.path(), owners.clone()),
             owners,
             ledger: Ledger::open(directory.path().join("ledger")).unwrap(),
-            caches: Caches { services: Cache::new(), namespaces: Cache::new() },
+            caches: Caches::new(),
             room: Room::new(offer()),
             pressure: watch::Sender::new(Pressure::default()).subscribe(),
             data_dir: directory.path().to_owned(),
