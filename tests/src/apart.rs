@@ -1,20 +1,15 @@
 //! A control plane and a node as processes of their own, so that either can be away while the other goes on.
 
 use crate::{
+    daemon::Daemon,
     kubectl::Kubectl,
     processes,
-    site::{self, Site, binary, children},
+    site::{self, Site, children},
     wait::eventually,
-};
-use anyhow::Result;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
 };
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command},
 };
 
 /// The port of the API, on an address that no other test uses: a restarted server must be found again.
@@ -24,9 +19,9 @@ pub const NODE: &str = "edge";
 
 /// See the module. Dropping it kills both processes and removes the directory.
 pub struct Apart {
+    server: Daemon,
+    node: Daemon,
     site: Site,
-    server: Option<Child>,
-    node: Option<Child>,
 }
 
 impl Apart {
@@ -36,7 +31,7 @@ impl Apart {
     /// When it does not become so.
     #[must_use]
     pub fn start() -> Self {
-        let mut apart = Self { site: Site::new(), server: None, node: None };
+        let mut apart = Self { server: Daemon::default(), node: Daemon::default(), site: Site::new() };
         apart.start_server();
         apart.start_node();
         let kubectl = apart.kubectl();
@@ -50,12 +45,6 @@ impl Apart {
         apart
     }
 
-    fn spawn(&self, arguments: &[&str]) -> Result<Child> {
-        let mut command = Command::new(binary()?);
-        self.site.print_into_log(command.args(arguments))?;
-        Ok(command.spawn()?)
-    }
-
     /// Starts the control plane and waits until it answers.
     ///
     /// # Panics
@@ -63,8 +52,8 @@ impl Apart {
     pub fn start_server(&mut self) {
         let data = self.site.path("server").display().to_string();
         let listen = format!("{}:{PORT}", self.site.host);
-        let server = self.spawn(&["server", "--data-dir", &data, "--listen", &listen, "--node", NODE]);
-        self.server = Some(server.unwrap_or_else(|error| panic!("the server does not start: {error:#}")));
+        let arguments = ["server", "--data-dir", &data, "--listen", &listen, "--node", NODE];
+        self.server.start(self.site.command("log", &arguments));
         let kubectl = self.kubectl();
         eventually("the server to answer", || {
             kubectl.run("get --raw /livez").map_err(|error| format!("{error}\n{}", self.log()))
@@ -78,19 +67,19 @@ impl Apart {
     pub fn start_node(&mut self) {
         let (data, credentials) = (self.node_dir(), self.site.path("server").join("nodes").join(NODE));
         let server = format!("https://{}:{PORT}", self.site.host);
-        let arguments = ["node", "--server", &server, "--data-dir", &data.display().to_string(), "--credentials"];
-        let node = self.spawn(&[&arguments[..], &[&credentials.display().to_string()]].concat());
-        self.node = Some(node.unwrap_or_else(|error| panic!("the node does not start: {error:#}")));
+        let (data, credentials) = (data.display().to_string(), credentials.display().to_string());
+        let arguments = ["node", "--server", &server, "--data-dir", &data, "--credentials", &credentials];
+        self.node.start(self.site.command("log", &arguments));
     }
 
     /// `kill -9` of the control plane.
     pub fn kill_server(&mut self) {
-        end(&mut self.server, Signal::SIGKILL);
+        self.server.kill();
     }
 
     /// `kill -9` of the node agent.
     pub fn kill_node(&mut self) {
-        end(&mut self.node, Signal::SIGKILL);
+        self.node.kill();
     }
 
     /// Process id of the agent.
@@ -99,13 +88,13 @@ impl Apart {
     /// When it was killed.
     #[must_use]
     pub fn node_pid(&self) -> u32 {
-        self.node.as_ref().expect("the node was started").id()
+        self.node.pid().expect("the node was started")
     }
 
     /// The agent's descendants: runners and compilers.
     #[must_use]
     pub fn node_children(&self) -> Vec<u32> {
-        self.node.as_ref().map(|node| processes::descendants(node.id())).unwrap_or_default()
+        self.node.descendants()
     }
 
     /// Panics when the agent has ended by itself.
@@ -113,7 +102,7 @@ impl Apart {
     /// # Panics
     /// Then.
     pub fn assert_node_runs(&mut self) {
-        let ended = self.node.as_mut().and_then(|node| node.try_wait().ok().flatten());
+        let ended = self.node.ended();
         assert!(ended.is_none(), "the agent ended with {ended:?}:\n{}", self.log());
     }
 
@@ -125,7 +114,7 @@ impl Apart {
         let working = processes::all().into_iter().filter(|pid| processes::works_below(*pid, &directory));
         let working: Vec<u32> = working.collect();
         let own = self.node_children();
-        let is_stray = |pid: &u32| self.node.as_ref().map(Child::id) != Some(*pid) && !own.contains(pid);
+        let is_stray = |pid: &u32| self.node.pid() != Some(*pid) && !own.contains(pid);
         working.into_iter().filter(is_stray).map(|pid| (pid, processes::command_line(pid))).collect()
     }
 
@@ -172,21 +161,12 @@ impl Apart {
     }
 }
 
-fn end(child: &mut Option<Child>, signal: Signal) {
-    let Some(mut child) = child.take() else { return };
-    if let Ok(pid) = i32::try_from(child.id()) {
-        // A failure means that it has ended already, which is what is wanted.
-        let _ = kill(Pid::from_raw(pid), signal);
-    }
-    drop(child.wait());
-}
-
 impl Drop for Apart {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("--- log of the server and the node ---\n{}", self.log());
         }
+        // First, so that it does not print that its server is gone.
         self.kill_node();
-        self.kill_server();
     }
 }

@@ -9,6 +9,8 @@ pub mod churn;
 pub mod cluster;
 pub mod connections;
 pub mod crowd;
+mod daemon;
+pub mod fleet;
 pub mod footprint;
 pub mod kubectl;
 pub mod mount;
@@ -25,6 +27,7 @@ pub mod wait;
 
 pub use apart::Apart;
 pub use cluster::Cluster;
+pub use fleet::Fleet;
 pub use footprint::Footprint;
 pub use kubectl::Kubectl;
 pub use wait::eventually;

@@ -179,11 +179,19 @@ pub fn endpoints(kubectl: &Kubectl, service: &str, count: usize) {
 /// # Panics
 /// When the service has none.
 pub fn node_port(cluster: &Cluster, service: &str, port: &str) -> SocketAddr {
-    let object = cluster.kubectl().json(&format!("get service {service}")).unwrap_or_else(|error| panic!("{error}"));
+    SocketAddr::new(cluster.host(), node_port_number(&cluster.kubectl(), service, port))
+}
+
+/// The node port of a service's port (by name; empty for the only one), the same on every node.
+///
+/// # Panics
+/// When the service has none.
+pub fn node_port_number(kubectl: &Kubectl, service: &str, port: &str) -> u16 {
+    let object = kubectl.json(&format!("get service {service}")).unwrap_or_else(|error| panic!("{error}"));
     let ports = object["spec"]["ports"].as_array().cloned().unwrap_or_default();
     let found = ports.iter().find(|one| port.is_empty() || one["name"] == port);
     let number = found.and_then(|one| one["nodePort"].as_u64()).and_then(|number| u16::try_from(number).ok());
-    SocketAddr::new(cluster.host(), number.unwrap_or_else(|| panic!("{service} has no node port {port}: {object}")))
+    number.unwrap_or_else(|| panic!("{service} has no node port {port}: {object}"))
 }
 
 /// A service that selects `app=LABEL`.

@@ -20,6 +20,13 @@ pub fn pod(name: &str, restart_policy: &str, container: &Value) -> Value {
     })
 }
 
+/// The same pod on this node, whatever the scheduler thinks.
+#[must_use]
+pub fn on(node: &str, mut pod: Value) -> Value {
+    pod["spec"]["nodeName"] = node.into();
+    pod
+}
+
 /// Applies many objects at once.
 ///
 /// # Panics

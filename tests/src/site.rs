@@ -4,6 +4,7 @@ use crate::kubectl::{Kubectl, texts};
 use anyhow::{Context as _, Result};
 use std::{
     env,
+    ffi::OsStr,
     fs::{self, File},
     io,
     net::Ipv4Addr,
@@ -40,9 +41,7 @@ impl Site {
     /// An empty one.
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
-        let [_, _, high, low] = process::id().to_be_bytes();
-        let host = Ipv4Addr::new(127, high, low, 1 + MADE.fetch_add(1, Ordering::Relaxed) % 250);
-        Self { directory, host }
+        Self { directory, host: another_host() }
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -55,19 +54,45 @@ impl Site {
 
     /// Has a process print into the log, after what is there.
     pub(crate) fn print_into_log(&self, command: &mut Command) -> io::Result<()> {
-        let log = File::options().create(true).append(true).open(self.path("log"))?;
+        self.print_into(command, "log")
+    }
+
+    fn print_into(&self, command: &mut Command, name: &str) -> io::Result<()> {
+        let log = File::options().create(true).append(true).open(self.path(name))?;
         command.env_remove("KUBECONFIG").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Ok(())
     }
 
+    /// The binary under test with these arguments, which prints into the file `log`, after what is there.
+    ///
+    /// # Panics
+    /// When there is no binary, or no log can be written.
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, log: &str, arguments: &[S]) -> Command {
+        let mut command = Command::new(binary().unwrap_or_else(|error| panic!("{error:#}")));
+        command.args(arguments);
+        self.print_into(&mut command, log).unwrap_or_else(|error| panic!("{log}: {error}"));
+        command
+    }
+
     /// Everything that was printed.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.path("log")).unwrap_or_default()
+        self.printed("log")
+    }
+
+    /// Everything that was printed into the file `log`.
+    pub(crate) fn printed(&self, log: &str) -> String {
+        fs::read_to_string(self.path(log)).unwrap_or_default()
     }
 
     pub(crate) fn kubectl(&self, program: &Path, kubeconfig: &Path) -> Kubectl {
         Kubectl::new(program, kubeconfig, &self.path("kubectl-cache"))
     }
+}
+
+/// A loopback address that no other test uses.
+pub(crate) fn another_host() -> Ipv4Addr {
+    let [_, _, high, low] = process::id().to_be_bytes();
+    Ipv4Addr::new(127, high, low, 1 + MADE.fetch_add(1, Ordering::Relaxed) % 250)
 }
 
 /// Runs the `coracle` command with exact arguments.
