@@ -26,7 +26,7 @@ test: build
 	@scripts/test.sh
 
 release: setup
-	@cargo build --locked --release -p coracle
+	@cargo build --locked --release -p coracle -p coracle-node
 
 bench: release
 	@scripts/bench.sh

@@ -1,12 +1,9 @@
 //! `coracle dev`: control plane and one node in this process; guests run in processes of their own here too.
 
-use crate::{
-    banner, node,
-    server::{absolute, address},
-    signals::Signals,
-};
+use crate::{banner, server::address};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use coracle_node::{Credentials, Signals, WorkloadOptions, absolute};
 use coracle_server::ServerConfig;
 use std::{net::SocketAddr, path::PathBuf, pin::pin, process::ExitCode};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +21,7 @@ pub(crate) struct Dev {
     #[arg(long, value_name = "NAME", default_value = "node-1")]
     node_name: String,
     #[command(flatten)]
-    workloads: node::WorkloadOptions,
+    workloads: WorkloadOptions,
 }
 
 impl Dev {
@@ -41,8 +38,8 @@ impl Dev {
         };
         let server = coracle_server::start(config, server_stop.clone()).await?;
         let reachable = coracle_server::reachable(server.address);
-        let credentials = coracle_server::node_credentials(&data_dir, &self.node_name)?;
-        let config = node::config(
+        let credentials = Credentials::read(&coracle_server::node_directory(&data_dir, &self.node_name))?;
+        let config = coracle_node::config(
             credentials,
             data_dir.join("node"),
             format!("https://{reachable}"),

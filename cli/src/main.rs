@@ -2,15 +2,13 @@
 
 mod banner;
 mod dev;
-mod logging;
-mod node;
 mod server;
-mod signals;
 mod verbs;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
-use std::{env, process::ExitCode};
+use coracle_node::{Node, process};
+use std::process::ExitCode;
 
 /// Runs WebAssembly workloads the way Kubernetes runs containers
 #[derive(Debug, Parser)]
@@ -27,49 +25,22 @@ enum Command {
     /// Run a server of the control plane
     Server(server::Server),
     /// Run a node
-    Node(node::Node),
+    Node(Node),
     #[command(flatten)]
     Verb(verbs::Verb),
 }
 
 fn main() -> ExitCode {
-    // Children first: a runner confines itself before any thread exists, and its environment is empty.
-    let mut arguments = env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
-    let child: Option<fn(&[String]) -> ExitCode> = match arguments.next().as_deref() {
-        Some("runner") => Some(coracle_runner::child::main),
-        Some("compile") => Some(coracle_runner::compile::main),
-        _ => None,
-    };
-    if let Some(child) = child {
-        return child(&arguments.collect::<Vec<_>>());
-    }
-    match run(Cli::parse()) {
-        Ok(code) => code,
-        Err(error) => {
-            print_error(&error);
-            ExitCode::FAILURE
-        }
-    }
+    process::child().unwrap_or_else(|| process::run(run(Cli::parse())))
 }
 
-fn run(cli: Cli) -> Result<ExitCode> {
-    logging::init();
-    // HTTP clients of several crates look for the process's default; ours name it, but theirs cannot.
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
-    runtime.block_on(async {
-        match cli.command {
-            Command::Dev(dev) => dev.run().await,
-            Command::Server(server) => server.run().await,
-            Command::Node(node) => node.run().await,
-            Command::Verb(verb) => verbs::run(verb).await,
-        }
-    })
-}
-
-#[expect(clippy::print_stderr, reason = "the one place that tells a person what went wrong")]
-fn print_error(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+async fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Dev(dev) => dev.run().await,
+        Command::Server(server) => server.run().await,
+        Command::Node(node) => node.run().await,
+        Command::Verb(verb) => verbs::run(verb).await,
+    }
 }
 
 #[cfg(test)]

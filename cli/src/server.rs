@@ -1,12 +1,13 @@
 //! `coracle server`: the control plane alone.
 
-use crate::{banner, signals::Signals};
-use anyhow::{Context as _, Result};
+use crate::banner;
+use anyhow::Result;
 use clap::Args;
+use coracle_node::{Signals, absolute};
 use coracle_server::ServerConfig;
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::pin,
     process::ExitCode,
 };
@@ -63,9 +64,4 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     let addresses: Vec<SocketAddr> = text.to_socket_addrs().map_err(|error| format!("{wrong}: {error}"))?.collect();
     let preferred = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
     preferred.copied().ok_or_else(|| wrong.to_owned())
-}
-
-/// The path as it means the same from any directory, since it is printed for others to use.
-pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("cannot use {}", path.display()))
 }

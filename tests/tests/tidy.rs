@@ -39,8 +39,9 @@ const WALLS: &[(&str, &[&str])] = &[
     ("coracle-net", &["coracle-objects"]),
     ("coracle-images", &["coracle-objects"]),
     ("coracle-agent", &["coracle-images", "coracle-net", "coracle-objects", "coracle-runner", "coracle-wire"]),
+    ("coracle-node", &["coracle-agent", "coracle-objects", "coracle-runner"]),
     ("coracle-sdk", &["coracle-objects", "coracle-wire"]),
-    ("coracle", &["coracle-agent", "coracle-objects", "coracle-runner", "coracle-sdk", "coracle-server"]),
+    ("coracle", &["coracle-agent", "coracle-node", "coracle-objects", "coracle-sdk", "coracle-server"]),
     ("coracle-tests", &["coracle-objects", "coracle-sdk"]),
 ];
 
@@ -50,8 +51,8 @@ const FENCED: &[(&str, &[&str])] = &[
     ("raft", &["coracle-raft"]),
     ("wasmtime", &["coracle-runner"]),
     ("wasmtime-wasi", &["coracle-runner"]),
-    ("clap", &["coracle"]),
-    ("anyhow", &["coracle", "coracle-tests"]),
+    ("clap", &["coracle", "coracle-node"]),
+    ("anyhow", &["coracle", "coracle-node", "coracle-tests"]),
 ];
 
 /// Crates that must stay pure.

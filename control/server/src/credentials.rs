@@ -3,7 +3,7 @@
 use crate::{
     ServerError,
     files::{self, PUBLIC},
-    pki::{self, Authority, Issued, Subject},
+    pki::{Authority, Subject},
 };
 use coracle_api::{
     auth::Authenticator,
@@ -15,70 +15,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a node needs to join; written at `DIR/nodes/NAME/` by [`node_credentials`].
-#[derive(Debug, Clone)]
-pub struct NodeCredentials {
-    /// Whose they are.
-    pub node_name: String,
-    /// PEM of the cluster's CA.
-    pub ca_pem: String,
-    /// PEM of the client certificate.
-    pub certificate_pem: String,
-    /// PEM of its key.
-    pub key_pem: String,
-    /// Token for the registry.
-    pub registry_token: String,
-}
-
-impl NodeCredentials {
-    /// Reads what [`node_credentials`] has written to `directory`, which may have been copied to another machine.
-    ///
-    /// # Errors
-    /// When a file is missing or cannot be read.
-    pub fn read(directory: &Path) -> Result<Self, ServerError> {
-        let required = |name: &str| {
-            let path = directory.join(name);
-            let missing = || ServerError::DataDir { path: path.clone(), source: io::ErrorKind::NotFound.into() };
-            files::read(&path)?.ok_or_else(missing)
-        };
-        let certificate_pem = required("client.crt")?;
-        let wrong = || ServerError::Pki(directory.join("client.crt"), "is no node's certificate".to_owned());
-        let user = pki::common_name(&certificate_pem).ok_or_else(wrong)?;
-        let node_name = nodes::of_user(&user).ok_or_else(wrong)?.to_owned();
-        Ok(Self {
-            node_name,
-            ca_pem: required("ca.crt")?,
-            certificate_pem,
-            key_pem: required("client.key")?,
-            registry_token: required("token")?.trim().to_owned(),
-        })
-    }
-}
-
-/// Credentials for a node of this cluster, made with the CA in `data_dir` and kept in `nodes/NAME` below it.
-///
-/// # Errors
-/// When the CA is not there or cannot be read, or the name cannot be a node's.
-pub fn node_credentials(data_dir: &Path, node: &str) -> Result<NodeCredentials, ServerError> {
-    ensure(&Authority::open(data_dir)?, data_dir, node)
+/// Where the credentials of a node lie: `nodes/NAME` in the server's directory. What is there may be copied to the node's
+/// machine.
+#[must_use]
+pub fn node_directory(data_dir: &Path, node: &str) -> PathBuf {
+    data_dir.join("nodes").join(node)
 }
 
 /// Makes what is missing of a node's credentials.
-pub(crate) fn ensure(authority: &Authority, data_dir: &Path, node: &str) -> Result<NodeCredentials, ServerError> {
+pub(crate) fn ensure(authority: &Authority, data_dir: &Path, node: &str) -> Result<(), ServerError> {
     if !is_node_name(node) {
         return Err(ServerError::NodeName(node.to_owned()));
     }
-    let directory = directory_of(data_dir, node);
+    let directory = node_directory(data_dir, node);
     files::private_directory(&directory)?;
     let user = nodes::user(node);
     let subject = Subject::Client { user: &user, group: GROUP_NODES };
-    let issued = authority.ensure_in(&directory, "client", &subject)?;
-    let registry_token = files::token(&directory.join("token"))?;
-    let ca_pem = authority.certificate_pem().to_owned();
-    files::write(&directory.join("ca.crt"), ca_pem.as_bytes(), PUBLIC)?;
-    let node_name = node.to_owned();
-    let Issued { certificate_pem, key_pem } = issued;
-    Ok(NodeCredentials { node_name, ca_pem, certificate_pem, key_pem, registry_token })
+    authority.ensure_in(&directory, "client", &subject)?;
+    files::token(&directory.join("token"))?;
+    files::write(&directory.join("ca.crt"), authority.certificate_pem().as_bytes(), PUBLIC)
 }
 
 /// Everybody who has a token: the administrator, and the nodes with a directory under `nodes/`.
@@ -94,15 +49,11 @@ pub(crate) fn authenticator(data_dir: &Path, admin_token: &str) -> Result<Authen
     for entry in entries {
         let name = entry.map_err(fail)?.file_name();
         let Some(node) = name.to_str().filter(|node| is_node_name(node)) else { continue };
-        if let Some(token) = files::read(&directory_of(data_dir, node).join("token"))? {
+        if let Some(token) = files::read(&node_directory(data_dir, node).join("token"))? {
             authenticator = authenticator.with_token(token.trim(), Identity::node(node));
         }
     }
     Ok(authenticator)
-}
-
-fn directory_of(data_dir: &Path, node: &str) -> PathBuf {
-    data_dir.join("nodes").join(node)
 }
 
 /// A DNS subdomain, as names of Nodes are; it also is a safe name for a directory.
@@ -125,18 +76,19 @@ mod tests {
     fn a_nodes_credentials_are_made_once_and_found_again() {
         let directory = tempfile::tempdir().unwrap();
         let data_dir = directory.path();
-        assert!(node_credentials(data_dir, "one").is_err(), "there is no CA yet");
         let authority = Authority::open_or_create(data_dir).unwrap();
-        let made = ensure(&authority, data_dir, "one").unwrap();
-        let again = node_credentials(data_dir, "one").unwrap();
-        let read = NodeCredentials::read(&data_dir.join("nodes/one")).unwrap();
-        for other in [&again, &read] {
-            assert_eq!(other.certificate_pem, made.certificate_pem);
-            assert_eq!(other.registry_token, made.registry_token);
-            assert_eq!(other.node_name, "one");
-        }
+        let contents = || {
+            let read = |name: &str| fs::read_to_string(node_directory(data_dir, "one").join(name)).unwrap();
+            ["ca.crt", "client.crt", "client.key", "token"].map(read)
+        };
+        ensure(&authority, data_dir, "one").unwrap();
+        let made = contents();
+        ensure(&authority, data_dir, "one").unwrap();
+        assert_eq!(contents(), made);
+        assert_eq!(made[0], authority.certificate_pem());
+        let token = made[3].trim();
         let authenticator = authenticator(data_dir, "admin-token").unwrap();
-        for (token, user) in [(made.registry_token.as_str(), "system:node:one"), ("admin-token", "admin")] {
+        for (token, user) in [(token, "system:node:one"), ("admin-token", "admin")] {
             let mut request = http::Request::new(());
             let value = format!("Bearer {token}").parse().unwrap();
             request.headers_mut().insert(http::header::AUTHORIZATION, value);

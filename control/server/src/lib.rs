@@ -10,7 +10,7 @@ mod kubeconfig;
 mod pki;
 mod start;
 
-pub use credentials::{NodeCredentials, node_credentials};
+pub use credentials::node_directory;
 pub use kubeconfig::reachable;
 pub use start::{RunningServer, start};
 

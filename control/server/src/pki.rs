@@ -65,16 +65,10 @@ impl Authority {
         Self::load(directory)
     }
 
-    /// The CA in `DIR/pki`, which must be there.
-    pub(crate) fn open(data_dir: &Path) -> Result<Self, ServerError> {
-        Self::load(data_dir.join("pki"))
-    }
-
     fn load(directory: PathBuf) -> Result<Self, ServerError> {
         let required = |name: &str| {
             let path = directory.join(name);
-            let missing =
-                || ServerError::Pki(path.clone(), "is not there; has a server run on this directory?".to_owned());
+            let missing = || ServerError::Pki(path.clone(), "is not there".to_owned());
             files::read(&path)?.ok_or_else(missing).map(|text| (path.clone(), text))
         };
         let (certificate_path, certificate_pem) = required("ca.crt")?;
@@ -161,13 +155,6 @@ impl Authority {
             && certificate.issuer().as_raw() == ca.subject().as_raw()
             && certificate.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
     }
-}
-
-/// The common name of a PEM certificate's subject.
-pub(crate) fn common_name(pem: &str) -> Option<String> {
-    let der = certificate_der(pem).ok()?;
-    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
-    certificate.subject().iter_common_name().find_map(|name| name.as_str().ok()).map(str::to_owned)
 }
 
 /// Names and addresses that a certificate is for.
@@ -279,9 +266,7 @@ mod tests {
         let mode = |path: &str| fs::metadata(directory.path().join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("pki"), mode("pki/ca.key")), (0o700, 0o600));
         fs::write(directory.path().join("pki/ca.key"), "nonsense").unwrap();
-        let Err(error) = Authority::open(directory.path()) else { panic!("read nonsense") };
+        let Err(error) = Authority::open_or_create(directory.path()) else { panic!("read nonsense") };
         assert!(error.to_string().contains("pki/ca.key"), "{error}");
-        let Err(error) = Authority::open(&directory.path().join("elsewhere")) else { panic!("read nothing") };
-        assert!(error.to_string().contains("ca.crt"), "{error}");
     }
 }

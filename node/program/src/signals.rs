@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// `SIGINT` and `SIGTERM`.
-pub(crate) struct Signals {
+pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
@@ -14,13 +14,16 @@ const INTERRUPTED: i32 = 130;
 
 impl Signals {
     /// From now on the signals no longer end the process by themselves.
-    pub(crate) fn listen() -> Result<Self> {
+    ///
+    /// # Errors
+    /// When the system does not deliver them.
+    pub fn listen() -> Result<Self> {
         let listen = |kind| signal(kind).context("cannot listen for signals");
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
     /// Waits for one.
-    pub(crate) async fn next(&mut self) {
+    pub async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
@@ -28,7 +31,7 @@ impl Signals {
     }
 
     /// Waits for `tidying`, which a further signal cuts short: the process ends at once.
-    pub(crate) async fn or_exit<T>(&mut self, tidying: impl Future<Output = T>) -> T {
+    pub async fn or_exit<T>(&mut self, tidying: impl Future<Output = T>) -> T {
         tokio::select! {
             output = tidying => output,
             () = self.next() => std::process::exit(INTERRUPTED),
