@@ -1,19 +1,13 @@
-//! What nodes need to join, and the tokens that the server knows.
+//! What nodes need to join that the server makes credentials for itself.
 
 use crate::{
     ServerError,
     files::{self, PUBLIC},
     pki::{Authority, Subject},
 };
-use coracle_api::{
-    auth::Authenticator,
-    identity::{GROUP_NODES, Identity},
-};
+use coracle_api::identity::GROUP_NODES;
 use coracle_objects::nodes;
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 /// Where the credentials of a node lie: `nodes/NAME` in the server's directory. What is there may be copied to the node's
 /// machine.
@@ -32,28 +26,7 @@ pub(crate) fn ensure(authority: &Authority, data_dir: &Path, node: &str) -> Resu
     let user = nodes::user(node);
     let subject = Subject::Client { user: &user, group: GROUP_NODES };
     authority.ensure_in(&directory, "client", &subject)?;
-    files::token(&directory.join("token"))?;
     files::write(&directory.join("ca.crt"), authority.certificate_pem().as_bytes(), PUBLIC)
-}
-
-/// Everybody who has a token: the administrator, and the nodes with a directory under `nodes/`.
-pub(crate) fn authenticator(data_dir: &Path, admin_token: &str) -> Result<Authenticator, ServerError> {
-    let mut authenticator = Authenticator::new().with_token(admin_token, Identity::admin());
-    let nodes = data_dir.join("nodes");
-    let fail = |source| ServerError::DataDir { path: nodes.clone(), source };
-    let entries = match fs::read_dir(&nodes) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(authenticator),
-        Err(error) => return Err(fail(error)),
-    };
-    for entry in entries {
-        let name = entry.map_err(fail)?.file_name();
-        let Some(node) = name.to_str().filter(|node| is_node_name(node)) else { continue };
-        if let Some(token) = files::read(&node_directory(data_dir, node).join("token"))? {
-            authenticator = authenticator.with_token(token.trim(), Identity::node(node));
-        }
-    }
-    Ok(authenticator)
 }
 
 /// A DNS subdomain, as names of Nodes are; it also is a safe name for a directory.
@@ -78,23 +51,14 @@ mod tests {
         let data_dir = directory.path();
         let authority = Authority::open_or_create(data_dir).unwrap();
         let contents = || {
-            let read = |name: &str| fs::read_to_string(node_directory(data_dir, "one").join(name)).unwrap();
-            ["ca.crt", "client.crt", "client.key", "token"].map(read)
+            let read = |name: &str| std::fs::read_to_string(node_directory(data_dir, "one").join(name)).unwrap();
+            ["ca.crt", "client.crt", "client.key"].map(read)
         };
         ensure(&authority, data_dir, "one").unwrap();
         let made = contents();
         ensure(&authority, data_dir, "one").unwrap();
         assert_eq!(contents(), made);
         assert_eq!(made[0], authority.certificate_pem());
-        let token = made[3].trim();
-        let authenticator = authenticator(data_dir, "admin-token").unwrap();
-        for (token, user) in [(token, "system:node:one"), ("admin-token", "admin")] {
-            let mut request = http::Request::new(());
-            let value = format!("Bearer {token}").parse().unwrap();
-            request.headers_mut().insert(http::header::AUTHORIZATION, value);
-            let (parts, ()) = request.into_parts();
-            assert_eq!(authenticator.authenticate(&parts).unwrap().user, user);
-        }
     }
 
     #[test]

@@ -36,8 +36,7 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Its name among the servers.
     pub name: String,
-    /// Nodes to make credentials for, besides those that have some already. A node's token is known to the server
-    /// from its next start on.
+    /// Nodes to make credentials for.
     pub nodes: Vec<String>,
 }
 

@@ -90,7 +90,7 @@ impl Access {
         for node in &config.nodes {
             credentials::ensure(&authority, data_dir, node)?;
         }
-        let authenticator = Arc::new(credentials::authenticator(data_dir, &token)?);
+        let authenticator = Arc::new(Authenticator::new().with_token(&token, Identity::admin()));
         let tls = tls(data_dir, &server, &authority)?;
         let text = kubeconfig::render(address, authority.certificate_pem(), &admin, &token);
         files::write(&data_dir.join("kubeconfig"), text.as_bytes(), SECRET)?;

@@ -1,8 +1,10 @@
 //! The connection to a server: one mutually authenticated HTTP/2 channel for everything. It connects when used and
-//! reconnects by itself; who calls decides how long to wait between tries.
+//! reconnects by itself; who calls decides how long to wait between tries. When the node has new credentials, new calls go
+//! over a connection with these, and those under way end on the old one.
 
 use crate::{
-    AgentConfig, AgentError,
+    AgentError,
+    credentials::Credentials,
     link::{Change, Changes, Link, Listing, Resource},
 };
 use async_trait::async_trait;
@@ -10,11 +12,19 @@ use coracle_objects::{ApiError, ObjectKey, Reason};
 use coracle_wire::{STATUS_TRAILER, v1};
 use futures::StreamExt;
 use serde_json::{Map, Value};
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::sync::watch;
 use tonic::{
     Code, Status,
+    body::Body,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
+use tower::Service;
+use tracing::warn;
 use v1::objects_client::ObjectsClient;
 
 /// Largest message that is taken: a page of [`PAGE_OBJECTS`] large objects.
@@ -33,16 +43,77 @@ const SESSIONS_AT_ONCE: u32 = 64 + 128;
 /// How often an idle connection is tried, and how long it may stay silent: a dead server is noticed in between.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
 
-/// Opens the channel without connecting yet.
-///
-/// # Errors
-/// When address or certificates cannot be used.
-pub(crate) fn channel(config: &AgentConfig) -> Result<Channel, AgentError> {
+type Request = http::Request<Body>;
+
+/// What calls go over. Clones share the connection.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    /// What this clone's next call takes, and what it shows.
+    own: (Arc<Credentials>, Channel),
+}
+
+struct Shared {
+    server: String,
+    credentials: watch::Receiver<Arc<Credentials>>,
+    /// The channel, and what it shows.
+    current: Mutex<(Arc<Credentials>, Channel)>,
+}
+
+impl Connection {
+    /// To `server` (`https://HOST:PORT`), with whatever the credentials are; it does not connect yet.
+    ///
+    /// # Errors
+    /// When address or certificates cannot be used.
+    pub(crate) fn new(server: &str, credentials: watch::Receiver<Arc<Credentials>>) -> Result<Self, AgentError> {
+        let shown = credentials.borrow().clone();
+        let channel = channel(server, &shown)?;
+        let own = (shown, channel);
+        let current = Mutex::new(own.clone());
+        Ok(Self { shared: Arc::new(Shared { server: server.to_owned(), credentials, current }), own })
+    }
+
+    /// The channel that shows `latest`.
+    fn channel_with(&self, latest: Arc<Credentials>) -> Channel {
+        let Shared { server, current, .. } = &*self.shared;
+        let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&current.0, &latest) {
+            match channel(server, &latest) {
+                Ok(channel) => *current = (latest, channel),
+                Err(error) => {
+                    warn!(%error, "the new credentials cannot be used; the old ones are");
+                    current.0 = latest;
+                }
+            }
+        }
+        current.1.clone()
+    }
+}
+
+impl Service<Request> for Connection {
+    type Response = <Channel as Service<Request>>::Response;
+    type Error = <Channel as Service<Request>>::Error;
+    type Future = <Channel as Service<Request>>::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        let latest = self.shared.credentials.borrow().clone();
+        if !Arc::ptr_eq(&latest, &self.own.0) {
+            self.own = (latest.clone(), self.channel_with(latest));
+        }
+        self.own.1.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        self.own.1.call(request)
+    }
+}
+
+fn channel(server: &str, credentials: &Credentials) -> Result<Channel, AgentError> {
     let bad = |error: tonic::transport::Error| AgentError::Connection(chain(&error));
     let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(&config.ca_pem))
-        .identity(Identity::from_pem(&config.certificate_pem, &config.key_pem));
-    let endpoint = Endpoint::from_shared(config.server.clone()).map_err(bad)?;
+        .ca_certificate(Certificate::from_pem(credentials.ca_pem()))
+        .identity(Identity::from_pem(credentials.certificate_pem(), credentials.key_pem()));
+    let endpoint = Endpoint::from_shared(server.to_owned()).map_err(bad)?;
     let endpoint = endpoint
         .tls_config(tls)
         .map_err(bad)?
@@ -59,12 +130,12 @@ pub(crate) fn channel(config: &AgentConfig) -> Result<Channel, AgentError> {
 /// [`Link`] over the `Objects` service.
 #[derive(Clone)]
 pub(crate) struct GrpcLink {
-    client: ObjectsClient<Channel>,
+    client: ObjectsClient<Connection>,
 }
 
 impl GrpcLink {
-    pub(crate) fn new(channel: Channel) -> Self {
-        Self { client: ObjectsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX) }
+    pub(crate) fn new(connection: Connection) -> Self {
+        Self { client: ObjectsClient::new(connection).max_decoding_message_size(MESSAGE_BYTES_MAX) }
     }
 }
 

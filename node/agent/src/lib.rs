@@ -17,6 +17,7 @@
 mod clock;
 mod confinement;
 mod context;
+pub mod credentials;
 mod events;
 mod exec;
 #[cfg(test)]
@@ -50,7 +51,8 @@ use crate::{
     clock::Pace,
     confinement::{Gate, Verdict},
     context::{Caches, Context},
-    grpc::GrpcLink,
+    credentials::{Credentials, Wallet},
+    grpc::{Connection, GrpcLink},
     guests::{Allowance, Runners},
     heartbeat::Heartbeat,
     homes::{Homes, Known},
@@ -82,7 +84,7 @@ use crate::{
     stats::Stats,
     workloads::LocalWorkloads,
 };
-use coracle_images::{ClusterRegistry, Images, RegistrySettings, SettingsError};
+use coracle_images::{ClientIdentity, ClusterRegistry, Images, RegistrySettings, SettingsError};
 use coracle_net::{
     class::Ranges,
     fabric::{Fabric, FabricConfig, Limits, Notice},
@@ -106,7 +108,6 @@ use std::{
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::Channel;
 use tracing::warn;
 
 /// How long the control plane is waited for before the pods in the ledger run without it.
@@ -148,14 +149,9 @@ pub struct AgentConfig {
     pub data_dir: PathBuf,
     /// API server, `https://HOST:PORT`.
     pub server: String,
-    /// PEM of the cluster's CA.
-    pub ca_pem: String,
-    /// PEM of the node's client certificate (user `system:node:NAME`, group `system:nodes`).
-    pub certificate_pem: String,
-    /// PEM of its key.
-    pub key_pem: String,
-    /// Token for the cluster's registry.
-    pub registry_token: String,
+    /// What it shows (user `system:node:NAME`, group `system:nodes`); those that it renewed itself and keeps in
+    /// `data_dir` count where they last longer.
+    pub credentials: Credentials,
     /// The node's address as other hosts know it.
     pub address: String,
     /// Where the node ports of services are opened.
@@ -209,9 +205,10 @@ pub enum AgentError {
 /// Only what cannot be retried; a lost server is waited for.
 pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(), AgentError> {
     network::raise_descriptor_limit();
-    let channel = grpc::channel(&config)?;
     let unusable = |error| AgentError::DataDir(config.data_dir.clone(), error);
     prepare_directory(&config.data_dir).map_err(unusable)?;
+    let wallet = Wallet::open(&config.data_dir, config.credentials.clone());
+    let connection = Connection::new(&config.server, wallet.watch())?;
     let ledger = Ledger::open(config.data_dir.join("ledger")).map_err(unusable)?;
     let entries = ledger.load().map_err(unusable)?;
     let settings = match &config.registries {
@@ -219,7 +216,7 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
         None => RegistrySettings::read_if_there(&config.data_dir.join(REGISTRIES_FILE)),
     };
     let settings = settings.map_err(AgentError::Registries)?;
-    let agent = Agent::open(config.clone(), channel, ledger, settings).map_err(unusable)?;
+    let agent = Agent::open(config.clone(), wallet, connection, ledger, settings).map_err(unusable)?;
     agent.run(entries, shutdown).await;
     Ok(())
 }
@@ -249,7 +246,9 @@ fn prepare_directory(data_dir: &Path) -> io::Result<()> {
 /// Everything wired up, nothing running.
 struct Agent {
     config: AgentConfig,
-    channel: Channel,
+    /// Whose `watch` gives the node's credentials, now and later.
+    wallet: Wallet,
+    connection: Connection,
     link: Arc<dyn Link>,
     context: Arc<Context>,
     writer: events::Writer,
@@ -263,12 +262,19 @@ struct Agent {
 }
 
 impl Agent {
-    fn open(config: AgentConfig, channel: Channel, ledger: Ledger, settings: RegistrySettings) -> io::Result<Self> {
-        let link: Arc<dyn Link> = Arc::new(GrpcLink::new(channel.clone()));
+    fn open(
+        config: AgentConfig,
+        wallet: Wallet,
+        connection: Connection,
+        ledger: Ledger,
+        settings: RegistrySettings,
+    ) -> io::Result<Self> {
+        let link: Arc<dyn Link> = Arc::new(GrpcLink::new(connection.clone()));
         let registry = ClusterRegistry {
             address: config.server.trim_start_matches("https://").trim_end_matches('/').to_owned(),
-            ca_pem: config.ca_pem.clone(),
-            token: config.registry_token.clone(),
+            ca_pem: config.credentials.ca_pem().to_owned(),
+            token: String::new(),
+            identity: Some(shown(wallet.watch())),
         };
         let images = Images::open(&config.data_dir.join("images"), registry, settings)?;
         let owners = Arc::new(Owners::open(&config.data_dir)?);
@@ -315,7 +321,20 @@ impl Agent {
             pace,
         };
         let context = Arc::new(context);
-        Ok(Self { config, channel, link, context, writer, exchange, runners, gate, facts, pressure, notices })
+        Ok(Self {
+            config,
+            wallet,
+            connection,
+            link,
+            context,
+            writer,
+            exchange,
+            runners,
+            gate,
+            facts,
+            pressure,
+            notices,
+        })
     }
 
     /// What runs the pods of the node's own files, and what shows them to the server.
@@ -388,7 +407,7 @@ impl Agent {
         ));
         let (pods_in_use, manager_pods) = (pods.clone(), pods.clone());
         let link = NodeLink {
-            channel: self.channel,
+            connection: self.connection,
             stats: stats.clone(),
             node: self.config.node_name.clone(),
             logs: self.context.logs.clone(),
@@ -440,6 +459,11 @@ impl Agent {
         tasks.close();
         tasks.wait().await;
     }
+}
+
+/// What the cluster's registry is shown: the node's certificate.
+fn shown(credentials: watch::Receiver<Arc<Credentials>>) -> ClientIdentity {
+    Arc::new(move || credentials.borrow().identity_pem().clone())
 }
 
 /// What the node has for pods, by what is reserved and kept back of it.

@@ -205,8 +205,12 @@ fn configured(
         settings.hosts.insert(server.address(), host);
     }
     change(&mut settings);
-    let cluster =
-        ClusterRegistry { address: "127.0.0.1:1".to_owned(), ca_pem: String::new(), token: "cluster".to_owned() };
+    let cluster = ClusterRegistry {
+        address: "127.0.0.1:1".to_owned(),
+        ca_pem: String::new(),
+        token: "cluster".to_owned(),
+        identity: None,
+    };
     let registries = Registries::plain_http(cluster, settings);
     Images::with_registries(directory.path(), registries, Duration::from_millis(1)).unwrap()
 }

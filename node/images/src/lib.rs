@@ -48,9 +48,14 @@ pub struct ClusterRegistry {
     pub address: String,
     /// PEM of the CA that signed its certificate.
     pub ca_pem: String,
-    /// Bearer token.
+    /// Bearer token; empty: none.
     pub token: String,
+    /// What is shown to it in TLS, if anything.
+    pub identity: Option<ClientIdentity>,
 }
+
+/// Gives the PEM of a client certificate and its key, as they are now: the same `Arc` for as long as they are the same.
+pub type ClientIdentity = Arc<dyn Fn() -> Arc<str> + Send + Sync>;
 
 /// `imagePullPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,7 +16,11 @@ use coracle_objects::registry_auth::{Credential, Keyring};
 use futures::StreamExt;
 use reqwest::{Client, Response, StatusCode, Url, header, header::HeaderValue, redirect::Policy};
 use serde_json::Value;
-use std::{collections::HashMap, sync::Mutex, sync::PoisonError, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 /// Largest manifest that is read.
 pub(crate) const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -56,7 +60,8 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Registries {
     cluster: ClusterRegistry,
     cluster_scheme: &'static str,
-    cluster_client: Client,
+    /// The client for the cluster's registry, and what it shows.
+    cluster_client: Mutex<(Option<Arc<str>>, Client)>,
     settings: RegistrySettings,
     /// Clients by what they trust: a host with its own CA, [`MACHINE`] or [`NOBODY`].
     clients: Mutex<HashMap<String, Client>>,
@@ -69,24 +74,24 @@ const NOBODY: &str = "/nobody";
 
 impl Registries {
     pub(crate) fn new(cluster: ClusterRegistry, settings: RegistrySettings) -> Result<Self, String> {
-        let certificates =
-            reqwest::Certificate::from_pem_bundle(cluster.ca_pem.as_bytes()).map_err(|error| chain(&error))?;
-        let client = builder().tls_certs_only(certificates).build().map_err(|error| chain(&error))?;
-        Ok(Self::with_client(cluster, "https", client, settings))
+        let shown = cluster.identity.as_ref().map(|identity| identity());
+        let client = cluster_client(&cluster.ca_pem, shown.as_deref()).map_err(|error| chain(&error))?;
+        Ok(Self::with_client(cluster, "https", (shown, client), settings))
     }
 
     #[cfg(test)]
     pub(crate) fn plain_http(cluster: ClusterRegistry, settings: RegistrySettings) -> Self {
         let client = builder().tls_certs_only([]).build().unwrap();
-        Self::with_client(cluster, "http", client, settings)
+        Self::with_client(cluster, "http", (None, client), settings)
     }
 
     fn with_client(
         cluster: ClusterRegistry,
         cluster_scheme: &'static str,
-        cluster_client: Client,
+        cluster_client: (Option<Arc<str>>, Client),
         settings: RegistrySettings,
     ) -> Self {
+        let cluster_client = Mutex::new(cluster_client);
         Self { cluster, cluster_scheme, cluster_client, settings, clients: Mutex::default(), proofs: Proofs::default() }
     }
 
@@ -140,11 +145,24 @@ impl Registries {
 
     async fn ask_cluster(&self, wanted: Wanted<'_>) -> Result<Response, Failure> {
         let host = self.cluster.address.as_str();
-        let proof = bearer(&self.cluster.token)?;
+        let token = &self.cluster.token;
+        let proof = if token.is_empty() { None } else { Some(bearer(token)?) };
         let url = url(self.cluster_scheme, host, wanted)?;
         // Redirects are not followed: it makes none.
-        let response = request(&self.cluster_client, url, wanted, Some(&proof)).send().await;
+        let response = request(&self.cluster_client()?, url, wanted, proof.as_ref()).send().await;
         check(response.map_err(|error| Failure::transport(host, error))?, host, wanted, "").await
+    }
+
+    /// The client that shows what is to be shown now.
+    fn cluster_client(&self) -> Result<Client, Failure> {
+        let mut client = self.cluster_client.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(now) = self.cluster.identity.as_ref().map(|identity| identity())
+            && !client.0.as_ref().is_some_and(|shown| Arc::ptr_eq(shown, &now))
+        {
+            let made = cluster_client(&self.cluster.ca_pem, Some(&now));
+            *client = (Some(now), made.map_err(|error| Failure::transport(&self.cluster.address, error))?);
+        }
+        Ok(client.1.clone())
     }
 
     /// Tries the pod's credentials, then the node's; without any it asks as nobody, as kubelet does.
@@ -265,6 +283,15 @@ impl Registries {
         clients.insert(trust.to_owned(), client.clone());
         Ok(client)
     }
+}
+
+/// A client that trusts nobody but `ca_pem`, and shows `identity`.
+fn cluster_client(ca_pem: &str, identity: Option<&str>) -> reqwest::Result<Client> {
+    let mut builder = builder().tls_certs_only(reqwest::Certificate::from_pem_bundle(ca_pem.as_bytes())?);
+    if let Some(pem) = identity {
+        builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes())?);
+    }
+    builder.build()
 }
 
 fn builder() -> reqwest::ClientBuilder {

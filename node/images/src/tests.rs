@@ -92,7 +92,8 @@ impl World {
 
 fn open(directory: &tempfile::TempDir, address: &str, token: &str) -> Images {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let cluster = ClusterRegistry { address: address.to_owned(), ca_pem: String::new(), token: token.to_owned() };
+    let cluster =
+        ClusterRegistry { address: address.to_owned(), ca_pem: String::new(), token: token.to_owned(), identity: None };
     let registries = Registries::plain_http(cluster, RegistrySettings::default());
     Images::with_registries(directory.path(), registries, Duration::from_millis(1)).unwrap()
 }

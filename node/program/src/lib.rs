@@ -3,14 +3,13 @@
 //!
 //! It must never know the control plane: a device carries this crate and nothing of that.
 
-mod credentials;
 mod logging;
 mod node;
 pub mod process;
 mod signals;
 mod workloads;
 
-pub use credentials::Credentials;
+pub use coracle_agent::credentials::Credentials;
 pub use node::{Node, config};
 pub use process::absolute;
 pub use signals::Signals;

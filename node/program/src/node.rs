@@ -1,9 +1,12 @@
 //! A node alone, whose control plane is elsewhere: `coracle-node`, and `coracle node`.
 
-use crate::{Credentials, Signals, WorkloadOptions, absolute};
+use crate::{Signals, WorkloadOptions, absolute};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use coracle_agent::{AgentConfig, ImageLimits, PODS_MAX_DEFAULT, RUNNER_INSTANCES_DEFAULT, Reserved, Thresholds};
+use coracle_agent::{
+    AgentConfig, ImageLimits, PODS_MAX_DEFAULT, RUNNER_INSTANCES_DEFAULT, Reserved, Thresholds,
+    credentials::Credentials,
+};
 use coracle_runner::compile::CompileLimits;
 use std::{
     collections::BTreeMap,
@@ -81,15 +84,11 @@ pub fn config(
 ) -> Result<AgentConfig> {
     let program =
         std::env::current_exe().context("cannot find this program's own file, which runners are started from")?;
-    let Credentials { node_name, ca_pem, certificate_pem, key_pem, registry_token } = credentials;
     Ok(AgentConfig {
-        node_name,
+        node_name: credentials.node_name().to_owned(),
         data_dir,
         server,
-        ca_pem,
-        certificate_pem,
-        key_pem,
-        registry_token,
+        credentials,
         address,
         node_port_address: node_ports,
         labels: BTreeMap::new(),

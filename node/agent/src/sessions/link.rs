@@ -3,7 +3,7 @@
 
 use super::{Line, Sessions};
 use crate::{
-    grpc::refusal,
+    grpc::{Connection, refusal},
     logs::{Logs, choose::choose, read::read},
     pod::manager::Registry,
     retry::Reconnect,
@@ -21,7 +21,6 @@ use tokio::{
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tracing::{debug, warn};
 
 /// Logs, commands and the like at one time; the server is told no beyond it.
@@ -38,7 +37,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(35);
 
 /// What a session needs.
 pub(crate) struct NodeLink {
-    pub(crate) channel: Channel,
+    pub(crate) connection: Connection,
     pub(crate) node: String,
     pub(crate) logs: Arc<Logs>,
     pub(crate) pods: Registry,
@@ -87,7 +86,7 @@ impl NodeLink {
         let hello = node_signal::Signal::Hello(v1::NodeHello { node_name: self.node.clone() });
         let gone = |_| ApiError::new(Reason::ServiceUnavailable, "the stream is closed");
         sender.send(signal(hello)).await.map_err(gone)?;
-        let mut client = NodeLinkClient::new(self.channel.clone());
+        let mut client = NodeLinkClient::new(self.connection.clone());
         let response = client.control(ReceiverStream::new(receiver)).await.map_err(|status| refusal(&status))?;
         let mut incoming = response.into_inner();
         let mut heard = Instant::now();
@@ -131,7 +130,7 @@ impl NodeLink {
         let frame = |frame| v1::SessionFrame { frame: Some(frame) };
         let gone = |_| ApiError::new(Reason::ServiceUnavailable, "the stream is closed");
         sender.send(frame(session_frame::Frame::SessionId(open.session_id))).await.map_err(gone)?;
-        let mut client = NodeLinkClient::new(self.channel.clone());
+        let mut client = NodeLinkClient::new(self.connection.clone());
         let response = client.session(ReceiverStream::new(receiver)).await.map_err(|status| refusal(&status))?;
         let mut incoming = response.into_inner();
 

@@ -133,8 +133,12 @@ mod tests {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let directory = tempfile::tempdir().unwrap();
         let at = |path: &str| directory.path().join(path);
-        let registry =
-            ClusterRegistry { address: "127.0.0.1:1".to_owned(), ca_pem: String::new(), token: String::new() };
+        let registry = ClusterRegistry {
+            address: "127.0.0.1:1".to_owned(),
+            ca_pem: String::new(),
+            token: String::new(),
+            identity: None,
+        };
         let code = ["aa.module.cwasm", "aa.module.sha256", "bb.new", ".bb.new.tmp"];
         fs::create_dir_all(at("compiled")).unwrap();
         fs::create_dir_all(at("ns/one/code")).unwrap();
