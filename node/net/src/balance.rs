@@ -84,13 +84,29 @@ impl Balancer {
     /// another picked at random lets that one go first. Those that failed a moment ago come last: they are tried only when
     /// nobody else answers.
     pub fn order(&mut self, target: &Target, client: IpAddr, origin: Origin, now: Instant) -> Vec<SocketAddr> {
+        self.order_with(target, client, origin, now, |_| None)
+    }
+
+    /// The same, where `put_off` knows more of some endpoints: those for which it gives a time later than `now` are tried
+    /// last as well, however well they did before.
+    pub fn order_with(
+        &mut self,
+        target: &Target,
+        client: IpAddr,
+        origin: Origin,
+        now: Instant,
+        put_off: impl Fn(SocketAddr) -> Option<Instant>,
+    ) -> Vec<SocketAddr> {
         let eligible = target.eligible(origin);
         if eligible.is_empty() {
             return Vec::new();
         }
         let state = self.ports.entry(target.port.id.clone()).or_default();
+        let avoided_until = |state: &PortState, endpoint: &SocketAddr| {
+            state.known(endpoint).avoided_until.max(put_off(*endpoint)).filter(|until| now < *until)
+        };
         let own = target.port.affinity.and_then(|timeout| state.clients.get(client, timeout, now));
-        let own = own.filter(|own| eligible.contains(own) && !state.known(own).is_avoided(now));
+        let own = own.filter(|own| eligible.contains(own) && avoided_until(state, own).is_none());
         // A dial of a client that stays with its endpoint is nobody's turn.
         let first = if own.is_some() {
             self.random.random_range(0..eligible.len())
@@ -102,45 +118,43 @@ impl Balancer {
         let mut order: Vec<SocketAddr> = own.into_iter().collect();
         let mut avoided = Vec::new();
         for endpoint in in_turn {
-            match state.known(&endpoint).avoided_until.filter(|until| now < *until) {
+            match avoided_until(state, &endpoint) {
                 None => order.push(endpoint),
                 Some(until) => avoided.push((until, endpoint)),
             }
             if order.len() == CANDIDATES_MAX {
-                return self.less_busy_first(order, own, eligible, now, &target.port.id);
+                break;
             }
         }
+        if own.is_none()
+            && let Some(other) = Self::less_busy(&mut self.random, state, &order, eligible)
+            && avoided_until(state, &other).is_none()
+        {
+            order.retain(|one| *one != other);
+            order.insert(0, other);
+        }
         avoided.sort_unstable_by_key(|(until, endpoint)| (*until, endpoint.ip(), endpoint.port()));
-        let mut order = self.less_busy_first(order, own, eligible, now, &target.port.id);
         order.extend(avoided.into_iter().map(|(_, endpoint)| endpoint));
         order.truncate(CANDIDATES_MAX);
         order
     }
 
-    /// Puts an endpoint picked at random before the first one, if it has fewer dials under way.
-    fn less_busy_first(
-        &mut self,
-        mut order: Vec<SocketAddr>,
-        own: Option<SocketAddr>,
+    /// An endpoint picked at random that has fewer dials under way than the first one.
+    fn less_busy(
+        random: &mut StdRng,
+        state: &PortState,
+        order: &[SocketAddr],
         eligible: &[SocketAddr],
-        now: Instant,
-        id: &PortId,
-    ) -> Vec<SocketAddr> {
-        let (Some(state), Some(first), None) = (self.ports.get(id), order.first().copied(), own) else { return order };
-        let busy = state.known(&first).dialling;
+    ) -> Option<SocketAddr> {
+        let first = order.first()?;
+        let busy = state.known(first).dialling;
         if busy == 0 || eligible.len() == 1 {
-            return order;
+            return None;
         }
         // Any but the first one itself.
-        let place = eligible.iter().position(|one| *one == first).unwrap_or(0);
-        let other = eligible[(place + self.random.random_range(1..eligible.len())) % eligible.len()];
-        let known = state.known(&other);
-        if known.dialling < busy && !known.is_avoided(now) {
-            order.retain(|one| *one != other);
-            order.insert(0, other);
-            order.truncate(CANDIDATES_MAX);
-        }
-        order
+        let place = eligible.iter().position(|one| one == first).unwrap_or(0);
+        let other = eligible[(place + random.random_range(1..eligible.len())) % eligible.len()];
+        (state.known(&other).dialling < busy).then_some(other)
     }
 
     /// A dial begins. One of [`Balancer::connected`], [`Balancer::failed`] and [`Balancer::withdrawn`] must follow.

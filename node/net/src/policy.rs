@@ -21,6 +21,11 @@ pub enum Peer<'a> {
         /// Its name.
         name: &'a str,
     },
+    /// A pod of another node, or whoever came to a node port there: that node stands for it.
+    Elsewhere {
+        /// The node.
+        node: &'a str,
+    },
     /// Whoever came to a node port.
     Outside(IpAddr),
 }
@@ -71,7 +76,7 @@ pub enum Denial {
     #[error("the control plane is out of a pod's reach")]
     ControlPlane,
     /// It came from outside and goes out again.
-    #[error("nobody from outside is sent out again")]
+    #[error("nobody from outside or from another node is sent out again")]
     Transit,
 }
 
@@ -114,7 +119,7 @@ pub fn decide_endpoint(from: Peer<'_>, to: SocketAddr, around: Surroundings<'_>)
         AddressClass::Pod => Ok(Way::Pod),
         AddressClass::Outside => match from {
             Peer::Pod { .. } => Ok(Way::Outside),
-            Peer::Outside(_) => Err(Denial::Transit),
+            Peer::Outside(_) | Peer::Elsewhere { .. } => Err(Denial::Transit),
         },
         // A service behind a service: nobody chooses a second time.
         AddressClass::Service | AddressClass::Unspecified | AddressClass::Reserved => Err(Denial::Nobody),
@@ -206,6 +211,7 @@ mod tests {
             ("127.0.0.1:80", Err(Denial::Loopback)),
         ] {
             assert_eq!(verdict(from, to, Protocol::Tcp), expected, "{to}");
+            assert_eq!(verdict(Peer::Elsewhere { node: "n2" }, to, Protocol::Tcp), expected, "{to} from another node");
         }
     }
 

@@ -49,6 +49,12 @@ pub const DNS_IDLE: Duration = Duration::from_secs(20);
 pub const OFFER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time for a connection to an address outside the cluster.
 pub const OUTSIDE_DIAL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one endpoint on another node is waited for while others are left.
+pub const FAR_DIAL_PATIENCE: Duration = Duration::from_secs(2);
+/// Longest time for a connection to a pod of another node.
+pub const FAR_DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections from other nodes that no pod has taken yet. Each node may have as many as it leaves to the others.
+pub const ARRIVALS_MAX: usize = 4096;
 /// Connections that one node port has accepted and not yet given to a pod. The kernel's backlog holds the rest.
 pub const NODE_PORT_OFFERS_MAX: usize = 256;
 
@@ -91,6 +97,12 @@ pub struct Limits {
     pub offer_timeout: Duration,
     /// [`OUTSIDE_DIAL_TIMEOUT`]
     pub outside_dial_timeout: Duration,
+    /// [`FAR_DIAL_PATIENCE`]
+    pub far_dial_patience: Duration,
+    /// [`FAR_DIAL_TIMEOUT`]
+    pub far_dial_timeout: Duration,
+    /// [`ARRIVALS_MAX`]
+    pub arrivals: usize,
     /// [`NODE_PORT_OFFERS_MAX`]
     pub node_port_offers: usize,
 }
@@ -116,6 +128,9 @@ impl Default for Limits {
             dns_idle: DNS_IDLE,
             offer_timeout: OFFER_TIMEOUT,
             outside_dial_timeout: OUTSIDE_DIAL_TIMEOUT,
+            far_dial_patience: FAR_DIAL_PATIENCE,
+            far_dial_timeout: FAR_DIAL_TIMEOUT,
+            arrivals: ARRIVALS_MAX,
             node_port_offers: NODE_PORT_OFFERS_MAX,
         }
     }
@@ -152,11 +167,13 @@ pub enum Bound {
     DnsConnections,
     /// [`Limits::look_ups`]
     LookUps,
+    /// [`Limits::arrivals`]
+    Arrivals,
 }
 
 impl Bound {
     /// All bounds; a bound's place here is its place in the counters.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Dials,
         Self::DialRate,
         Self::NodeDials,
@@ -171,6 +188,7 @@ impl Bound {
         Self::DnsRate,
         Self::DnsConnections,
         Self::LookUps,
+        Self::Arrivals,
     ];
 
     /// What a person reads: `refused: too many …`.
@@ -191,6 +209,7 @@ impl Bound {
             Self::DnsRate => "too many DNS queries per second",
             Self::DnsConnections => "too many DNS connections",
             Self::LookUps => "too many outside names being looked up at one time",
+            Self::Arrivals => "too many connections from another node being made at one time",
         }
     }
 }

@@ -6,11 +6,13 @@ use super::{
     attempts::Attempts,
     bounds::Bound,
     dial::canonical,
+    far::Place,
     flows::{FlowKey, FlowWay, Owner},
-    pods::Pod,
+    pods::{DialFailure, Pod},
     statistics::Count,
 };
 use crate::{
+    class::{self, AddressClass},
     policy::{self, Peer, Way},
     services::{Origin, Protocol, Target},
 };
@@ -88,7 +90,7 @@ impl Shared {
                 return Ok(());
             }
         };
-        if self.pods.read().at(endpoint.ip()).is_none() {
+        if class::classify(endpoint.ip(), &self.config.ranges) != AddressClass::Pod {
             self.send_outside(pod, from, endpoint, &bytes, now);
             return Ok(());
         }
@@ -116,24 +118,30 @@ impl Shared {
         target: &Target,
         now: Instant,
     ) -> Result<Option<FlowWay>, Bound> {
-        if let Some(way) = self.flows.lock().forward(key, &target.port, now) {
-            return Ok(Some(way));
+        let known = self.flows.lock().forward(key, &target.port, now);
+        let is_in_trouble = |way: &FlowWay| self.others.put_off_until(way.endpoint.ip(), now).is_some();
+        if known.is_some_and(|way| !is_in_trouble(&way)) {
+            return Ok(known);
         }
-        let (peer, origin, seems_from) = match pod {
-            Some(pod) => (pod.peer(), Origin::Inside, key.client),
-            None => (Peer::Outside(key.client.ip()), Origin::Outside, self.as_pods_see(key.client)),
+        let (peer, origin) = match pod {
+            Some(pod) => (pod.peer(), Origin::Inside),
+            None => (Peer::Outside(key.client.ip()), Origin::Outside),
         };
         let services = self.services();
-        let mut attempts = Attempts::new(&self.balancer, target, key.client.ip(), origin);
+        let mut attempts = Attempts::new(self, target, key.client.ip(), origin);
         while let Some(endpoint) = attempts.next() {
+            // A flow leaves a node that does not answer only for one that may.
+            if known.is_some() && self.others.put_off_until(endpoint.ip(), now).is_some() {
+                return Ok(known);
+            }
             let result = match policy::decide_endpoint(peer, endpoint, self.surroundings(&services)) {
-                Ok(Way::Pod) => self.pod_at(endpoint).map(|_| ()),
-                Ok(Way::Outside) => Ok(()),
-                Ok(Way::Service | Way::NodePort) => Err(super::DialFailure::Refused),
-                Err(denial) => Err(pod.map_or(super::DialFailure::Denied, |pod| self.denied(pod, endpoint, denial))),
+                Ok(Way::Pod) => self.seen_by(endpoint, key.client, origin),
+                Ok(Way::Outside) => Ok(key.client),
+                Ok(Way::Service | Way::NodePort) => Err(DialFailure::Refused),
+                Err(denial) => Err(pod.map_or(DialFailure::Denied, |pod| self.denied(pod, endpoint, denial))),
             };
             match result {
-                Ok(()) => {
+                Ok(seems_from) => {
                     attempts.connected();
                     let way = FlowWay { endpoint, seems_from };
                     let kept = self.flows.lock().open(key, owner(), &target.port, way, now);
@@ -145,11 +153,27 @@ impl Shared {
         Ok(None)
     }
 
-    /// Gives a datagram to the pod of this node that has the address `to`.
+    /// As whom an endpoint sees a client, if there is one.
+    fn seen_by(&self, endpoint: SocketAddr, client: SocketAddr, origin: Origin) -> Result<SocketAddr, DialFailure> {
+        match (self.place_of(endpoint.ip())?, origin) {
+            (_, Origin::Inside) => Ok(client),
+            (Place::Here(_), Origin::Outside) => Ok(self.as_pods_see(client)),
+            (Place::There(_), Origin::Outside) => self.as_far_pods_see(client),
+        }
+    }
+
+    /// Gives a datagram to the pod that has the address `to`, here or elsewhere.
     fn deliver(&self, to: SocketAddr, from: SocketAddr, bytes: Bytes) -> Result<(), NobodyThere> {
-        let pod = self.pod_at(to).map_err(|_| NobodyThere)?;
-        self.counters.add(Count::DatagramsDelivered);
-        self.doors.deliver(pod.uid(), to, from, bytes);
+        match self.place_of(to.ip()).map_err(|_| NobodyThere)? {
+            Place::Here(pod) => {
+                self.counters.add(Count::DatagramsDelivered);
+                self.doors.deliver(pod.uid(), to, from, bytes);
+            }
+            Place::There(node) => {
+                self.counters.add(Count::DatagramsElsewhere);
+                self.others.way().ok_or(NobodyThere)?.send(&node, from, to, bytes);
+            }
+        }
         Ok(())
     }
 }

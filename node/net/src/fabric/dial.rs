@@ -6,7 +6,7 @@
 //!    ──▶ pod of this node ────────────────────▶ socket pair, one end offered to the pod
 //!    ──▶ service, node port ──▶ an endpoint ──▶ as the endpoint's address; the next one when it fails
 //!    ──▶ outside ─────────────────────────────▶ real socket
-//!    ──▶ pod of another node ─────────────────▶ unreachable
+//!    ──▶ pod of another node ─────────────────▶ socket pair, one end carried to the node
 //!    ──▶ anything else ───────────────────────▶ refused or denied at once
 //! ```
 
@@ -14,6 +14,7 @@ use super::{
     Shared,
     attempts::Attempts,
     bounds::Bound,
+    far::Place,
     notices::About,
     pods::{DialFailure, Pod},
     statistics::Count,
@@ -95,7 +96,7 @@ impl Shared {
         let services = self.services();
         let target = match policy::decide(pod.peer(), to, Protocol::Tcp, self.surroundings(&services)) {
             Err(denial) => return Err(self.denied(pod, to, denial)),
-            Ok(Way::Pod) => return Ok((self.connect_pod(from, to).await?, Count::Connected)),
+            Ok(Way::Pod) => return Ok((self.connect_pod(from, to, true).await?, Count::Connected)),
             Ok(Way::Outside) => return Ok((self.connect_outside(pod, to).await?, Count::ConnectedOutside)),
             Ok(Way::Service) => services.target(to.ip(), to.port(), Protocol::Tcp),
             Ok(Way::NodePort) => services.node_port(to.port(), Protocol::Tcp),
@@ -111,11 +112,14 @@ impl Shared {
         from: SocketAddr,
         target: &Target,
     ) -> Result<(OwnedFd, Count), DialFailure> {
-        let mut attempts = Attempts::new(&self.balancer, target, from.ip(), Origin::Inside);
+        let mut attempts = Attempts::new(self, target, from.ip(), Origin::Inside);
         while let Some(endpoint) = attempts.next() {
             let services = self.services();
             let result = match policy::decide_endpoint(pod.peer(), endpoint, self.surroundings(&services)) {
-                Ok(Way::Pod) => self.connect_pod(from, endpoint).await.map(|stream| (stream, Count::Connected)),
+                Ok(Way::Pod) => {
+                    let is_last = attempts.is_last();
+                    self.connect_pod(from, endpoint, is_last).await.map(|stream| (stream, Count::Connected))
+                }
                 Ok(Way::Outside) => {
                     self.connect_outside(pod, endpoint).await.map(|stream| (stream, Count::ConnectedOutside))
                 }
@@ -133,27 +137,18 @@ impl Shared {
         Err(attempts.failure())
     }
 
-    /// A connection to whichever pod has the address `to`.
-    async fn connect_pod(&self, from: SocketAddr, to: SocketAddr) -> Result<OwnedFd, DialFailure> {
-        let destination = self.pod_at(to)?;
-        let (near, far) = stream_pair().map_err(|_| DialFailure::TooMany)?;
-        self.offer(&destination, to, from, far).await?;
-        Ok(near)
-    }
-
-    /// The pod of this node at an address.
-    ///
-    /// This is where connections to other nodes' pods will part: those have addresses outside this node's ranges.
-    pub(crate) fn pod_at(&self, to: SocketAddr) -> Result<Arc<Pod>, DialFailure> {
-        if let Some(pod) = self.pods.read().at(to.ip()) {
-            return Ok(pod);
+    /// A connection to whichever pod has the address `to`, here or elsewhere. `is_last`: nobody else will be tried.
+    async fn connect_pod(&self, from: SocketAddr, to: SocketAddr, is_last: bool) -> Result<OwnedFd, DialFailure> {
+        match self.place_of(to.ip())? {
+            Place::Here(pod) => {
+                let (near, far) = stream_pair().map_err(|_| DialFailure::TooMany)?;
+                self.offer(&pod, to, from, far).await?;
+                Ok(near)
+            }
+            Place::There(node) => {
+                self.connect_there(&node, from, to, is_last).await?.stream().map_err(|_| DialFailure::TooMany)
+            }
         }
-        let ours = self.node_ranges.read();
-        let is_elsewhere = match to.ip() {
-            std::net::IpAddr::V4(address) => !ours.is_empty() && !ours.iter().any(|range| range.contains(address)),
-            std::net::IpAddr::V6(_) => false,
-        };
-        Err(if is_elsewhere { DialFailure::Unreachable } else { DialFailure::Refused })
     }
 
     /// Connects the node itself to one of its pods; see [`super::Fabric::dial_into`].

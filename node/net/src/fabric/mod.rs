@@ -4,11 +4,13 @@
 //! It must never open anything for a pod that the policy does not allow, reach this machine on a pod's behalf, or let one pod
 //! use up what the others need: see [`bounds`].
 
+mod arrivals;
 mod attempts;
 pub mod bounds;
 mod datagrams;
 mod dial;
 mod dns_server;
+mod far;
 mod flows;
 mod machine;
 mod node_port_datagrams;
@@ -39,9 +41,11 @@ use crate::{
     policy::Surroundings,
     range::Ipv4Range,
     services::Services,
+    tunnel::Elsewhere,
 };
 use bounds::ALL_FLOWS_MAX;
 use bytes::Bytes;
+use far::OtherNodes;
 use flows::Flows;
 use machine::{Machine, ThisMachine};
 use node_ports::Wanted;
@@ -52,6 +56,7 @@ use parking_lot::{Mutex, RwLock};
 use pods::PodTable;
 use resolver::Resolver;
 use serde_json::Value;
+use shares::Shares;
 use statistics::Counters;
 use std::{
     collections::HashMap,
@@ -101,6 +106,9 @@ struct Shared {
     machine: Arc<dyn Machine>,
     doors: Arc<dyn Pods>,
     pods: RwLock<PodTable>,
+    others: OtherNodes,
+    /// Connections from other nodes that no pod has taken yet, by node.
+    arrivals: Arc<Shares>,
     view: RwLock<View>,
     /// Held while a new view is made, so that the last one asked for is the last one seen.
     changing: Mutex<()>,
@@ -120,7 +128,7 @@ struct Shared {
     stop: CancellationToken,
 }
 
-/// The virtual network of one node. Clones are the same fabric.
+/// The virtual network of one node. Clones are the same fabric. What comes from other nodes enters as [`crate::tunnel::Arrivals`].
 #[derive(Clone)]
 pub struct Fabric(Arc<Shared>);
 
@@ -146,6 +154,8 @@ impl Fabric {
             upstream: Upstream::new(Arc::clone(&machine)),
             balancer: Mutex::new(Balancer::new(rand::random())),
             node_ranges: RwLock::new(config.node_ranges.clone()),
+            arrivals: Shares::new(limits.arrivals),
+            others: OtherNodes::default(),
             config,
             machine,
             doors,
@@ -172,6 +182,11 @@ impl Fabric {
     /// one pods see whoever comes from this machine to a node port.
     pub fn set_node_ranges(&self, ranges: impl IntoIterator<Item = Ipv4Range>) {
         *self.0.node_ranges.write() = ranges.into_iter().collect();
+    }
+
+    /// The way to other nodes' pods, from now on. Until then, and after `None`, nobody is reached there.
+    pub fn set_elsewhere(&self, way: Option<Arc<dyn Elsewhere>>) {
+        self.0.others.set_way(way);
     }
 
     /// Adds a pod, or gives one new addresses and names.
@@ -259,6 +274,7 @@ impl Fabric {
     /// Closes node ports and sockets and waits until all tasks have ended. Connections that pods have are their own.
     pub async fn shutdown(&self) {
         self.0.stop.cancel();
+        self.0.others.set_way(None);
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }

@@ -12,6 +12,7 @@ use super::{
     attempts::Attempts,
     bounds::Bound,
     dial::{OVER_BOUND, canonical},
+    far::Place,
     node_port_datagrams,
     notices::{About, Notice},
     pods::DialFailure,
@@ -30,7 +31,7 @@ use std::{
     future::pending,
     io,
     net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream as StdTcpStream},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -193,6 +194,19 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, port: u16, close: Ca
     }
 }
 
+/// Why a pod did not take a client's connection.
+struct NotTaken {
+    failure: DialFailure,
+    /// It has a copy, and nobody knows whether it will use it.
+    may_take_it_yet: bool,
+}
+
+impl From<DialFailure> for NotTaken {
+    fn from(failure: DialFailure) -> Self {
+        Self { failure, may_take_it_yet: false }
+    }
+}
+
 impl Shared {
     /// Gives a connection that came to a node port to one of the service's pods.
     async fn take_in(&self, port: u16, stream: TcpStream, from: SocketAddr) {
@@ -207,17 +221,17 @@ impl Shared {
 
     async fn offer_to_service(&self, port: u16, stream: &StdTcpStream, from: SocketAddr) -> bool {
         let Some(target) = self.services().node_port(port, Protocol::Tcp) else { return false };
-        let mut attempts = Attempts::new(&self.balancer, &target, from.ip(), Origin::Outside);
+        let mut attempts = Attempts::new(self, &target, from.ip(), Origin::Outside);
         while let Some(endpoint) = attempts.next() {
-            match self.offer_from_outside(endpoint, stream, from).await {
+            match self.offer_from_outside(endpoint, stream, from, attempts.is_last()).await {
                 Ok(()) => {
                     attempts.connected();
                     return true;
                 }
-                Err(failure) => {
+                Err(NotTaken { failure, may_take_it_yet }) => {
                     attempts.failed(failure);
-                    // It may have a copy and take it yet, but two pods must not read from one connection: it ends for all.
-                    if failure == DialFailure::TimedOut {
+                    // Two pods must not read from one connection: it ends for all.
+                    if may_take_it_yet {
                         let _ = stream.shutdown(Shutdown::Both);
                         return false;
                     }
@@ -232,16 +246,34 @@ impl Shared {
         endpoint: SocketAddr,
         stream: &StdTcpStream,
         from: SocketAddr,
-    ) -> Result<(), DialFailure> {
+        is_last: bool,
+    ) -> Result<(), NotTaken> {
         let services = self.services();
         match policy::decide_endpoint(Peer::Outside(from.ip()), endpoint, self.surroundings(&services)) {
             Ok(Way::Pod) => {}
-            Ok(_) | Err(_) => return Err(DialFailure::Denied),
+            Ok(_) | Err(_) => return Err(DialFailure::Denied.into()),
         }
-        let pod = self.pod_at(endpoint)?;
         // A copy, so that the next pod can have it when this one refuses.
-        let copy: OwnedFd = stream.as_fd().try_clone_to_owned().map_err(|_| DialFailure::TooMany)?;
-        self.offer(&pod, endpoint, self.as_pods_see(from), copy).await
+        let copy = || stream.as_fd().try_clone_to_owned().map_err(|_| DialFailure::TooMany);
+        match self.place_of(endpoint.ip())? {
+            Place::Here(pod) => {
+                let offered = self.offer(&pod, endpoint, self.as_pods_see(from), copy()?).await;
+                offered.map_err(|failure| NotTaken { failure, may_take_it_yet: failure == DialFailure::TimedOut })
+            }
+            Place::There(node) => {
+                let seen = self.as_far_pods_see(from)?;
+                let carrier = self.connect_there(&node, seen, endpoint, is_last).await?;
+                carrier.carry(copy()?);
+                Ok(())
+            }
+        }
+    }
+
+    /// How pods of other nodes see a client of a node port: as this node, to which their answers must come. Only pods
+    /// here may know who it is, as under `externalTrafficPolicy: Local`.
+    pub(crate) fn as_far_pods_see(&self, client: SocketAddr) -> Result<SocketAddr, DialFailure> {
+        let gateway = self.gateway().ok_or(DialFailure::Unreachable)?;
+        Ok(SocketAddr::new(gateway.into(), client.port()))
     }
 
     /// How pods see a client of a node port: as what it is, unless its address is the machine's loopback or a pod's, say, and

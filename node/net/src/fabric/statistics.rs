@@ -12,6 +12,8 @@ pub struct Statistics {
     pub connected_outside: u64,
     /// Connections from outside through node ports.
     pub connected_node_port: u64,
+    /// Connections from other nodes to pods of this one.
+    pub arrived: u64,
     /// Connections that nobody took; see [`DialFailure`].
     pub refused: u64,
     /// Dials to where there is no way.
@@ -26,6 +28,8 @@ pub struct Statistics {
     pub datagrams_delivered: u64,
     /// Datagrams sent to outside.
     pub datagrams_outside: u64,
+    /// Datagrams given to other nodes.
+    pub datagrams_elsewhere: u64,
     /// Datagrams for which there was nobody.
     pub datagrams_refused: u64,
     /// DNS queries answered, also with an error code.
@@ -42,6 +46,7 @@ pub(crate) enum Count {
     Connected,
     ConnectedOutside,
     ConnectedNodePort,
+    Arrived,
     Refused,
     Unreachable,
     TimedOut,
@@ -49,6 +54,7 @@ pub(crate) enum Count {
     TooMany,
     DatagramsDelivered,
     DatagramsOutside,
+    DatagramsElsewhere,
     DatagramsRefused,
     DnsAnswered,
     DnsFailed,
@@ -89,6 +95,7 @@ impl Counters {
             connected: read(Count::Connected),
             connected_outside: read(Count::ConnectedOutside),
             connected_node_port: read(Count::ConnectedNodePort),
+            arrived: read(Count::Arrived),
             refused: read(Count::Refused),
             unreachable: read(Count::Unreachable),
             timed_out: read(Count::TimedOut),
@@ -96,6 +103,7 @@ impl Counters {
             too_many: read(Count::TooMany),
             datagrams_delivered: read(Count::DatagramsDelivered),
             datagrams_outside: read(Count::DatagramsOutside),
+            datagrams_elsewhere: read(Count::DatagramsElsewhere),
             datagrams_refused: read(Count::DatagramsRefused),
             dns_answered: read(Count::DnsAnswered),
             dns_failed: read(Count::DnsFailed),

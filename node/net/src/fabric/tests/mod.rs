@@ -3,6 +3,7 @@
 
 mod datagrams;
 mod dials;
+mod far;
 mod into_pods;
 mod names;
 mod node_ports;
@@ -198,6 +199,15 @@ impl World {
 
     /// Pods `a` to `d` have the addresses `10.244.0.1` to `10.244.0.4`.
     fn on(limits: Limits, below: Arc<dyn Machine>) -> Self {
+        let world = Self::bare("n1", &["10.244.2.0/23", "10.244.0.0/23"], limits, below);
+        for (uid, last) in [("a", 1), ("b", 2), ("c", 3), ("d", 4)] {
+            world.add_pod(uid, last);
+        }
+        world
+    }
+
+    /// A node without pods.
+    fn bare(name: &str, ranges: &[&str], limits: Limits, below: Arc<dyn Machine>) -> Self {
         let (offered_sender, offered) = mpsc::unbounded_channel();
         let (delivered_sender, delivered) = mpsc::unbounded_channel();
         let (refused_sender, refused) = mpsc::unbounded_channel();
@@ -211,13 +221,13 @@ impl World {
         let machine = Arc::default();
         let node_ports = own_loopback();
         let config = FabricConfig {
-            node_name: "n1".to_owned(),
+            node_name: name.to_owned(),
             ranges: Ranges {
                 pods: "10.244.0.0/16".parse().unwrap(),
                 services: "10.96.0.0/16".parse().unwrap(),
                 node_addresses: vec![NODE.parse().unwrap()],
             },
-            node_ranges: vec!["10.244.2.0/23".parse().unwrap(), "10.244.0.0/23".parse().unwrap()],
+            node_ranges: ranges.iter().map(|one| one.parse().unwrap()).collect(),
             dns_address: at(DNS).ip(),
             node_port_address: node_ports,
             refused: vec![at("198.51.100.1:6443")],
@@ -225,19 +235,19 @@ impl World {
         };
         let doors: Arc<dyn Pods> = Arc::<FakePods>::clone(&pods);
         let (fabric, notices) = Fabric::on_machine(config, doors, below);
-        let world = Self { fabric, notices, pods, machine, offered, delivered, refused, node_ports };
-        for (uid, last) in [("a", 1), ("b", 2), ("c", 3), ("d", 4)] {
-            world.add_pod(uid, last);
-        }
-        world
+        Self { fabric, notices, pods, machine, offered, delivered, refused, node_ports }
     }
 
     fn add_pod(&self, uid: &str, last: u8) {
+        self.add_pod_at(uid, [10, 244, 0, last]);
+    }
+
+    fn add_pod_at(&self, uid: &str, address: [u8; 4]) {
         self.fabric.add_pod(PodEntry {
             uid: uid.to_owned(),
             namespace: "default".to_owned(),
             name: format!("pod-{uid}"),
-            addresses: vec![IpAddr::from([10, 244, 0, last])],
+            addresses: vec![IpAddr::from(address)],
             dns: PodDns::cluster_first("default"),
         });
     }
