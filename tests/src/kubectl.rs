@@ -1,5 +1,6 @@
 //! The real kubectls, as `scripts/test.sh` found them.
 
+use crate::hosts::Namespace;
 use std::{
     env,
     ffi::OsStr,
@@ -14,6 +15,8 @@ pub struct Kubectl {
     program: PathBuf,
     kubeconfig: PathBuf,
     cache: PathBuf,
+    /// Where it runs, if not where the test does.
+    namespace: Option<Namespace>,
 }
 
 impl Kubectl {
@@ -32,7 +35,14 @@ impl Kubectl {
     /// `program` with `kubeconfig`; its discovery cache goes below `cache`, not into the user's home.
     #[must_use]
     pub fn new(program: &Path, kubeconfig: &Path, cache: &Path) -> Self {
-        Self { program: program.to_owned(), kubeconfig: kubeconfig.to_owned(), cache: cache.to_owned() }
+        let [program, kubeconfig, cache] = [program, kubeconfig, cache].map(Path::to_owned);
+        Self { program, kubeconfig, cache, namespace: None }
+    }
+
+    /// The same, run on a host of the test's own.
+    #[must_use]
+    pub fn inside(self, namespace: &Namespace) -> Self {
+        Self { namespace: Some(namespace.clone()), ..self }
     }
 
     /// The command, for tests that want its pipes.
@@ -46,6 +56,9 @@ impl Kubectl {
             .args(arguments)
             .stdin(Stdio::null())
             .env("HOME", &self.cache);
+        if let Some(namespace) = &self.namespace {
+            namespace.enter(&mut command);
+        }
         command
     }
 

@@ -12,6 +12,7 @@ pub mod crowd;
 mod daemon;
 pub mod fleet;
 pub mod footprint;
+pub mod hosts;
 pub mod kubectl;
 pub mod mount;
 pub mod network;

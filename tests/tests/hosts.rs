@@ -1,0 +1,193 @@
+//! Nodes on hosts of their own: what passes between them and the control plane, and what becomes of it when the network
+//! does not do as it should.
+
+use coracle_tests::{
+    Kubectl, eventually, guest,
+    hosts::{Host, Lan, Namespace, Realm, SERVER, Weather, Wire},
+    network,
+    pods::{self, container, running, toolbox},
+    random::Random,
+    wait::contains,
+};
+use serde_json::Value;
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Stdio},
+    thread,
+    time::Duration,
+};
+
+/// The same pod, made for this node.
+fn on(node: &str, mut pod: Value) -> Value {
+    pod["spec"]["nodeName"] = node.into();
+    pod
+}
+
+/// A realm that has the toolbox and the probe.
+fn realm(nodes: &[&str]) -> (Realm, Kubectl) {
+    let realm = Realm::start(nodes);
+    realm.push(&guest("toolbox.wasm"), "toolbox:1");
+    realm.push(&guest("probe.wasm"), "probe:1");
+    let kubectl = realm.kubectl();
+    (realm, kubectl)
+}
+
+/// A `kubectl port-forward` that runs, and the port on the server's `localhost` that it listens on.
+struct Forward(Child, u16);
+
+impl Forward {
+    fn start(kubectl: &Kubectl, pod: &str, port: u16) -> Self {
+        let mut command = kubectl.command(["port-forward", pod, &format!(":{port}")]);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let local = line.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        Self(child, local.unwrap_or_else(|| panic!("port-forward {pod}: {line:?}")))
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Everything that passes over a node's link works for the pods of this node.
+fn node_link_works(realm: &Realm, kubectl: &Kubectl, node: &str) {
+    let [tool, web] = ["tool", "web"].map(|kind| format!("{kind}-{node}"));
+    let pods = [toolbox(&tool, "Always", &["wait-eof"]), network::server(&web, &web)];
+    pods::apply(kubectl, "default", &pods.map(|pod| on(node, pod)));
+    running(kubectl, &tool);
+    running(kubectl, &web);
+    eventually("the log", || kubectl.run(&format!("logs {tool}")).and_then(|log| contains(&log, "waiting")));
+    let said = kubectl.run_with_input(&format!("exec -i {tool} -- toolbox tally"), &"x".repeat(100_000)).unwrap();
+    assert_eq!(said.trim(), "100000 bytes, sum 12000000");
+    let forward = Forward::start(kubectl, &web, 8080);
+    let local = SocketAddr::from(([127, 0, 0, 1], forward.1));
+    let answer = realm.host(SERVER).namespace().run(|| network::get(local, "/")).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.head);
+    let summary =
+        kubectl.json(&format!("get --raw /api/v1/nodes/{node}/proxy/stats/summary")).unwrap_or_else(|error| {
+            // `-o json` and `--raw` exclude each other in newer ones.
+            let text = kubectl.run(&format!("get --raw /api/v1/nodes/{node}/proxy/stats/summary"));
+            serde_json::from_str(&text.unwrap_or_else(|second| panic!("{error}, {second}"))).unwrap()
+        });
+    assert_eq!(summary["node"]["nodeName"], node);
+    let deleted = kubectl.run(&format!("delete pod {tool} {web} --timeout=30s"));
+    deleted.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Bytes that come back from an echo on another host.
+fn exchange(from: &Host, to: SocketAddr, length: usize) -> Result<(), String> {
+    from.namespace().run(|| {
+        let fails = |error: std::io::Error| format!("{to}: {error}");
+        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(10)).map_err(fails)?;
+        let mut sender = stream.try_clone().map_err(fails)?;
+        let sent: Vec<u8> = (0..length).map(|place| u8::try_from(place % 251).unwrap()).collect();
+        let copy = sent.clone();
+        let sending = thread::spawn(move || sender.write_all(&copy));
+        let mut received = vec![0; length];
+        stream.read_exact(&mut received).map_err(fails)?;
+        sending.join().unwrap().map_err(fails)?;
+        if sent == received { Ok(()) } else { Err("other bytes have come back".to_owned()) }
+    })
+}
+
+/// An echo on a host, for one connection.
+fn echo(host: &Host) -> SocketAddr {
+    let listener = host.namespace().run(|| TcpListener::bind((host.address(), 0)).unwrap());
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut reader = stream.try_clone().unwrap();
+        // Whoever hangs up has what it wanted, or says so itself.
+        drop(std::io::copy(&mut reader, &mut stream));
+    });
+    address
+}
+
+#[test]
+fn the_network_of_the_tests_does_to_packets_what_it_says() {
+    let lan = Lan::new();
+    let (one, other, hidden) = (lan.host("one"), lan.host("other"), lan.host_behind_router("hidden"));
+    let connects = |from: &Host, to: SocketAddr| {
+        from.namespace().run(|| TcpStream::connect_timeout(&to, Duration::from_millis(300)).is_ok())
+    };
+    exchange(&one, echo(&other), 1 << 20).unwrap();
+    exchange(&hidden, echo(&other), 1 << 20).unwrap();
+    assert!(!connects(&other, echo(&hidden)), "a router lets strangers in");
+    lan.cut(&one, &other);
+    assert!(!connects(&one, echo(&other)), "a cut network carries connections");
+    exchange(&hidden, echo(&other), 1000).unwrap();
+    lan.heal();
+    let target = echo(&other);
+    lan.block("tcp", target.port());
+    assert!(!connects(&one, target), "a blocked port is reached");
+    lan.heal();
+    lan.lose(999);
+    assert!(!connects(&one, target), "packets that are lost arrive");
+    lan.heal();
+    exchange(&one, target, 1000).unwrap();
+    lan.lose(100);
+    exchange(&one, echo(&other), 100_000).unwrap();
+    lan.heal();
+    other.set_mtu(1300);
+    exchange(&one, echo(&other), 1 << 20).unwrap();
+    let weather = Weather {
+        delay: Duration::from_millis(2),
+        jitter: Duration::from_millis(3),
+        lost_permille: 5,
+        doubled_permille: 20,
+        damaged_permille: 5,
+    };
+    let wire = Wire::between(&lan, &one, weather, &mut Random::seeded());
+    exchange(&one, echo(&other), 1 << 20).unwrap();
+    assert!(wire.passed() > 100, "only {} packets came through the wire", wire.passed());
+    drop(wire);
+    exchange(&one, echo(&other), 1 << 20).unwrap();
+    // Nothing of it is seen outside.
+    let links = std::process::Command::new("ip").args(["-o", "link"]).output().unwrap();
+    let links = String::from_utf8_lossy(&links.stdout).into_owned();
+    assert!(!links.contains("port1") && !links.contains("lan:"), "{links}");
+    let alone = Namespace::new();
+    assert!(!alone.run(|| TcpStream::connect((one.address(), 80)).is_ok()));
+}
+
+#[test]
+fn the_node_link_reaches_hosts_with_addresses_of_their_own_and_hosts_behind_a_router() {
+    let (realm, kubectl) = realm(&["a", "b", "nat"]);
+    for node in realm.nodes() {
+        let object = kubectl.json(&format!("get node {node}")).unwrap();
+        let addresses = object["status"]["addresses"].as_array().unwrap().clone();
+        let own = realm.host(&node).address().to_string();
+        assert!(addresses.iter().any(|one| one["type"] == "InternalIP" && one["address"] == own), "{addresses:?}");
+        node_link_works(&realm, &kubectl, &node);
+    }
+}
+
+#[test]
+fn a_node_that_was_cut_off_returns_with_the_same_pods_and_no_others() {
+    let (mut realm, kubectl) = realm(&["a", "b"]);
+    pods::apply(&kubectl, "default", &[on("b", toolbox("counter", "Always", &["count", "0.1"]))]);
+    let before = running(&kubectl, "counter");
+    realm.lan().isolate(realm.host("b"));
+    realm.ready("b", "Unknown");
+    realm.ready("a", "True");
+    let counted = realm.output("b", "counter").lines().count();
+    eventually("the pod of the node that is cut off to go on", || {
+        let now = realm.output("b", "counter").lines().count();
+        if now > counted { Ok(()) } else { Err(format!("{now} lines, as before")) }
+    });
+    realm.lan().heal();
+    realm.ready("b", "True");
+    node_link_works(&realm, &kubectl, "b");
+    let after = running(&kubectl, "counter");
+    assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
+    assert_eq!(container(&after)["containerID"], container(&before)["containerID"], "it was started again");
+    assert_eq!(container(&after)["restartCount"], 0);
+    let starts = realm.output("b", "counter").lines().filter(|line| line.ends_with(" 0")).count();
+    assert_eq!(starts, 1, "it was started {starts} times");
+    realm.assert_runs("b");
+}
