@@ -51,6 +51,8 @@ const fn patch_only(key: &'static str) -> Rule {
 
 /// Lists by type (without the leading `io.k8s.`) and field.
 pub(crate) const LISTS: &[(&str, &[(&str, Rule)])] = &[
+    ("api.certificates.v1.CertificateSigningRequestSpec", &[("groups", ATOMIC), ("usages", ATOMIC)]),
+    ("api.certificates.v1.CertificateSigningRequestStatus", &[("conditions", map_only("type"))]),
     ("api.core.v1.Capabilities", &[("add", ATOMIC), ("drop", ATOMIC)]),
     ("api.core.v1.CephFSVolumeSource", &[("monitors", ATOMIC)]),
     ("api.core.v1.ConfigMapProjection", &[("items", ATOMIC)]),

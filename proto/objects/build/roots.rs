@@ -2,6 +2,7 @@
 
 use k8s_openapi::{
     api::{
+        certificates::v1::CertificateSigningRequest,
         coordination::v1::Lease,
         core::v1::{Binding, ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service},
         discovery::v1::EndpointSlice,
@@ -19,6 +20,7 @@ pub(crate) fn definitions() -> Map<String, Value> {
     }
     add!(
         Binding,
+        CertificateSigningRequest,
         ConfigMap,
         DeleteOptions,
         EndpointSlice,

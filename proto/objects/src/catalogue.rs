@@ -88,6 +88,11 @@ rows! {
     services = service, "" / "v1", "Service", "services", "service",
         short: ["svc"], categories: ["all"], namespaced: true, verbs: ALL,
         subresources: [("status", "Service", GET_PATCH_UPDATE)];
+    certificate_signing_requests = certificate_signing_request, "certificates.k8s.io" / "v1",
+        "CertificateSigningRequest", "certificatesigningrequests", "certificatesigningrequest",
+        short: ["csr"], categories: [], namespaced: false, verbs: ALL,
+        subresources: [("approval", "CertificateSigningRequest", GET_PATCH_UPDATE),
+            ("status", "CertificateSigningRequest", GET_PATCH_UPDATE)];
     leases = lease, "coordination.k8s.io" / "v1", "Lease", "leases", "lease",
         short: [], categories: [], namespaced: true, verbs: ALL, subresources: [];
     endpoint_slices = endpoint_slice, "discovery.k8s.io" / "v1", "EndpointSlice", "endpointslices", "endpointslice",

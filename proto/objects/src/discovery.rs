@@ -174,6 +174,7 @@ mod tests {
         assert_eq!(
             names,
             [
+                "certificates.k8s.io",
                 "coordination.k8s.io",
                 "discovery.k8s.io",
                 "metrics.k8s.io",

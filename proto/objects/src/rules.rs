@@ -10,6 +10,7 @@ mod network;
 mod print;
 mod taint;
 
+pub mod certificate_signing_request;
 pub mod config_map;
 pub mod endpoint_slice;
 pub mod endpoints;
