@@ -59,7 +59,9 @@ fn who_is_killed_or_frozen_concerns_no_other_and_comes_back() {
     let names = ["a", "b", "c"];
     let placed = |node: usize| on(&fleet.name(node), toolbox(names[node], "Always", &["wait-eof"]));
     pods::apply(&kubectl, "default", &(0..NODES).map(placed).collect::<Vec<_>>());
-    names.iter().for_each(|name| drop(running(&kubectl, name)));
+    for name in names {
+        running(&kubectl, name);
+    }
     let says = |name: &str| kubectl.run(&format!("--request-timeout=5s exec {name} -- toolbox echo alive"));
     let runners = fleet.node_children(1);
     assert!(!runners.is_empty(), "the pod has no runner");
