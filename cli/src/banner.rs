@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
 };
 
@@ -26,6 +26,28 @@ pub(crate) fn dev(address: SocketAddr, data_dir: &Path, node: &str) -> String {
   kubectl logs -f hello
 
 Ctrl-C stops it. Started again on the same directory, everything is still there.
+"
+    )
+}
+
+/// For `coracle dev --nodes`; `nodes` are their names and addresses.
+pub(crate) fn fleet(address: SocketAddr, data_dir: &Path, nodes: &[(&str, IpAddr)]) -> String {
+    let directory = data_dir.display();
+    let mut processes = String::new();
+    for (name, address) in nodes {
+        // Writing to a string does not fail.
+        writeln!(processes, "  {name} is a process of its own at {address}").ok();
+    }
+    let last = nodes.last().map_or("node-1", |node| node.0);
+    format!(
+        "Coracle is up: https://{address}, everything under {directory}
+
+{processes}
+  export KUBECONFIG={directory}/kubeconfig
+  kubectl get nodes -o wide
+  pkill -9 -f 'node --name {last}'
+
+The last line kills a node; what starts it again is printed then. Ctrl-C stops all of them.
 "
     )
 }

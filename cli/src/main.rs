@@ -20,7 +20,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a whole cluster, control plane and one node, in one go
+    /// Run a whole cluster, control plane and one node or several, in one go
     Dev(dev::Dev),
     /// Run a server of the control plane
     Server(server::Server),

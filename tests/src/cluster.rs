@@ -22,6 +22,7 @@ use std::{
 /// A running (or stopped) cluster; dropping it kills the process and removes the directory.
 pub struct Cluster {
     site: Site,
+    nodes: u8,
     child: Option<Child>,
     arguments: Vec<String>,
     user: Option<u32>,
@@ -46,7 +47,23 @@ impl Cluster {
     /// When there is no temporary directory.
     #[must_use]
     pub fn unstarted() -> Self {
-        Self { site: Site::new(), child: None, arguments: Vec::new(), user: None, without_landlock: false }
+        Self::of_nodes(1)
+    }
+
+    /// A cluster of so many nodes that was never started; several are processes below that of the cluster.
+    ///
+    /// # Panics
+    /// When there is no temporary directory.
+    #[must_use]
+    pub fn of_nodes(nodes: u8) -> Self {
+        Self {
+            site: Site::with_hosts(nodes),
+            nodes,
+            child: None,
+            arguments: Vec::new(),
+            user: None,
+            without_landlock: false,
+        }
     }
 
     /// Started as an ordinary user, who owns nothing but the cluster's directory. Only root can do that.
@@ -148,7 +165,11 @@ impl Cluster {
             older_kernel::without_landlock(&mut command);
         }
         command.args(["dev", "--listen", &format!("{}:0", self.site.host), "--data-dir"]);
-        self.site.print_into_log(command.arg(self.data_dir()).args(&self.arguments))?;
+        command.arg(self.data_dir());
+        if self.nodes > 1 {
+            command.args(["--nodes", &self.nodes.to_string()]);
+        }
+        self.site.print_into_log(command.args(&self.arguments))?;
         self.child = Some(command.spawn()?);
         Ok(())
     }

@@ -14,7 +14,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// How many sites this process has made.
+/// How many addresses this process has given to sites.
 static MADE: AtomicU8 = AtomicU8::new(0);
 
 /// The binary under test: `CORACLE_TEST_BINARY`, else the one beside the test's own.
@@ -40,8 +40,13 @@ pub(crate) struct Site {
 impl Site {
     /// An empty one.
     pub(crate) fn new() -> Self {
+        Self::with_hosts(1)
+    }
+
+    /// An empty one, to which the so many addresses from its host on belong.
+    pub(crate) fn with_hosts(count: u8) -> Self {
         let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
-        Self { directory, host: another_host() }
+        Self { directory, host: hosts(count) }
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -91,8 +96,13 @@ impl Site {
 
 /// A loopback address that no other test uses.
 pub(crate) fn another_host() -> Ipv4Addr {
+    hosts(1)
+}
+
+/// The first of so many loopback addresses that no other test uses.
+fn hosts(count: u8) -> Ipv4Addr {
     let [_, _, high, low] = process::id().to_be_bytes();
-    Ipv4Addr::new(127, high, low, 1 + MADE.fetch_add(1, Ordering::Relaxed) % 250)
+    Ipv4Addr::new(127, high, low, 1 + MADE.fetch_add(count, Ordering::Relaxed) % 250)
 }
 
 /// Runs the `coracle` command with exact arguments.

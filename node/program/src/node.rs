@@ -1,6 +1,6 @@
 //! A node alone, whose control plane is elsewhere: `coracle-node`, and `coracle node`.
 
-use crate::{Signals, WorkloadOptions, absolute};
+use crate::{Signals, WorkloadOptions, absolute, process};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use coracle_agent::{
@@ -20,6 +20,12 @@ use tokio_util::sync::CancellationToken;
 /// Its options.
 #[derive(Debug, Args)]
 pub struct Node {
+    /// Name of the node, as its credentials have it [default: theirs]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Process that has started this one, which does not outlive it
+    #[arg(long, hide = true, value_name = "PID")]
+    parent: Option<i32>,
     /// Address of the control plane
     #[arg(long, value_name = "https://HOST:PORT")]
     server: String,
@@ -46,7 +52,17 @@ impl Node {
     /// When the options, the credentials or the directory cannot be used, or the agent fails.
     pub async fn run(self) -> Result<ExitCode> {
         let mut signals = Signals::listen()?;
+        if let Some(parent) = self.parent {
+            process::end_with(parent)?;
+        }
         let credentials = Credentials::read(&self.credentials)?;
+        if let Some(name) = self.name.filter(|name| *name != credentials.node_name()) {
+            bail!(
+                "the credentials in {} are those of {}, not of {name}",
+                self.credentials.display(),
+                credentials.node_name()
+            );
+        }
         let address = match self.address {
             Some(address) => address,
             None => own_address(&self.server)?,

@@ -2,7 +2,11 @@
 //! TLS provider, and tell a person what went wrong.
 
 use crate::logging;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    sys::{prctl, signal::Signal},
+    unistd::getppid,
+};
 use std::{
     env,
     path::{Path, PathBuf},
@@ -36,6 +40,19 @@ pub fn run(main: impl Future<Output = Result<ExitCode>>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// From now on the kernel kills this process when the thread of `parent` ends that has started it.
+///
+/// # Errors
+/// When the kernel refuses, or `parent` has ended already.
+pub(crate) fn end_with(parent: i32) -> Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)
+        .context("cannot be made to end with the process that has started this one")?;
+    if getppid().as_raw() != parent {
+        bail!("process {parent}, which this one was to end with, has not started it or has ended");
+    }
+    Ok(())
 }
 
 /// The path as it means the same from any directory, since it is printed for others to use.
