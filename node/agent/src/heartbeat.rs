@@ -8,7 +8,7 @@ use crate::{
     pressure::Pressure,
     retry::Reconnect,
 };
-use coracle_objects::{ApiError, ObjectKey, Reason, meta};
+use coracle_objects::{ApiError, ObjectKey, Reason, meta, nodes::TUNNEL_ANNOTATION};
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -36,6 +36,8 @@ pub(crate) struct Heartbeat {
     pub(crate) ready: watch::Receiver<bool>,
     /// Learns from the Node object which range is this node's.
     pub(crate) addresses: Arc<Addresses>,
+    /// Where other nodes reach this one's end of the tunnel, as its annotation says; empty for nowhere.
+    pub(crate) reached_at: watch::Receiver<String>,
 }
 
 impl Heartbeat {
@@ -52,7 +54,8 @@ impl Heartbeat {
     /// Writes the status when it changed, when it is due, and when `resumed`: somebody may have declared the node
     /// unknown while it was not heard of.
     async fn keep_status(&self, resumed: &Notify) {
-        let (mut ready, mut pressure) = (self.ready.clone(), self.pressure.clone());
+        let (mut ready, mut pressure, mut reached_at) =
+            (self.ready.clone(), self.pressure.clone(), self.reached_at.clone());
         let mut reconnect = Reconnect::new();
         let mut written: Option<(Value, Instant)> = None;
         loop {
@@ -83,6 +86,7 @@ impl Heartbeat {
             tokio::select! {
                 changed = ready.changed() => if changed.is_err() { std::future::pending::<()>().await },
                 Ok(()) = pressure.changed() => {}
+                Ok(()) = reached_at.changed() => written = None,
                 () = resumed.notified() => written = None,
                 () = tokio::time::sleep(STATUS_INTERVAL) => {}
             }
@@ -115,6 +119,14 @@ impl Heartbeat {
             for (name, value) in wanted {
                 found["metadata"]["labels"][name] = value;
             }
+            found = self.link.update(NODES, "", &found).await?;
+        }
+        let reached_at = self.reached_at.borrow().clone();
+        if found["metadata"]["annotations"][TUNNEL_ANNOTATION].as_str().unwrap_or_default() != reached_at {
+            if !found["metadata"]["annotations"].is_object() {
+                found["metadata"]["annotations"] = Value::Object(serde_json::Map::new());
+            }
+            found["metadata"]["annotations"][TUNNEL_ANNOTATION] = reached_at.into();
             found = self.link.update(NODES, "", &found).await?;
         }
         if found["spec"]["podCIDR"].is_null() {
@@ -203,7 +215,8 @@ mod tests {
         let addresses = Arc::new(Addresses::open(directory.path(), Duration::ZERO));
         addresses.set_range("10.244.8.0/22");
         let pressure = watch::Sender::new(Pressure::default()).subscribe();
-        (Heartbeat { link: link.clone(), identity, pressure, ready, addresses }, ready_sender)
+        let reached_at = watch::Sender::new("192.0.2.1:6444".to_owned()).subscribe();
+        (Heartbeat { link: link.clone(), identity, pressure, ready, addresses, reached_at }, ready_sender)
     }
 
     #[tokio::test]
@@ -239,6 +252,26 @@ mod tests {
         assert_eq!(ready_status(&link).as_deref(), Some("True"));
         assert!(addresses.take("pod").await.unwrap().to_string().starts_with("10.244.4."));
         assert_eq!(link.stored(NODES, &key).unwrap()["spec"]["podCIDR"], "10.244.4.0/22");
+    }
+
+    #[tokio::test]
+    async fn others_learn_where_the_node_is_reached_and_where_it_went() {
+        let link = FakeLink::new();
+        let (mut heartbeat, _ready) = heartbeat(&link);
+        let place = watch::Sender::new("192.0.2.1:6444".to_owned());
+        heartbeat.reached_at = place.subscribe();
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(heartbeat.run(stop.clone()));
+        let said = |link: &FakeLink| {
+            let node = link.stored(NODES, &ObjectKey::cluster("n"))?;
+            node["metadata"]["annotations"][TUNNEL_ANNOTATION].as_str().map(str::to_owned)
+        };
+        for address in ["192.0.2.1:6444", "192.0.2.7:6444", ""] {
+            place.send_replace(address.to_owned());
+            link.wait("the address", |link| said(link).as_deref() == Some(address)).await;
+        }
+        stop.cancel();
+        task.await.unwrap();
     }
 
     #[tokio::test]

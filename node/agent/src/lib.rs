@@ -156,6 +156,9 @@ pub struct AgentConfig {
     pub address: String,
     /// Where the node ports of services are opened.
     pub node_port_address: IpAddr,
+    /// Where its end of the tunnel to other nodes listens (UDP). Where this address is not the machine's, or its port is
+    /// taken, any other that is free. Other nodes are told `address` in place of an unspecified one.
+    pub tunnel_listen: SocketAddr,
     /// Extra labels of the Node object.
     pub labels: BTreeMap<String, String>,
     /// This binary; `runner` and `compile` are appended to start child processes.
@@ -257,6 +260,8 @@ struct Agent {
     gate: Arc<Gate>,
     facts: Facts,
     pressure: watch::Sender<Pressure>,
+    /// Where other nodes reach this one.
+    reached_at: watch::Sender<String>,
     /// From the fabric and from this crate.
     notices: [mpsc::Receiver<Notice>; 2],
 }
@@ -333,6 +338,7 @@ impl Agent {
             gate,
             facts,
             pressure,
+            reached_at: watch::Sender::default(),
             notices,
         })
     }
@@ -438,6 +444,7 @@ impl Agent {
             pressure: felt,
             ready: ready.clone(),
             addresses: self.context.network.addresses.clone(),
+            reached_at: self.reached_at.subscribe(),
         };
         tasks.spawn(heartbeat.run(stop_link.clone()));
         tasks.spawn(stop_pods.clone().run_until_cancelled_owned(async move {

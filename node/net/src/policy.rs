@@ -94,6 +94,9 @@ pub fn decide(from: Peer<'_>, to: SocketAddr, protocol: Protocol, around: Surrou
     match class {
         AddressClass::Service => return Ok(Way::Service),
         AddressClass::Node if around.services.node_port(to.port(), protocol).is_some() => return Ok(Way::NodePort),
+        AddressClass::Node if around.services.target(address, to.port(), protocol).is_some() => {
+            return Ok(Way::Service);
+        }
         AddressClass::Outside if around.services.knows_address(address) => return Ok(Way::Service),
         _ => {}
     }

@@ -72,6 +72,8 @@ pub struct ServicePort {
     pub port: u16,
     /// `spec.ports[].nodePort`.
     pub node_port: Option<u16>,
+    /// `spec.healthCheckNodePort`, the same for all ports of a service.
+    pub health_check_port: Option<u16>,
     /// The cluster IPs.
     pub cluster_addresses: Vec<IpAddr>,
     /// External IPs, and those of its load balancer.
@@ -195,6 +197,28 @@ impl Services {
     /// The node ports that should be open, with who wants them.
     pub fn node_ports(&self) -> impl Iterator<Item = (u16, Protocol, &Arc<ServicePort>)> {
         self.by_node_port.iter().filter_map(|((port, protocol), id)| Some((*port, *protocol, self.ports.get(id)?)))
+    }
+
+    /// The external addresses of services, with port and protocol, and who has them.
+    pub fn external_addresses(&self) -> impl Iterator<Item = (IpAddr, u16, Protocol, &Arc<ServicePort>)> {
+        self.by_address
+            .iter()
+            .filter(|(_, (_, door))| *door == Door::External)
+            .filter_map(|((address, port, protocol), (id, _))| Some((*address, *port, *protocol, self.ports.get(id)?)))
+    }
+
+    /// The ports at which load balancers ask for a service's health, and whose they are.
+    pub fn health_check_ports(&self) -> impl Iterator<Item = (u16, &ObjectKey)> {
+        self.ports.values().filter_map(|port| Some((port.health_check_port?, &port.id.service)))
+    }
+
+    /// How many ready endpoints (by address) a service has on this node.
+    #[must_use]
+    pub fn local_endpoints(&self, service: &ObjectKey) -> usize {
+        let ports = self.ports.values().filter(|port| port.id.service == *service);
+        let ready = ports.flat_map(|port| port.endpoints.all());
+        let ready = ready.filter(|one| one.is_local && one.health == Health::Ready);
+        ready.map(|one| one.address.ip()).collect::<BTreeSet<_>>().len()
     }
 
     /// A service port by its id.

@@ -11,11 +11,14 @@ use coracle_runner::compile::CompileLimits;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    net::{IpAddr, ToSocketAddrs as _, UdpSocket},
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket},
     path::PathBuf,
     process::ExitCode,
 };
 use tokio_util::sync::CancellationToken;
+
+/// Where nodes await each other's traffic where nobody says otherwise (UDP).
+const TUNNEL_PORT: u16 = 6444;
 
 /// Its options.
 #[derive(Debug, Args)]
@@ -38,6 +41,9 @@ pub struct Node {
     /// The node's address for others [default: the one it reaches the server from]
     #[arg(long, value_name = "IP")]
     address: Option<String>,
+    /// Where other nodes' traffic for pods comes in (UDP) [default: the node's address, port 6444]
+    #[arg(long, value_name = "IP:PORT")]
+    tunnel_listen: Option<SocketAddr>,
     /// Label of the Node object; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -67,9 +73,10 @@ impl Node {
             Some(address) => address,
             None => own_address(&self.server)?,
         };
-        let node_ports = address.parse().with_context(|| format!("--address {address} is no IP address"))?;
+        let node_ports: IpAddr = address.parse().with_context(|| format!("--address {address} is no IP address"))?;
         let config = AgentConfig {
             labels: self.labels.into_iter().collect(),
+            tunnel_listen: self.tunnel_listen.unwrap_or(SocketAddr::new(node_ports, TUNNEL_PORT)),
             ..self.workloads.apply(config(credentials, absolute(&self.data_dir)?, self.server, address, node_ports)?)?
         };
         let stop = CancellationToken::new();
@@ -87,7 +94,8 @@ impl Node {
     }
 }
 
-/// An agent's configuration, without labels; node ports are opened on `node_ports`.
+/// An agent's configuration, without labels; node ports are opened on `node_ports`, and the tunnel to other nodes on any
+/// port there.
 ///
 /// # Errors
 /// When this program's own file cannot be found.
@@ -107,6 +115,7 @@ pub fn config(
         credentials,
         address,
         node_port_address: node_ports,
+        tunnel_listen: SocketAddr::new(node_ports, 0),
         labels: BTreeMap::new(),
         program: vec![OsString::from(program)],
         registries: None,

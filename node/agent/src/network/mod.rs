@@ -17,6 +17,7 @@ pub(crate) mod into_pod;
 mod limits;
 pub(crate) mod line;
 pub(crate) mod notices;
+pub(crate) mod peers;
 mod rests;
 pub(crate) mod routes;
 #[cfg(test)]

@@ -68,8 +68,8 @@ impl Shared {
         }
         let answer = self.flows.lock().answer(from, to, Instant::now());
         let (from, to, pod) = match answer {
-            Some((flow, Owner::NodePort(port))) => {
-                self.answer_from_node_port(port, flow.client, &bytes);
+            Some((flow, Owner::Opening(opened))) => {
+                self.answer_from(opened, flow.client, &bytes);
                 return Ok(());
             }
             Some((flow, Owner::Pod(_))) => {
@@ -117,7 +117,7 @@ impl Arrivals for Fabric {
         }
         let flow = self.0.flows.lock().answer(to, from, Instant::now());
         let (from, to) = match flow {
-            Some((_, Owner::NodePort(_))) => return,
+            Some((_, Owner::Opening(_))) => return,
             Some((flow, Owner::Pod(_))) => (flow.client, flow.service),
             None => (from, to),
         };

@@ -8,6 +8,7 @@ use super::{
     dial::canonical,
     far::Place,
     flows::{FlowKey, FlowWay, Owner},
+    openings::Opening,
     pods::{DialFailure, Pod},
     statistics::Count,
 };
@@ -55,8 +56,8 @@ impl Shared {
         let answer = self.flows.lock().answer(from, to, now);
         match answer {
             Some((flow, Owner::Pod(_))) => return self.deliver(flow.client, flow.service, bytes),
-            Some((flow, Owner::NodePort(port))) => {
-                self.answer_from_node_port(port, flow.client, &bytes);
+            Some((flow, Owner::Opening(opened))) => {
+                self.answer_from(opened, flow.client, &bytes);
                 return Ok(());
             }
             None => {}
@@ -97,12 +98,13 @@ impl Shared {
         self.deliver(endpoint, from, bytes)
     }
 
-    /// Takes a datagram that came to a node port. `service` is the address that it came to.
-    pub(crate) fn node_port_datagram(&self, service: SocketAddr, client: SocketAddr, bytes: Bytes) {
+    /// Takes a datagram from outside.
+    pub(crate) fn datagram_from_outside(&self, opening: Opening, client: SocketAddr, bytes: Bytes) {
         let (client, now) = (canonical(client), Instant::now());
-        let Some(target) = self.services().node_port(service.port(), Protocol::Udp) else { return };
+        let Some(target) = opening.target(&self.services()) else { return };
+        let service = opening.address(&self.config);
         let key = FlowKey { client, service };
-        match self.flow_way(None, key, || Owner::NodePort(service.port()), &target, now) {
+        match self.flow_way(None, key, || Owner::Opening(service), &target, now) {
             Ok(Some(way)) if self.deliver(way.endpoint, way.seems_from, bytes).is_ok() => {}
             Ok(_) => self.counters.add(Count::DatagramsRefused),
             Err(bound) => self.node_port_over(&target, bound),

@@ -15,8 +15,8 @@ use std::{
 pub(crate) enum Owner {
     /// A pod that talks to a service.
     Pod(Arc<str>),
-    /// A node port that somebody outside talks to.
-    NodePort(u16),
+    /// A node port or external address that somebody outside talks to.
+    Opening(SocketAddr),
 }
 
 /// Ports that are tried for a client of a node port whose own port somebody else seems to have.
@@ -95,7 +95,7 @@ impl Flows {
         if count >= self.owner_max || !may_have_more(count, self.all_max.saturating_sub(self.by_key.len())) {
             return None;
         }
-        if matches!(owner, Owner::NodePort(_)) {
+        if matches!(owner, Owner::Opening(_)) {
             let own = way.seems_from.port();
             let free = (0..PORTS_TRIED).map(|step| own.wrapping_add(step).max(1)).find(|port| {
                 way.seems_from.set_port(*port);
@@ -200,6 +200,10 @@ mod tests {
         FlowWay { endpoint: endpoint.parse().unwrap(), seems_from: key(client).client }
     }
 
+    fn opening() -> Owner {
+        Owner::Opening("192.0.2.9:30007".parse().unwrap())
+    }
+
     fn owner(uid: &str) -> Owner {
         Owner::Pod(uid.into())
     }
@@ -273,9 +277,9 @@ mod tests {
         let mut seen = Vec::new();
         for last in 1..=3 {
             let key = FlowKey { client: SocketAddr::from(([127, 0, 0, last], 65_535)), ..key(0) };
-            let opened = flows.open(key, Owner::NodePort(30_007), &port, shown, now).unwrap();
+            let opened = flows.open(key, opening(), &port, shown, now).unwrap();
             assert_eq!(flows.forward(key, &port, now), Some(opened));
-            assert_eq!(flows.answer(shown.endpoint, opened.seems_from, now), Some((key, Owner::NodePort(30_007))));
+            assert_eq!(flows.answer(shown.endpoint, opened.seems_from, now), Some((key, opening())));
             seen.push(opened.seems_from.port());
         }
         assert_eq!(seen, [65_535, 1, 2]);

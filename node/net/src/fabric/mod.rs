@@ -12,10 +12,12 @@ mod dial;
 mod dns_server;
 mod far;
 mod flows;
+mod health_ports;
 mod machine;
 mod node_port_datagrams;
 mod node_ports;
 mod notices;
+mod openings;
 mod outside;
 mod outside_datagrams;
 mod outside_streams;
@@ -48,8 +50,8 @@ use bytes::Bytes;
 use far::OtherNodes;
 use flows::Flows;
 use machine::{Machine, ThisMachine};
-use node_ports::Wanted;
 use notices::Reporter;
+use openings::Wanted;
 use outside_datagrams::OutsideSockets;
 use outside_streams::OutsideStreams;
 use parking_lot::{Mutex, RwLock};
@@ -117,7 +119,8 @@ struct Shared {
     outside_sockets: OutsideSockets,
     outside_streams: OutsideStreams,
     receive_buffer: ReceiveBuffer,
-    node_port_sockets: Mutex<HashMap<u16, Arc<UdpSocket>>>,
+    /// Where datagrams from outside come in, by the address that clients know.
+    open_sockets: Mutex<HashMap<SocketAddr, Arc<UdpSocket>>>,
     wanted_ports: watch::Sender<Wanted>,
     resolver: Resolver,
     upstream: Upstream,
@@ -165,7 +168,7 @@ impl Fabric {
             outside_sockets: OutsideSockets::default(),
             outside_streams: OutsideStreams::default(),
             receive_buffer: ReceiveBuffer::default(),
-            node_port_sockets: Mutex::default(),
+            open_sockets: Mutex::default(),
             wanted_ports,
             turn: AtomicUsize::new(0),
             reporter,
@@ -173,7 +176,7 @@ impl Fabric {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
-        shared.tasks.spawn(node_ports::keep(Arc::clone(&shared), wanted));
+        shared.tasks.spawn(openings::keep(Arc::clone(&shared), wanted));
         shared.tasks.spawn(sweep(Arc::clone(&shared)));
         (Self(shared), notices)
     }
@@ -217,8 +220,7 @@ impl Fabric {
         let before = self.0.services();
         let table = Arc::new(before.rebuild(services.clone(), slices.clone(), &self.0.config.node_name));
         let names = Arc::new(Names::build(services, slices).with_ranges(&self.0.config.ranges));
-        let wanted: Wanted =
-            table.node_ports().map(|(port, protocol, of)| ((port, protocol), of.id.service.clone())).collect();
+        let wanted = openings::wanted(&table, &self.0.config);
         *self.0.view.write() = View { services: Arc::clone(&table), names };
         if *table != *before {
             self.0.balancer.lock().follow(&table);

@@ -128,6 +128,7 @@ fn ports_of(service: &Value, behind: &mut ByPort) -> Vec<ServicePort> {
         let seconds = spec["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"].as_u64();
         seconds.map_or(AFFINITY_DEFAULT, Duration::from_secs)
     });
+    let is_balanced_locally = spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local";
     let key = meta::key(service);
     let port_of = |port: &Value| {
         let id = PortId {
@@ -138,6 +139,7 @@ fn ports_of(service: &Value, behind: &mut ByPort) -> Vec<ServicePort> {
         Some(ServicePort {
             port: number(&port["port"])?,
             node_port: number(&port["nodePort"]),
+            health_check_port: number(&spec["healthCheckNodePort"]).filter(|_| is_balanced_locally),
             cluster_addresses: cluster_addresses.clone(),
             external_addresses: external_addresses.clone(),
             affinity,

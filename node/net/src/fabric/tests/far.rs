@@ -242,7 +242,7 @@ async fn datagrams_of_a_node_ports_clients_are_answered_through_it() {
     let mut both = Two::new();
     let web = node_port_service("web", "10.96.0.20", 30_053);
     both.set_services(&[web], &[slice("web", &["~10.244.8.2"])]);
-    until(|| both.one.fabric.0.node_port_sockets.lock().contains_key(&30_053)).await;
+    until(|| both.one.fabric.0.open_sockets.lock().contains_key(&SocketAddr::new(both.one.node_ports, 30_053))).await;
     let clients = [UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap()];
     for client in &clients {
         client.connect((both.one.node_ports, 30_053)).await.unwrap();

@@ -176,7 +176,7 @@ async fn datagrams_through_a_node_port_are_answered_from_it() {
     let mut world = World::new();
     let web = [node_port_service("web", "10.96.0.20", 30_053)];
     world.set_services(&web, &[slice("web", &["10.244.0.2", "10.244.0.3"])]);
-    until(|| world.fabric.0.node_port_sockets.lock().contains_key(&30_053)).await;
+    until(|| world.fabric.0.open_sockets.lock().contains_key(&SocketAddr::new(world.node_ports, 30_053))).await;
     let (first, second) = (client(&world).await, client(&world).await);
     for client in [&first, &second, &first] {
         client.send(b"question").await.unwrap();
@@ -192,7 +192,7 @@ async fn datagrams_through_a_node_port_are_answered_from_it() {
     // One client, one endpoint.
     assert_eq!(world.fabric.0.flows.lock().len(), 2);
     world.set_services(&[], &[]);
-    until(|| world.fabric.0.node_port_sockets.lock().is_empty()).await;
+    until(|| world.fabric.0.open_sockets.lock().is_empty()).await;
     assert_eq!(world.fabric.0.flows.lock().len(), 0);
 }
 
@@ -221,4 +221,67 @@ async fn client(world: &World) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect((world.node_ports, 30_053)).await.unwrap();
     socket
+}
+
+/// A service at external addresses, of which the machine has the first; what comes there is on loopback.
+async fn external(world: &World) -> SocketAddr {
+    let here = SocketAddr::new(world.node_ports, 8443);
+    world.machine.own.lock().push("203.0.113.20".parse().unwrap());
+    for port in [80, 53] {
+        world.machine.ways.lock().insert(SocketAddr::from(([203, 0, 113, 20], port)), here);
+    }
+    let addresses = json!(["203.0.113.20", "203.0.113.21", "169.254.3.4", "198.51.100.1"]);
+    let web = service("web", "10.96.0.20", json!({"externalIPs": addresses}));
+    world.set_services(&[web], &[slice("web", &["10.244.0.2"])]);
+    until(|| !world.fabric.0.open_sockets.lock().is_empty()).await;
+    here
+}
+
+#[tokio::test]
+async fn an_external_address_that_the_machine_has_is_open_for_both_protocols() {
+    let mut world = World::new();
+    external(&world).await;
+    let mut near = world.come_in(8443).await;
+    let far = world.offered().await;
+    assert_eq!((&*far.uid, far.to), ("b", at("10.244.0.2:8080")));
+    carries(&mut near, &mut tcp(far), b"by the outer door").await;
+
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect((world.node_ports, 8443)).await.unwrap();
+    socket.send(b"question").await.unwrap();
+    let got = world.delivered().await;
+    assert_eq!(got.to, at("10.244.0.2:5353"));
+    world.send("b", "10.244.0.2:5353", &got.from.to_string(), "answer");
+    let mut buffer = [0; 16];
+    let length = soon(socket.recv(&mut buffer)).await.unwrap();
+    assert_eq!(&buffer[..length], b"answer");
+
+    world.set_services(&[], &[]);
+    world.until_closed(8443).await;
+    assert!(world.notices.try_recv().is_err(), "addresses of other machines are nothing to hear of");
+}
+
+#[tokio::test]
+async fn load_balancers_hear_whether_the_node_has_endpoints() {
+    let world = World::new();
+    let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30_999});
+    let ask = async || {
+        let mut stream = world.come_in(30_999).await;
+        soon(stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")).await.unwrap();
+        let mut answer = String::new();
+        soon(stream.read_to_string(&mut answer)).await.unwrap();
+        answer
+    };
+    for (addresses, status, count) in [
+        (&["10.244.0.2", "10.244.0.3", "~10.244.9.9"][..], "200 OK", 2),
+        (&["~10.244.9.9"], "503 Service Unavailable", 0),
+    ] {
+        world.set_services(&[service("web", "10.96.0.20", spec.clone())], &[slice("web", addresses)]);
+        let answer = ask().await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
+        assert!(answer.contains(&format!("\"localEndpoints\":{count}")), "{answer}");
+    }
+    let cluster = service("web", "10.96.0.20", json!({"type": "LoadBalancer", "healthCheckNodePort": 30_999}));
+    world.set_services(&[cluster], &[]);
+    world.until_closed(30_999).await;
 }
