@@ -5,10 +5,12 @@
 //! Needs root, `ip` and `nft`, and says so aloud. Nothing of it is seen outside of its namespaces, and nothing stays
 //! of it, so any number of tests may have the same addresses at once.
 
+mod clock;
 mod namespace;
 mod realm;
 mod wire;
 
+pub use clock::WrongClock;
 pub use namespace::Namespace;
 pub use realm::{Realm, SERVER};
 pub use wire::{Weather, Wire};

@@ -191,3 +191,80 @@ fn a_node_that_was_cut_off_returns_with_the_same_pods_and_no_others() {
     assert_eq!(starts, 1, "it was started {starts} times");
     realm.assert_runs("b");
 }
+
+/// The pod runs again, as the same pod, after this many restarts; it was never there twice.
+fn ran_again(realm: &Realm, kubectl: &Kubectl, node: &str, before: &Value) {
+    let name = before["metadata"]["name"].as_str().unwrap();
+    let after = pods::until(kubectl, name, "the run after the restart", |pod| {
+        container(pod)["state"]["running"].is_object()
+            && container(pod)["containerID"] != container(before)["containerID"]
+    });
+    assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"], "it is another pod");
+    let restarts = container(&after)["restartCount"].as_u64().unwrap();
+    let starts = realm.output(node, name).lines().filter(|line| line.ends_with(" 0")).count();
+    assert_eq!(u64::try_from(starts).unwrap(), restarts + 1, "{starts} starts, {restarts} restarts");
+}
+
+#[test]
+fn a_node_that_restarts_while_it_is_cut_off_runs_its_pods_and_comes_back_with_them() {
+    let (mut realm, kubectl) = realm(&["a", "b"]);
+    let [stays, goes] = ["stays", "goes"].map(|name| on("b", toolbox(name, "Always", &["count", "0.1"])));
+    pods::apply(&kubectl, "default", &[stays, goes]);
+    let before = running(&kubectl, "stays");
+    running(&kubectl, "goes");
+    realm.lan().isolate(realm.host("b"));
+    realm.kill("b");
+    let runs = |realm: &Realm, pod: &str| realm.output("b", pod).lines().filter(|line| line.ends_with(" 0")).count();
+    // Deleted without the node's knowledge: it must not stay when the node hears of it.
+    kubectl.run("delete pod goes --force --grace-period=0").unwrap();
+    realm.start_node("b");
+    for pod in ["stays", "goes"] {
+        eventually("a second run without any server", || match runs(&realm, pod) {
+            2 => Ok(()),
+            runs => Err(format!("{runs} runs of {pod}\n{}", realm.log("b"))),
+        });
+    }
+    realm.lan().heal();
+    realm.ready("b", "True");
+    ran_again(&realm, &kubectl, "b", &before);
+    eventually("the end of the pod that was deleted meanwhile", || {
+        let traces = realm.output("b", "goes");
+        if traces.is_empty() { Ok(()) } else { Err(format!("{} lines of log are there", traces.lines().count())) }
+    });
+    node_link_works(&realm, &kubectl, "b");
+}
+
+#[test]
+fn a_wrong_clock_is_no_reason_to_lose_a_node() {
+    const HOUR: i64 = 3600;
+    const DAY: i64 = 24 * HOUR;
+    let mut realm = Realm::unstarted(&["ahead", "behind", "beyond"]);
+    let ahead = realm.wrong_clock("ahead", 2 * HOUR);
+    realm.wrong_clock("behind", -HOUR / 10);
+    let beyond = realm.wrong_clock("beyond", -30 * DAY);
+    realm.start_server();
+    realm.push(&guest("toolbox.wasm"), "toolbox:1");
+    realm.push(&guest("probe.wasm"), "probe:1");
+    let kubectl = realm.kubectl();
+    for node in realm.nodes() {
+        realm.start_node(&node);
+    }
+    for node in ["ahead", "behind"] {
+        realm.ready(node, "True");
+        node_link_works(&realm, &kubectl, node);
+    }
+    pods::apply(&kubectl, "default", &[on("ahead", toolbox("counter", "Always", &["count", "0.1"]))]);
+    let before = running(&kubectl, "counter");
+    ahead.set(20 * DAY);
+    node_link_works(&realm, &kubectl, "ahead");
+    ahead.set(-HOUR / 10);
+    node_link_works(&realm, &kubectl, "ahead");
+    realm.ready("ahead", "True");
+    let after = running(&kubectl, "counter");
+    assert_eq!(container(&after)["containerID"], container(&before)["containerID"], "it was started again");
+    // No certificate is valid on that day: the node says so, and comes when its clock is right.
+    eventually("the node to say what is wrong", || contains(&realm.log("beyond"), "not valid yet"));
+    assert!(realm.condition("beyond", "Ready").is_err());
+    beyond.set(0);
+    realm.ready("beyond", "True");
+}

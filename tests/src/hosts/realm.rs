@@ -1,6 +1,6 @@
 //! A control plane and nodes, each on a host of its own, and an outsider: a host that runs nothing of Coracle's.
 
-use super::{Host, Lan};
+use super::{Host, Lan, WrongClock};
 use crate::{
     Kubectl, eventually,
     kubectl::texts,
@@ -107,12 +107,15 @@ impl Realm {
         self.member_mut(name).options = options.iter().map(|&option| option.to_owned()).collect();
     }
 
-    /// With a variable in its environment, from its next start on.
+    /// With a clock that is so many seconds ahead (negative: behind) from its next start on, and can be set.
     ///
     /// # Panics
-    /// When there is nobody of this name.
-    pub fn environment(&mut self, name: &str, variable: &str, value: impl Into<OsString>) {
-        self.member_mut(name).environment.push((variable.to_owned(), value.into()));
+    /// When there is nobody of this name, or no C compiler.
+    pub fn wrong_clock(&mut self, name: &str, seconds: i64) -> WrongClock {
+        let clock = WrongClock::ahead(&self.site.path(&format!("{name}.clock")), seconds);
+        let variables = clock.environment().map(|(variable, value)| (variable.to_owned(), value));
+        self.member_mut(name).environment.extend(variables);
+        clock
     }
 
     /// The network between the hosts.
