@@ -5,17 +5,19 @@
 
 use crate::{
     daemon::Daemon,
+    device::Device,
     footprint::Node as Holder,
     kubectl::Kubectl,
     network::node_port_number,
     processes,
-    site::{self, Site, another_host},
+    site::{self, Site, another_host, children},
     wait::eventually,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
     fmt::Write as _,
+    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitStatus,
@@ -39,6 +41,7 @@ struct Node {
     daemon: Daemon,
     host: Ipv4Addr,
     arguments: Vec<String>,
+    device: Option<Device>,
 }
 
 impl Fleet {
@@ -57,7 +60,7 @@ impl Fleet {
     /// When there is no temporary directory.
     #[must_use]
     pub fn unstarted(nodes: usize) -> Self {
-        let node = |_| Node { daemon: Daemon::default(), host: another_host(), arguments: Vec::new() };
+        let node = |_| Node { daemon: Daemon::default(), host: another_host(), arguments: Vec::new(), device: None };
         Self {
             nodes: (0..nodes).map(node).collect(),
             server: Daemon::default(),
@@ -86,6 +89,19 @@ impl Fleet {
     pub fn with_arguments_of(mut self, node: usize, arguments: &[&str]) -> Self {
         self.nodes[node].arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
         self
+    }
+
+    /// With one node on a device: `coracle-node` as an ordinary user, with the device's memory.
+    #[must_use]
+    pub fn on_device(mut self, node: usize, device: Device) -> Self {
+        self.nodes[node].device = Some(device);
+        self
+    }
+
+    /// The device that a node is on, if it is on one.
+    #[must_use]
+    pub fn device(&self, node: usize) -> Option<&Device> {
+        self.nodes[node].device.as_ref()
     }
 
     /// Starts whatever does not run and waits until all nodes are ready.
@@ -127,12 +143,22 @@ impl Fleet {
     /// # Panics
     /// When it runs or cannot be started.
     pub fn start_node(&mut self, node: usize) {
-        let mut arguments: Vec<String> = ["node", "--server"].map(str::to_owned).into();
-        arguments.extend([self.server_url(), "--address".to_owned(), self.nodes[node].host.to_string()]);
-        arguments.extend(["--credentials".to_owned(), shown(&self.credentials(node))]);
-        arguments.extend(["--data-dir".to_owned(), shown(&self.node_dir(node))]);
+        let (directory, mut credentials) = (self.node_dir(node), self.credentials(node));
+        if self.nodes[node].device.is_some() {
+            credentials = carried(&credentials, &directory);
+        }
+        let mut arguments: Vec<String> = ["--server".to_owned(), self.server_url()].into();
+        arguments.extend(["--address".to_owned(), self.nodes[node].host.to_string()]);
+        arguments.extend(["--credentials".to_owned(), shown(&credentials)]);
+        arguments.extend(["--data-dir".to_owned(), shown(&directory)]);
         arguments.extend(self.node_arguments.iter().chain(&self.nodes[node].arguments).cloned());
-        let command = self.site.command(&log_of(node), &arguments);
+        let command = match &self.nodes[node].device {
+            Some(device) => self.site.printing(&log_of(node), device.command(&directory, &arguments)),
+            None => {
+                arguments.insert(0, "node".to_owned());
+                self.site.command(&log_of(node), &arguments)
+            }
+        };
         self.nodes[node].daemon.start(command);
     }
 
@@ -392,6 +418,17 @@ impl Drop for Fleet {
             eprintln!("{}", self.logs());
         }
     }
+}
+
+/// A copy of a node's credentials in its own directory, as one carries them to a device.
+fn carried(credentials: &Path, directory: &Path) -> PathBuf {
+    let carried = directory.join("carried");
+    fs::create_dir_all(&carried).unwrap_or_else(|error| panic!("{}: {error}", carried.display()));
+    for file in children(credentials) {
+        let copied = fs::copy(&file, carried.join(file.file_name().unwrap_or_default()));
+        copied.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    }
+    carried
 }
 
 struct Held {

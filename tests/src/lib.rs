@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod connections;
 pub mod crowd;
 mod daemon;
+pub mod device;
 pub mod fleet;
 pub mod footprint;
 pub mod hosts;
@@ -28,6 +29,7 @@ pub mod wait;
 
 pub use apart::Apart;
 pub use cluster::Cluster;
+pub use device::Device;
 pub use fleet::Fleet;
 pub use footprint::Footprint;
 pub use kubectl::Kubectl;

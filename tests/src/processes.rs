@@ -109,3 +109,10 @@ pub fn cpu_time(pid: u32) -> Option<Duration> {
     let ticks = |index: usize| words.get(index)?.parse::<u32>().ok();
     Some(TICK * (ticks(11)? + ticks(12)?))
 }
+
+/// The user that a process belongs to, while there is one.
+#[must_use]
+pub fn user(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok())
+}

@@ -75,6 +75,14 @@ impl Site {
     pub(crate) fn command<S: AsRef<OsStr>>(&self, log: &str, arguments: &[S]) -> Command {
         let mut command = Command::new(binary().unwrap_or_else(|error| panic!("{error:#}")));
         command.args(arguments);
+        self.printing(log, command)
+    }
+
+    /// Any command, which then prints into the file `log`, after what is there.
+    ///
+    /// # Panics
+    /// When no log can be written.
+    pub(crate) fn printing(&self, log: &str, mut command: Command) -> Command {
         self.print_into(&mut command, log).unwrap_or_else(|error| panic!("{log}: {error}"));
         command
     }

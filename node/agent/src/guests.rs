@@ -39,7 +39,10 @@ use std::{
     io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -247,8 +250,8 @@ pub(crate) struct Runners {
     gate: Arc<Gate>,
     /// A runner was started.
     started: Arc<Notify>,
-    /// Instances of each runner's pool.
-    instances: u32,
+    /// Instances of each runner's pool: as many as wanted, or as fit into the address space of a process.
+    instances: AtomicU32,
     fleets: Mutex<HashMap<String, Arc<Fleet>>>,
     weights: Arc<Weights>,
 }
@@ -276,7 +279,7 @@ impl Runners {
             exchange,
             gate,
             started: Arc::default(),
-            instances,
+            instances: AtomicU32::new(instances),
             fleets: Mutex::default(),
             weights: Arc::default(),
         });
@@ -289,6 +292,10 @@ impl Runners {
     fn all(&self) -> Vec<Arc<Runner>> {
         let fleets: Vec<_> = self.fleets.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         fleets.iter().flat_map(|fleet| fleet.all()).collect()
+    }
+
+    fn instances(&self) -> u32 {
+        self.instances.load(Ordering::Relaxed)
     }
 
     fn fleet(&self, namespace_uid: &str) -> Arc<Fleet> {
@@ -310,7 +317,7 @@ impl Runners {
         let owner = self.owners.of(&launch.namespace_uid);
         let owner = owner.map_err(|error| format!("cannot give the namespace a user of its own: {error}"))?;
         let config =
-            RunnerConfig { command: self.command.clone(), root, max_instances: self.instances, user: owner.id() };
+            RunnerConfig { command: self.command.clone(), root, max_instances: self.instances(), user: owner.id() };
         let (process, frames, channel) = RunnerProcess::spawn(config).await.map_err(|error| with_cause(&error))?;
         self.gate.admit(process.confinement())?;
         info!(namespace = launch.namespace, pid = process.pid(), "runner started");
@@ -336,7 +343,8 @@ impl Runners {
         Ok(runner)
     }
 
-    /// Starts a runner for nobody and hears what holds it in, so that this is known before there are guests.
+    /// Starts a runner for nobody and hears what holds it in and how many instances it has room for, so that this is known
+    /// before there are guests.
     pub(crate) async fn probe(&self) {
         let root = self.data_dir.join("probe");
         let spawned = async {
@@ -344,13 +352,18 @@ impl Runners {
             let config = RunnerConfig {
                 command: self.command.clone(),
                 root: root.clone(),
-                max_instances: 1,
+                max_instances: self.instances(),
                 user: self.owners.compiler().id(),
             };
             RunnerProcess::spawn(config).await.map_err(|error| with_cause(&error))
         };
         match spawned.await {
             Ok((process, ..)) => {
+                if (1..self.instances()).contains(&process.pooled()) {
+                    let (wanted, fit) = (self.instances(), process.pooled());
+                    warn!(wanted, fit, "the address space of a process is small: runners have fewer instances");
+                    self.instances.store(fit, Ordering::Relaxed);
+                }
                 if let Err(refusal) = self.gate.admit(process.confinement()) {
                     warn!(refusal, "no guests will run");
                 }
@@ -381,7 +394,7 @@ impl Runners {
             return self.enter(runner, launch);
         }
         let _choosing = fleet.choosing.lock().await;
-        let places = placement::places(self.instances);
+        let places = placement::places(self.instances());
         let runner = match fleet.for_pod(&launch.guest.pod_uid, launch.places, places) {
             Some(runner) => runner,
             None => self.spawn(&launch, &fleet).await?,
@@ -590,7 +603,7 @@ impl Routing {
 
     async fn handle(&self, runner: &Runner, frame: FromRunner) {
         let (run, event) = match frame {
-            FromRunner::Ready(_) => return,
+            FromRunner::Ready { .. } => return,
             FromRunner::Log { run, stream, bytes } => {
                 let screen = runner.runs().by_id.get(&run).map(|entry| entry.screen.clone());
                 if screen.is_some_and(|screen| screen.show(stream, bytes).is_err()) {

@@ -41,6 +41,7 @@ mod retry;
 mod samples;
 mod sandbox;
 mod sessions;
+mod sizing;
 mod static_pods;
 mod stats;
 mod terminal;
@@ -126,14 +127,10 @@ const RUNTIME_VERSION: &str = "wasmtime://48.0.8";
 /// Name of the file in the data directory that describes registries.
 pub const REGISTRIES_FILE: &str = "registries.json";
 
-/// Pods that a node takes where nobody says otherwise.
-pub const PODS_MAX_DEFAULT: u32 = node::PODS_MAX_DEFAULT;
-
-/// Instances that each runner has room for where nobody says otherwise.
-pub const RUNNER_INSTANCES_DEFAULT: u32 = guests::INSTANCES_DEFAULT;
-
 /// Name of the directory in the data directory whose files describe static pods.
 pub const STATIC_PODS_DIRECTORY: &str = "static-pods";
+
+pub use sizing::Size;
 
 pub use pressure::{
     images::ImageLimits,
@@ -171,8 +168,8 @@ pub struct AgentConfig {
     pub static_pods: Option<PathBuf>,
     /// Pods that it takes at most; its range of addresses is made for as many when it registers first.
     pub pods_max: u32,
-    /// Instances that each runner has room for, [`RUNNER_INSTANCES_DEFAULT`]; a namespace with more containers than three
-    /// quarters of that has several runners.
+    /// Instances that each runner has room for, where its address space allows that; a namespace with more containers than
+    /// three quarters of that has several runners.
     pub runner_instances: u32,
     /// What of the machine is not for pods.
     pub reserved: Reserved,

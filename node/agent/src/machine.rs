@@ -1,5 +1,7 @@
 //! Facts about the machine, read from `/proc` and the like. What cannot be read is left empty rather than invented.
 
+pub(crate) mod memory;
+
 use crate::stats::summary::{DiskUse, MachineUse};
 use std::{fs, path::Path};
 
@@ -66,12 +68,12 @@ pub(crate) fn processes() -> Option<(u64, u64)> {
 
 /// What the machine uses now.
 pub(crate) fn in_use(data_dir: &Path) -> MachineUse {
-    let meminfo = line("/proc/meminfo");
+    let memory = memory::now();
     MachineUse {
         cpu_nanos: cpu_nanos(&line("/proc/stat")).unwrap_or(0),
         cpu_nanocores: None,
-        memory_bytes: meminfo_bytes(&meminfo, "MemTotal").unwrap_or(0),
-        memory_available_bytes: meminfo_bytes(&meminfo, "MemAvailable").unwrap_or(0),
+        memory_bytes: memory.map_or(0, |memory| memory.total_bytes),
+        memory_available_bytes: memory.map_or(0, |memory| memory.available_bytes),
         disk: disk(data_dir).unwrap_or_default(),
     }
 }
@@ -82,7 +84,7 @@ pub(crate) fn facts(data_dir: &Path) -> Facts {
     let product = line("/sys/class/dmi/id/product_uuid");
     Facts {
         cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        memory_bytes: meminfo_bytes(&line("/proc/meminfo"), "MemTotal").unwrap_or(0),
+        memory_bytes: memory::now().map_or(0, |memory| memory.total_bytes),
         storage_bytes: disk(data_dir).map_or(0, |disk| disk.capacity_bytes),
         kernel: line("/proc/sys/kernel/osrelease"),
         os_image: os_release(&line("/etc/os-release"), "PRETTY_NAME").unwrap_or_default(),

@@ -3,10 +3,7 @@
 use crate::{Signals, WorkloadOptions, absolute, process};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use coracle_agent::{
-    AgentConfig, ImageLimits, PODS_MAX_DEFAULT, RUNNER_INSTANCES_DEFAULT, Reserved, Thresholds,
-    credentials::Credentials,
-};
+use coracle_agent::{AgentConfig, ImageLimits, Reserved, Size, Thresholds, credentials::Credentials};
 use coracle_runner::compile::CompileLimits;
 use std::{
     collections::BTreeMap,
@@ -108,6 +105,7 @@ pub fn config(
 ) -> Result<AgentConfig> {
     let program =
         std::env::current_exe().context("cannot find this program's own file, which runners are started from")?;
+    let size = Size::of_this_machine();
     Ok(AgentConfig {
         node_name: credentials.node_name().to_owned(),
         data_dir,
@@ -120,8 +118,8 @@ pub fn config(
         program: vec![OsString::from(program)],
         registries: None,
         static_pods: None,
-        pods_max: PODS_MAX_DEFAULT,
-        runner_instances: RUNNER_INSTANCES_DEFAULT,
+        pods_max: size.pods_max,
+        runner_instances: size.runner_instances,
         reserved: Reserved::default(),
         memory_bytes: None,
         thresholds: Thresholds::default(),

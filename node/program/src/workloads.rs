@@ -3,7 +3,7 @@
 use crate::absolute;
 use anyhow::{Result, bail};
 use clap::Args;
-use coracle_agent::{AgentConfig, ImageLimits, PODS_MAX_DEFAULT, RUNNER_INSTANCES_DEFAULT, Reserved, Thresholds};
+use coracle_agent::{AgentConfig, ImageLimits, Reserved, Size, Thresholds};
 use coracle_runner::compile::CompileLimits;
 use std::{path::PathBuf, time::Duration};
 
@@ -25,12 +25,13 @@ pub struct WorkloadOptions {
     /// Directory whose files describe pods that run on this node, with or without a server [default: static-pods in the node's directory]
     #[arg(long, value_name = "DIR")]
     static_pods: Option<PathBuf>,
-    /// Pods that the node takes at most; its range of addresses is made for as many when it registers first
-    #[arg(long, value_name = "N", default_value_t = PODS_MAX_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=32_765))]
-    max_pods: u32,
+    /// Pods that the node takes at most; its range of addresses is made for as many when it registers first [default: one for every 2
+    /// MiB of memory, from 16 to 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32_765))]
+    max_pods: Option<u32>,
     /// Instances that each runner process has room for; a namespace with more has several
-    #[arg(long, hide = true, value_name = "N", default_value_t = RUNNER_INSTANCES_DEFAULT, value_parser = clap::value_parser!(u32).range(2..=10_000))]
-    runner_instances: u32,
+    #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    runner_instances: Option<u32>,
     /// Memory of the machine that guests are held to [default: what it has]
     #[arg(long, hide = true, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     guests_machine_memory: Option<u64>,
@@ -57,10 +58,12 @@ impl WorkloadOptions {
     /// # Errors
     /// When two of them contradict each other.
     pub fn apply(self, config: AgentConfig) -> Result<AgentConfig> {
-        let usual = config.compile_limits;
+        let (usual, size) = (config.compile_limits, Size::of_this_machine());
+        let memory_bytes = self.compile_memory.map_or(usual.memory_bytes, |mib| mib << 20);
         let compile_limits = CompileLimits {
             user: None,
-            memory_bytes: self.compile_memory.map_or(usual.memory_bytes, |mib| mib << 20),
+            memory_bytes,
+            own_bytes: memory_bytes.min(size.compiler_bytes),
             cpu_seconds: self.compile_time,
         };
         let (high_percent, low_percent) = (self.image_gc_high_threshold, self.image_gc_low_threshold);
@@ -74,8 +77,8 @@ impl WorkloadOptions {
             registries,
             compile_limits,
             static_pods,
-            pods_max: self.max_pods,
-            runner_instances: self.runner_instances,
+            pods_max: self.max_pods.unwrap_or(size.pods_max),
+            runner_instances: self.runner_instances.unwrap_or(size.runner_instances),
             allow_unconfined_guests: self.allow_unconfined_guests,
             reserved: self.system_reserved,
             memory_bytes: self.guests_machine_memory.map(|mib| mib << 20),

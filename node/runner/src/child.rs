@@ -13,7 +13,7 @@ use crate::{
         switch::{DIAL_TIMEOUT, Switch},
     },
     process::CEILING_FLAG,
-    protocol::Confinement,
+    protocol::FromRunner,
     resident::{self, Resident},
     rest,
 };
@@ -21,6 +21,7 @@ use std::{
     error::Error,
     fs,
     io::{self, Write},
+    iter,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::PathBuf,
     process::ExitCode,
@@ -28,6 +29,7 @@ use std::{
 };
 use thiserror::Error;
 use tokio::{runtime::Runtime, sync::Notify};
+use wasmtime::Engine;
 
 /// How many task polls a worker makes between looks at timers and sockets. A poll of a guest that computes lasts a
 /// whole tick, so tokio's default of 61 would make sleeping guests wait for a tenth of a second and more.
@@ -36,6 +38,9 @@ const POLLS_PER_LOOK: u32 = 8;
 const MAX_FILE_THREADS: usize = 32;
 /// What all guests of a runner may use together of the machine's memory, unless the command line says it in bytes.
 const CEILING_QUARTERS: u64 = 3;
+
+/// A smaller pool is not worth its while, unless no more was asked for.
+const POOL_LEAST: u32 = 8;
 
 /// Flag of the user that a runner or compiler becomes.
 pub(crate) const USER_FLAG: &str = "--user";
@@ -162,7 +167,8 @@ fn ceiling(arguments: &Arguments) -> (Ceiling, Option<Resident>) {
 /// A runner that has given up all that it will, and has no guest yet.
 struct Prepared {
     stream: OwnedFd,
-    confinement: Confinement,
+    /// What is to be said first.
+    ready: FromRunner,
     guests: Guests,
     ceiling: Arc<Ceiling>,
     resident: Option<Resident>,
@@ -189,14 +195,7 @@ fn prepare(arguments: &[String]) -> Result<Prepared, ChildError> {
     let confining = confine::before_threads(&arguments.root, arguments.user);
     let confining = confining.map_err(ChildError::Confine)?;
 
-    let engine = arguments
-        .engine
-        .engine(Allocation::Pooled(arguments.max_instances))
-        .or_else(|error| {
-            complain(&format!("no pool of {} instances ({error:#}): allocating one by one", arguments.max_instances));
-            arguments.engine.engine(Allocation::OnDemand)
-        })
-        .map_err(|error| ChildError::Engine(format!("{error:#}")))?;
+    let (engine, pooled) = largest_pool(arguments.engine, arguments.max_instances)?;
     let guests_runtime = guests_runtime(threads).map_err(ChildError::Runtime)?;
     // Stream and channel have a thread and a reactor of their own: however busy the guests are, a kill arrives at once.
     let link_runtime =
@@ -211,7 +210,7 @@ fn prepare(arguments: &[String]) -> Result<Prepared, ChildError> {
     let guests = Guests::new(
         engine,
         confining.root().to_owned(),
-        arguments.max_instances,
+        if pooled == 0 { arguments.max_instances } else { pooled },
         outbox,
         Arc::clone(&switch),
         MachineShare { threads, ceiling: Arc::clone(&ceiling) },
@@ -219,18 +218,34 @@ fn prepare(arguments: &[String]) -> Result<Prepared, ChildError> {
     )
     .map_err(|error| ChildError::Guests(format!("{error:#}")))?;
     let confinement = confining.before_guests().map_err(ChildError::Confine)?;
-    Ok(Prepared { stream, confinement, guests, ceiling, resident, switch, outgoing, link_runtime, guests_runtime })
+    let ready = FromRunner::Ready { confinement, pooled };
+    Ok(Prepared { stream, ready, guests, ceiling, resident, switch, outgoing, link_runtime, guests_runtime })
+}
+
+/// The engine with the largest pool that this process's address space has room for, of `wanted` instances, half of them and
+/// so on; and how many it has. 0: it has none, and instances get their memory one by one.
+fn largest_pool(options: EngineOptions, wanted: u32) -> Result<(Engine, u32), ChildError> {
+    let sizes =
+        iter::successors(Some(wanted), |size| Some(size / 2)).take_while(|size| *size >= POOL_LEAST.min(wanted));
+    for size in sizes.filter(|size| *size > 0) {
+        match options.engine(Allocation::Pooled(size)) {
+            Ok(engine) => return Ok((engine, size)),
+            Err(error) => complain(&format!("no pool of {size} instances: {error:#}")),
+        }
+    }
+    let engine = options.engine(Allocation::OnDemand).map_err(|error| ChildError::Engine(format!("{error:#}")))?;
+    Ok((engine, 0))
 }
 
 fn serve(prepared: Prepared) {
-    let Prepared { stream, confinement, guests, switch, outgoing, link_runtime, guests_runtime, ceiling, resident } =
+    let Prepared { stream, ready, guests, switch, outgoing, link_runtime, guests_runtime, ceiling, resident } =
         prepared;
     let work = Notify::new();
     link_runtime.block_on(async {
         tokio::select! {
             () = ceiling.guard(|| resident.as_ref().and_then(Resident::bytes)) => {}
             () = rest::after(&work) => {}
-            () = link::serve(UnixStream::from(stream), confinement, guests, &work, (&switch, outgoing)) => {}
+            () = link::serve(UnixStream::from(stream), ready, guests, &work, (&switch, outgoing)) => {}
         }
     });
     // The agent is gone, and so are the guests: nobody waits for them.

@@ -85,6 +85,8 @@ pub fn engine_fingerprint() -> String {
 pub struct CompileLimits {
     /// Address space.
     pub memory_bytes: u64,
+    /// Memory of its own that it may write to: less than the machine has, lest it takes what runs already.
+    pub own_bytes: u64,
     /// Processor time over all threads; four times as much on the wall.
     pub cpu_seconds: u64,
     /// User and group that it becomes; none where it stays whoever the agent is.
@@ -96,7 +98,7 @@ impl Default for CompileLimits {
     fn default() -> Self {
         let (least, most) = ADDRESS_SPACE_BYTES;
         let memory_bytes = machine_memory_bytes().map_or(most, |bytes| (bytes / 2).clamp(least, most));
-        Self { memory_bytes, cpu_seconds: CPU_SECONDS_DEFAULT, user: None }
+        Self { memory_bytes, own_bytes: memory_bytes, cpu_seconds: CPU_SECONDS_DEFAULT, user: None }
     }
 }
 
@@ -133,6 +135,8 @@ pub async fn compile_within(
         .args(arguments)
         .arg(MEMORY_FLAG)
         .arg(limits.memory_bytes.to_string())
+        .arg(OWN_MEMORY_FLAG)
+        .arg(limits.own_bytes.to_string())
         .arg(CPU_FLAG)
         .arg(limits.cpu_seconds.to_string());
     if let Some(user) = limits.user {
@@ -191,7 +195,8 @@ fn excess(status: ExitStatus, complaint: &str, limits: &CompileLimits) -> Option
     // Words of the standard library, of the system, and of a thread that cannot be started.
     let wants_memory = ["memory allocation of", "Cannot allocate memory", "os error 12", "failed to spawn thread"];
     if wants_memory.iter().any(|words| complaint.contains(words)) {
-        return Some(format!("compiling it takes more than {} MiB of memory", limits.memory_bytes >> 20));
+        let least = limits.memory_bytes.min(limits.own_bytes);
+        return Some(format!("compiling it takes more than {} MiB of memory", least >> 20));
     }
     complaint.contains("has overflowed its stack").then(|| "it is nested too deeply for the compiler".to_owned())
 }
@@ -208,10 +213,11 @@ async fn text(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
 
 /// Flags of the limits.
 const MEMORY_FLAG: &str = "--memory-bytes";
+const OWN_MEMORY_FLAG: &str = "--own-memory-bytes";
 const CPU_FLAG: &str = "--cpu-seconds";
 
 /// Entry point of the compiler process:
-/// `compile [--memory-reservation-bytes N] [--memory-bytes N] [--cpu-seconds N] [--user N] WASM OUTPUT`. `OUTPUT` must not
+/// `compile [--memory-reservation-bytes N] [--memory-bytes N] [--own-memory-bytes N] [--cpu-seconds N] [--user N] WASM OUTPUT`. `OUTPUT` must not
 /// be there yet.
 #[must_use]
 pub fn main(arguments: &[String]) -> ExitCode {
@@ -273,7 +279,11 @@ impl From<io::Error> for Fault {
 }
 
 fn limit(limits: &CompileLimits) -> io::Result<()> {
-    for (resource, limit) in [(Resource::RLIMIT_AS, limits.memory_bytes), (Resource::RLIMIT_FSIZE, MAX_OUTPUT_BYTES)] {
+    for (resource, limit) in [
+        (Resource::RLIMIT_AS, limits.memory_bytes),
+        (Resource::RLIMIT_DATA, limits.own_bytes),
+        (Resource::RLIMIT_FSIZE, MAX_OUTPUT_BYTES),
+    ] {
         setrlimit(resource, limit, limit)?;
     }
     let cpu_hard = limits.cpu_seconds.saturating_add(CPU_SECONDS_GRACE);
@@ -290,7 +300,7 @@ struct Arguments {
 impl Arguments {
     fn parse(words: &[String]) -> Result<Self, Fault> {
         let usage = || {
-            let flags = [EngineOptions::FLAG, MEMORY_FLAG, CPU_FLAG, child::USER_FLAG]
+            let flags = [EngineOptions::FLAG, MEMORY_FLAG, OWN_MEMORY_FLAG, CPU_FLAG, child::USER_FLAG]
                 .map(|flag| format!("[{flag} N]"))
                 .join(" ");
             Fault::Other(format!("usage: compile {flags} WASM OUTPUT"))
@@ -307,6 +317,7 @@ impl Arguments {
             match flag.as_str() {
                 EngineOptions::FLAG => parsed.engine = EngineOptions::parse(value).ok_or_else(usage)?,
                 MEMORY_FLAG => parsed.limits.memory_bytes = value.parse().map_err(|_| usage())?,
+                OWN_MEMORY_FLAG => parsed.limits.own_bytes = value.parse().map_err(|_| usage())?,
                 child::USER_FLAG => parsed.limits.user = Some(value.parse().map_err(|_| usage())?),
                 CPU_FLAG => parsed.limits.cpu_seconds = value.parse().map_err(|_| usage())?,
                 _ => return Err(usage()),

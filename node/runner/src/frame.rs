@@ -104,8 +104,8 @@ mod tests {
 
     #[tokio::test]
     async fn frames_come_out_as_they_went_in() {
-        let frames =
-            [FromRunner::Ready(Confinement::default()), log(0), log(5000), FromRunner::Started(RunId("a".into()))];
+        let ready = FromRunner::Ready { confinement: Confinement::default(), pooled: 7 };
+        let frames = [ready, log(0), log(5000), FromRunner::Started(RunId("a".into()))];
         let mut bytes = Vec::new();
         for frame in &frames {
             encode(frame, MAX_FROM_RUNNER_BYTES, &mut bytes).unwrap();

@@ -9,7 +9,7 @@ use crate::{
     frame::{self, MAX_FROM_RUNNER_BYTES, MAX_TO_RUNNER_BYTES},
     guests::Guests,
     network::switch::Switch,
-    protocol::{Confinement, FromRunner, RunSample},
+    protocol::{FromRunner, RunSample},
 };
 use std::os::unix::net::UnixStream as StdUnixStream;
 use tokio::{
@@ -72,10 +72,10 @@ pub(crate) fn sampled(question: u64, samples: Vec<RunSample>) -> Vec<FromRunner>
     parts.into_iter().enumerate().map(part).collect()
 }
 
-/// Says that the runner is ready and serves until the stream ends or breaks; `work` is told of each frame that comes.
+/// Says `ready` and serves until the stream ends or breaks; `work` is told of each frame that comes.
 pub(crate) async fn serve(
     stream: StdUnixStream,
-    confinement: Confinement,
+    ready: FromRunner,
     guests: Guests,
     work: &Notify,
     (switch, outgoing): (&Switch, Outgoing),
@@ -96,7 +96,7 @@ pub(crate) async fn serve(
     tokio::select! {
         () = network => {}
         () = read_frames(BufReader::new(reader), &guests, work) => {}
-        () = write_frames(writer, confinement, outgoing) => {}
+        () = write_frames(writer, ready, outgoing) => {}
     }
 }
 
@@ -114,8 +114,8 @@ async fn read_frames(mut stream: BufReader<OwnedReadHalf>, guests: &Guests, work
     }
 }
 
-async fn write_frames(mut stream: OwnedWriteHalf, confinement: Confinement, mut outgoing: Outgoing) {
-    let (mut prompt, mut ordered) = (vec![FromRunner::Ready(confinement)], Vec::new());
+async fn write_frames(mut stream: OwnedWriteHalf, ready: FromRunner, mut outgoing: Outgoing) {
+    let (mut prompt, mut ordered) = (vec![ready], Vec::new());
     let mut buffer = Vec::new();
     loop {
         // A run's `Started` was put into the prompt lane before its first log into the other, so whatever is in the

@@ -65,6 +65,7 @@ pub struct RunnerProcess {
     outgoing: mpsc::Sender<Vec<u8>>,
     pid: u32,
     confinement: Confinement,
+    pooled: u32,
     end: watch::Receiver<Option<RunnerEnd>>,
     kill: CancellationToken,
     _kill_when_dropped: DropGuard,
@@ -129,8 +130,8 @@ impl RunnerProcess {
         let (reader, writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
         let ready = time::timeout(READY_TIMEOUT, frame::read(&mut reader, MAX_FROM_RUNNER_BYTES)).await;
-        let confinement = match ready {
-            Ok(Ok(Some(FromRunner::Ready(confinement)))) => confinement,
+        let (confinement, pooled) = match ready {
+            Ok(Ok(Some(FromRunner::Ready { confinement, pooled }))) => (confinement, pooled),
             Ok(_) => return Err(RunnerError::NotReady(last_words(child, stderr, &tail).await)),
             Err(_) => return Err(RunnerError::NotReady(format!("nothing within {} s", READY_TIMEOUT.as_secs()))),
         };
@@ -142,7 +143,7 @@ impl RunnerProcess {
         let (ended, end) = watch::channel(None);
         tokio::spawn(reap(child, pid, kill.clone(), (stderr, tail), ended));
         Ok((
-            Self { outgoing, pid, confinement, end, kill: kill.clone(), _kill_when_dropped: kill.drop_guard() },
+            Self { outgoing, pid, confinement, pooled, end, kill: kill.clone(), _kill_when_dropped: kill.drop_guard() },
             receiver,
             network,
         ))
@@ -188,6 +189,12 @@ impl RunnerProcess {
     #[must_use]
     pub fn confinement(&self) -> Confinement {
         self.confinement
+    }
+
+    /// Instances that its pool has room for, at most those asked for; 0 where it has no pool.
+    #[must_use]
+    pub fn pooled(&self) -> u32 {
+        self.pooled
     }
 
     /// Process id.

@@ -305,7 +305,13 @@ pub struct RunSample {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromRunner {
     /// The runner has confined itself as far as this machine lets it, and takes guests.
-    Ready(Confinement),
+    Ready {
+        /// What holds it in.
+        confinement: Confinement,
+        /// Instances that its pool has room for: as many as were asked for, or fewer where its address space is small. 0 where
+        /// it has no pool, and instances get their memory one by one.
+        pooled: u32,
+    },
     /// The first guest instruction is about to run. Comes before anything else of this run, and `Exited` will follow.
     Started(RunId),
     /// It could not be started; nothing runs, and nothing else follows.

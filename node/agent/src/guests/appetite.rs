@@ -16,12 +16,12 @@
 mod ranks;
 
 use super::{Runner, Runners};
+use crate::machine::memory;
 use coracle_runner::protocol::{RunId, ToRunner};
 pub(crate) use ranks::Promise;
 use ranks::{Candidate, Household};
 use std::{
     fs,
-    path::Path,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -35,8 +35,6 @@ const CLOSE_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const ANSWER_PATIENCE: Duration = Duration::from_millis(500);
 /// How long a container that was ended is waited for before another one is.
 const END_PATIENCE: Duration = Duration::from_secs(2);
-/// Where control groups are.
-const GROUPS: &str = "/sys/fs/cgroup";
 
 /// What all runners of a node may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,10 +48,7 @@ pub(crate) struct Allowance {
 impl Allowance {
     /// Three quarters of the machine, but nothing of what is reserved for others; `None` where nobody knows what it has.
     pub(crate) fn of_this_machine(reserved_bytes: u64) -> Option<Self> {
-        let machine = kibibytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal")? << 10;
-        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let group = group_limit(&groups, |path| fs::read_to_string(Path::new(GROUPS).join(path)).ok());
-        Some(Self::of(machine.min(group.unwrap_or(u64::MAX)), reserved_bytes))
+        Some(Self::of(memory::now()?.total_bytes, reserved_bytes))
     }
 
     /// The same for a machine of that size.
@@ -70,23 +65,6 @@ impl Allowance {
     fn fatal_bytes(self) -> u64 {
         self.guests_bytes + (self.whole_bytes - self.guests_bytes) / 2
     }
-}
-
-/// The least limit of a control group that this process is in, by the text of `/proc/self/cgroup`. In a container the
-/// path is often not what the files lie below, so what lies above counts too, up to the top.
-fn group_limit(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
-    let limit = |line: &str| {
-        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-        let (below, file) = match controllers {
-            "" => ("", "memory.max"),
-            "memory" => ("memory", "memory.limit_in_bytes"),
-            _ => return None,
-        };
-        let path = Path::new(path.trim_start_matches('/'));
-        let files = path.ancestors().map(|group| Path::new(below).join(group).join(file));
-        files.filter_map(|file| read(&file)?.trim().parse::<u64>().ok()).min()
-    };
-    groups.lines().filter_map(limit).min()
 }
 
 /// A container that was told to end.
@@ -214,25 +192,5 @@ mod tests {
         let reserved = Allowance::of(1600, 800);
         assert_eq!((reserved.guests_bytes, reserved.runner_bytes(), reserved.fatal_bytes()), (800, 1000, 1200));
         assert_eq!(Allowance::of(1600, u64::MAX).guests_bytes, 0);
-    }
-
-    #[test]
-    fn the_least_limit_above_counts() {
-        let files = |path: &Path| match path.to_str() {
-            Some("memory.max") => Some("9000\n".to_owned()),
-            Some("a/memory.max") => Some("500\n".to_owned()),
-            Some("a/b/memory.max") => Some("max\n".to_owned()),
-            Some("memory/c/memory.limit_in_bytes") => Some("700\n".to_owned()),
-            _ => None,
-        };
-        for (groups, expected) in [
-            ("0::/a/b\n", Some(500)),
-            ("0::/\n", Some(9000)),
-            ("0::/elsewhere/x\n", Some(9000)),
-            ("5:cpu,cpuacct:/c\n4:memory:/c\n", Some(700)),
-            ("", None),
-        ] {
-            assert_eq!(group_limit(groups, files), expected, "{groups}");
-        }
     }
 }

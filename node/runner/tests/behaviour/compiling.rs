@@ -137,12 +137,14 @@ pub(crate) async fn bombs_hit_their_limit(_context: Arc<Context>) {
     let usual = CompileLimits::default();
     let short = CompileLimits { cpu_seconds: 2, ..usual };
     let small = CompileLimits { memory_bytes: 256 << 20, ..usual };
+    let tight = CompileLimits { own_bytes: 128 << 20, ..usual };
     // On a busy machine the clock may come first.
     let time = &["more than 2 s of processor time", "more than 8 s"][..];
     for (what, wasm, limits, expected) in [
         ("many functions", bomb(60_000, &additions(60)), short, time),
         ("deep nesting", bomb(1, &nested(1_000_000)), short, time),
         ("large functions", bomb(4, &additions(200_000)), small, &["more than 256 MiB of memory"]),
+        ("the same on a small machine", bomb(4, &additions(200_000)), tight, &["more than 128 MiB of memory"]),
     ] {
         fs::write(&input, wasm).unwrap();
         match compile::compile_within(&myself("compile"), &input, &output, &limits).await {

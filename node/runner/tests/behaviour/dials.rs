@@ -413,7 +413,7 @@ pub(crate) async fn nothing_leaks(context: Arc<Context>) {
 
 pub(crate) async fn garbage_ends_the_runner(_context: Arc<Context>) {
     // `Ready`, and then a packet that means nothing.
-    let script = r"printf '\5\0\0\0\0\0\0\0\0' >&0; printf '\377\377\377'; exec sleep 1000";
+    let script = r"printf '\6\0\0\0\0\0\0\0\0\0' >&0; printf '\377\377\377'; exec sleep 1000";
     let (process, _frames, network) = RunnerProcess::spawn(shell(script)).await.unwrap();
     let received = tokio::time::timeout(Duration::from_secs(30), network.recv()).await.unwrap();
     assert!(matches!(received, Err(ChannelError::Malformed(_))));

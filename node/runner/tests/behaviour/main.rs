@@ -170,6 +170,7 @@ const CASES: &[Case] = cases![
     quotas::names_do_not_move_between_volumes,
     quotas::files_without_names_and_holes_count,
     quotas::pods_have_a_limit_over_their_volumes,
+    processes::a_pool_fits_the_address_space,
     processes::a_runner_has_nothing_to_steal,
     processes::a_runner_gives_up_what_its_starter_has,
     processes::a_runner_at_rest_gives_back_what_it_needed_before,

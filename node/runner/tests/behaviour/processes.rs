@@ -57,6 +57,34 @@ fn open_to_the_world(process: u32) -> Vec<String> {
     inodes
 }
 
+/// A process with this much address space, in KiB, in the place of a runner.
+fn held_to(address_space_kib: u64) -> Vec<OsString> {
+    let script = format!("ulimit -v {address_space_kib}; exec \"$@\"");
+    let shell = ["/bin/sh", "-c", &script, "sh"].map(OsString::from);
+    shell.into_iter().chain(myself("runner")).collect()
+}
+
+pub(crate) async fn a_pool_fits_the_address_space(_context: Arc<Context>) {
+    // What 39 bits address, as some processors and kernels do.
+    let small_kib = 1 << 29;
+    for (command, wanted, expected) in [
+        (myself("runner"), 1000, 1000..=1000),
+        // Each instance reserves four gibibytes and something: 250 do not fit.
+        (held_to(small_kib), 1000, 62..=125),
+        (held_to(small_kib / 32), 1000, 0..=0),
+        (held_to(small_kib), 2, 2..=2),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["volumes", "code"] {
+            fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        let root = directory.path().to_owned();
+        let config = RunnerConfig { command: command.clone(), root, max_instances: wanted, user: None };
+        let (process, ..) = RunnerProcess::spawn(config).await.unwrap();
+        assert!(expected.contains(&process.pooled()), "{} of {wanted}: {command:?}", process.pooled());
+    }
+}
+
 pub(crate) async fn a_runner_has_nothing_to_steal(context: Arc<Context>) {
     // A descriptor that whoever opened it forgot to close on exec.
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -265,7 +293,7 @@ pub(crate) async fn what_is_no_runner_is_not_ready(_context: Arc<Context>) {
 
 pub(crate) async fn a_runner_that_breaks_the_protocol_is_killed(context: Arc<Context>) {
     // `Ready`, and then a frame of 4 GB.
-    let script = r"printf '\5\0\0\0\0\0\0\0\0\377\377\377\377' >&0; exec sleep 1000";
+    let script = r"printf '\6\0\0\0\0\0\0\0\0\0\377\377\377\377' >&0; exec sleep 1000";
     let (process, mut frames, _network) = RunnerProcess::spawn(shell(script)).await.unwrap();
     assert!(frames.recv().await.is_none());
     until(|| is_dead(process.pid())).await;
