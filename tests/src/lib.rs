@@ -3,6 +3,7 @@
 //! Nothing here looks inside the system: everything goes through the doors that users have.
 
 pub mod apart;
+pub mod by_hand;
 pub mod bystanders;
 pub mod chaos;
 pub mod churn;

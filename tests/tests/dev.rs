@@ -2,18 +2,16 @@
 //! them end with it.
 
 use coracle_tests::{
-    Cluster, Kubectl, eventually, guest,
+    Cluster, Kubectl,
+    by_hand::{ByHand, kill_node, process},
+    eventually, guest,
     pods::{self, on, phase, running, toolbox},
     processes,
     site::binary,
     wait::contains,
 };
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::{Value, json};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 const NODES: u8 = 3;
 
@@ -35,27 +33,6 @@ fn ready(kubectl: &Kubectl) -> Result<Vec<String>, String> {
         conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "True")
     };
     Ok(nodes.iter().filter(is_ready).filter_map(|node| node["metadata"]["name"].as_str().map(str::to_owned)).collect())
-}
-
-/// The process of a node.
-fn process(cluster: &Cluster, name: &str) -> u32 {
-    let is_it = |pid: &u32| processes::command_line(*pid).windows(2).any(|words| words == ["--name", name]);
-    let found = processes::descendants(cluster.pid()).into_iter().find(is_it);
-    found.unwrap_or_else(|| panic!("{name} has no process:\n{}", cluster.log()))
-}
-
-fn end(pid: u32, signal: Signal) {
-    kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
-}
-
-/// Ends what was started by hand, also when the test fails.
-struct ByHand(Child);
-
-impl Drop for ByHand {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }
 
 #[test]
@@ -82,18 +59,11 @@ fn a_killed_node_is_started_again_by_the_words_that_are_printed() {
         eventually("its word", || contains(&kubectl.run(&format!("logs on-{node}"))?, "here"));
     }
 
-    end(process(&cluster, "node-2"), Signal::SIGKILL);
-    let said = eventually("how to start it again", || {
-        let log = cluster.log();
-        let line = log.lines().find(|line| line.starts_with("node-2 was ended by signal 9")).map(str::to_owned);
-        line.ok_or(log)
-    });
+    let words = kill_node(&cluster, "node-2");
     for node in ["1", "3"] {
         contains(&kubectl.run(&format!("exec on-{node} -- toolbox echo alive")).unwrap(), "alive").unwrap();
     }
-    let words = said.split_once("again: coracle ").expect("the words").1.split(' ');
-    let again = Command::new(binary().unwrap()).args(words).stdin(Stdio::null()).spawn().unwrap();
-    let again = ByHand(again);
+    let again = ByHand::start(&words);
     eventually("the pod of the node that is back", || {
         contains(&kubectl.run("exec on-2 -- toolbox echo alive")?, "alive")
     });
