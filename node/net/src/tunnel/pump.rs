@@ -1,0 +1,263 @@
+//! Carries bytes between a descriptor and a QUIC stream, both ways, until both ways are over. Bytes are never lost in between:
+//! where they cannot be delivered the connection is broken, at both ends. What waits is bounded by QUIC's windows and the
+//! kernel's buffers; nothing is kept here.
+
+use super::marked::{Look, Marked, READ_BYTES_MAX, readable_bytes};
+use bytes::Bytes;
+use nix::{
+    errno::Errno,
+    libc,
+    sys::socket::{MsgFlags, Shutdown, sendmsg, setsockopt, shutdown, sockopt},
+};
+use quinn::{RecvStream, SendStream, VarInt, WriteError};
+use std::{
+    io::{self, IoSlice},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    time::Duration,
+};
+use tokio::{io::unix::AsyncFd, sync::Notify};
+
+/// The connection broke at the other end.
+pub(super) const BROKEN: VarInt = VarInt::from_u32(1);
+/// Nobody reads any more.
+pub(super) const UNREAD: VarInt = VarInt::from_u32(2);
+/// Pieces that are written at once.
+const PIECES: usize = 64;
+/// How often it is looked whether anybody is left to read, where one side has ended and the other is silent.
+const HUNG_UP_CHECK: Duration = Duration::from_secs(5);
+/// First read of a socket that does not say how much it has, in bytes.
+const READ_BYTES_MIN: usize = 2048;
+
+/// The sending half of a stream. Unless it was finished it is reset when it goes: half of what was to be sent must not look
+/// like the whole.
+#[derive(Debug)]
+pub(super) struct Sending {
+    stream: SendStream,
+    is_finished: bool,
+}
+
+impl Sending {
+    pub(super) fn new(stream: SendStream) -> Self {
+        Self { stream, is_finished: false }
+    }
+
+    pub(super) async fn write_all(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.stream.write_all(bytes).await
+    }
+
+    pub(super) fn finish(&mut self) {
+        self.is_finished = true;
+        // Fails when the other side has stopped it: then nobody wants to know.
+        let _stopped = self.stream.finish();
+    }
+
+    /// Ends when the other side reads no more.
+    pub(super) fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        let stopped = self.stream.stopped();
+        async move {
+            let _either = stopped.await;
+        }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            let _over = self.stream.reset(BROKEN);
+        }
+    }
+}
+
+/// This machine's side.
+#[derive(Debug)]
+pub(super) enum End {
+    /// A pod's, through a marked pair.
+    Pod(Marked),
+    /// A socket of somebody outside.
+    Socket(OwnedFd),
+}
+
+impl AsFd for End {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Pod(marked) => marked.as_fd(),
+            Self::Socket(socket) => socket.as_fd(),
+        }
+    }
+}
+
+impl AsRawFd for End {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl End {
+    fn look(&self, no_more: bool) -> io::Result<Look> {
+        match self {
+            Self::Pod(marked) => marked.look(no_more),
+            Self::Socket(socket) => look_at_socket(socket),
+        }
+    }
+
+    fn shut(&self, how: Shutdown) {
+        // Fails when the other end is gone, which reading and writing find out.
+        let _gone = shutdown(self.as_raw_fd(), how);
+    }
+
+    fn close(self) {
+        if let Self::Pod(marked) = self {
+            marked.close();
+        }
+    }
+
+    fn break_off(self) {
+        if let Self::Socket(socket) = &self {
+            let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+            // Not a TCP socket: then closing has to do.
+            let _unknown = setsockopt(socket, sockopt::Linger, &at_once);
+        }
+    }
+}
+
+fn look_at_socket(socket: &OwnedFd) -> io::Result<Look> {
+    let wanted = readable_bytes(socket)?.clamp(READ_BYTES_MIN, READ_BYTES_MAX);
+    let mut bytes = vec![0; wanted];
+    match nix::sys::socket::recv(socket.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
+        Ok(0) => Ok(Look::End),
+        Ok(count) => {
+            bytes.truncate(count);
+            Ok(Look::Bytes(bytes.into()))
+        }
+        Err(Errno::EAGAIN) => Ok(Look::Nothing),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The connection broke, at one end or in between.
+struct Broken;
+
+/// Carries both ways until both are over, or one breaks, which breaks the other.
+pub(super) async fn pump(end: End, mut sending: Sending, mut receiving: RecvStream) {
+    // SAFETY: the descriptor is owned by what is registered, stays the same, and is closed with it.
+    let Ok(end) = (unsafe { AsyncFd::register(end) }) else {
+        // The system takes no more descriptors: dropping all three breaks the connection at both ends.
+        return;
+    };
+    let read_all = Notify::new();
+    let both = tokio::try_join!(outward(&end, &mut sending, &read_all), inward(&end, &mut receiving, &read_all));
+    let end = end.into_inner();
+    if both.is_ok() {
+        end.close();
+    } else {
+        drop(sending);
+        let _over = receiving.stop(BROKEN);
+        end.break_off();
+    }
+}
+
+async fn outward(end: &AsyncFd<End>, sending: &mut Sending, read_all: &Notify) -> Result<(), Broken> {
+    loop {
+        let bytes = match read(end).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => break,
+            Err(_) => return Err(Broken),
+        };
+        match sending.stream.write_chunk(bytes).await {
+            Ok(()) => {}
+            Err(WriteError::Stopped(code)) if code == UNREAD => {
+                // As after a connection's other end was closed: who writes more hears of it.
+                end.get_ref().shut(Shutdown::Read);
+                break;
+            }
+            Err(_) => return Err(Broken),
+        }
+    }
+    sending.finish();
+    read_all.notify_one();
+    Ok(())
+}
+
+async fn inward(end: &AsyncFd<End>, receiving: &mut RecvStream, read_all: &Notify) -> Result<(), Broken> {
+    let hung_up = async {
+        read_all.notified().await;
+        hung_up(end).await;
+    };
+    tokio::pin!(hung_up);
+    let mut pieces: [Bytes; PIECES] = std::array::from_fn(|_| Bytes::new());
+    loop {
+        let count = tokio::select! {
+            biased;
+            read = receiving.read_chunks(&mut pieces) => match read {
+                Ok(Some(count)) => count,
+                Ok(None) => {
+                    end.get_ref().shut(Shutdown::Write);
+                    return Ok(());
+                }
+                Err(_) => return Err(Broken),
+            },
+            () = &mut hung_up => {
+                let _over = receiving.stop(UNREAD);
+                return Ok(());
+            }
+        };
+        if write(end, &mut pieces[..count]).await.is_err() {
+            let _over = receiving.stop(UNREAD);
+            return Ok(());
+        }
+    }
+}
+
+/// Some bytes; `None` at the end.
+async fn read(end: &AsyncFd<End>) -> io::Result<Option<Bytes>> {
+    loop {
+        let mut guard = end.readable().await?;
+        let no_more = guard.ready().is_read_closed();
+        match end.get_ref().look(no_more)? {
+            Look::Bytes(bytes) => return Ok(Some(bytes)),
+            Look::End => return Ok(None),
+            Look::Nothing => guard.clear_ready(),
+        }
+    }
+}
+
+/// Ends when nobody has the other end any more. Bytes that come tell that at once; this is for when none come.
+async fn hung_up(end: &AsyncFd<End>) {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    while nix::sys::socket::send(end.get_ref().as_raw_fd(), &[], flags) != Err(Errno::EPIPE) {
+        tokio::time::sleep(HUNG_UP_CHECK).await;
+    }
+}
+
+/// Writes all of it, and lets go of the pieces.
+async fn write(end: &AsyncFd<End>, pieces: &mut [Bytes]) -> io::Result<()> {
+    let mut first = 0;
+    while first < pieces.len() {
+        let mut guard = end.writable().await?;
+        match send(end.get_ref(), &pieces[first..]) {
+            Ok(mut written) => {
+                while let Some(piece) = pieces.get_mut(first).filter(|piece| piece.len() <= written) {
+                    written -= piece.len();
+                    *piece = Bytes::new();
+                    first += 1;
+                }
+                if let Some(piece) = pieces.get_mut(first) {
+                    let _sent = piece.split_to(written);
+                }
+            }
+            Err(Errno::EAGAIN) => guard.clear_ready(),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn send(end: &End, pieces: &[Bytes]) -> Result<usize, Errno> {
+    let mut slices = [IoSlice::new(&[]); PIECES];
+    for (slice, piece) in slices.iter_mut().zip(pieces) {
+        *slice = IoSlice::new(piece);
+    }
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(end.as_raw_fd(), &slices[..pieces.len().min(PIECES)], &[], flags, None)
+}
