@@ -64,6 +64,7 @@ use crate::{
     network::{
         Network,
         addresses::{Addresses, RANGE_PATIENCE},
+        between::Between,
         ca_bundle,
         exchange::{Exchange, TABLES_PATIENCE},
         notices::{Notices, Teller},
@@ -253,6 +254,8 @@ struct Agent {
     context: Arc<Context>,
     writer: events::Writer,
     exchange: Arc<Exchange>,
+    /// The way to other nodes' pods, if there is one.
+    between: Option<Between>,
     runners: Arc<Runners>,
     gate: Arc<Gate>,
     facts: Facts,
@@ -285,6 +288,7 @@ impl Agent {
         ca_bundle::write(&config.data_dir)?;
         let addresses = Arc::new(Addresses::open(&config.data_dir, RANGE_PATIENCE));
         let (exchange, notices) = open_exchange(&config, addresses.clone());
+        let (between, reached_at) = open_between(&config, &wallet, &exchange);
         let (recorder, writer) = events::Recorder::new(link.clone(), &config.node_name);
         let pace = Pace::real();
         let gate = Arc::new(Gate::new(config.allow_unconfined_guests));
@@ -331,11 +335,12 @@ impl Agent {
             context,
             writer,
             exchange,
+            between,
             runners,
             gate,
             facts,
             pressure,
-            reached_at: watch::Sender::default(),
+            reached_at: watch::Sender::new(reached_at),
             notices,
         })
     }
@@ -389,6 +394,12 @@ impl Agent {
             Known { namespaces: self.context.caches.namespaces.clone(), pods: ready.clone(), statics: statics_known };
         tasks.spawn(self.context.homes.clone().tidy(self.context.guests.clone(), known, stop_link.clone()));
         tasks.spawn(self.exchange.clone().keep_services(services.clone(), slices, stop_link.clone()));
+        let tunnel = self.between.map(|between| {
+            let (tunnel, nodes) = (between.tunnel(), self.context.caches.nodes.clone());
+            let keep = between.keep(nodes, self.wallet.watch(), self.exchange.notices.clone());
+            tasks.spawn(stop_link.clone().run_until_cancelled_owned(keep));
+            tunnel
+        });
         let teller = Teller {
             recorder: self.context.recorder.clone(),
             pods: pods.clone(),
@@ -456,7 +467,13 @@ impl Agent {
         if tokio::time::timeout(SHUTDOWN_MAX, owners.wait()).await.is_err() {
             warn!("some pods did not end in time");
         }
-        if tokio::time::timeout(NETWORK_STOP_MAX, self.exchange.shutdown()).await.is_err() {
+        let network = async {
+            self.exchange.shutdown().await;
+            if let Some(tunnel) = tunnel {
+                tunnel.shutdown().await;
+            }
+        };
+        if tokio::time::timeout(NETWORK_STOP_MAX, network).await.is_err() {
             warn!("the pod network did not end in time");
         }
         stop_link.cancel();
@@ -522,6 +539,18 @@ fn open_exchange(config: &AgentConfig, addresses: Arc<Addresses>) -> (Arc<Exchan
     let (notices, of_agent) = Notices::new();
     let host = HostResolver::parse(&fs::read_to_string(RESOLV_CONF).unwrap_or_default());
     (Exchange::new(fabric, routes, addresses, notices, host, TABLES_PATIENCE), [of_fabric, of_agent])
+}
+
+/// The way to other nodes' pods, and where they reach this node's. A node without goes on alone.
+fn open_between(config: &AgentConfig, wallet: &Wallet, exchange: &Exchange) -> (Option<Between>, String) {
+    let credentials = wallet.watch().borrow().clone();
+    match Between::open(config, &credentials, exchange.fabric()) {
+        Ok((between, reached_at)) => (Some(between), reached_at),
+        Err(error) => {
+            warn!(error = &error as &dyn std::error::Error, "there is no way to other nodes' pods");
+            (None, String::new())
+        }
+    }
 }
 
 #[cfg(test)]

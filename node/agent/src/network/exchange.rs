@@ -52,6 +52,11 @@ impl Exchange {
         Arc::new(Self { fabric, addresses, routes, notices, tables: watch::Sender::new(false), host, patience })
     }
 
+    /// The fabric that it leads to.
+    pub(crate) fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+
     /// The pod's end as it may call itself: its own address, whatever the runner says.
     fn own_end(&self, pod_uid: &str, from: SocketAddr) -> Result<SocketAddr, DialFailure> {
         let address = self.addresses.get(pod_uid).ok_or(DialFailure::Unreachable)?;

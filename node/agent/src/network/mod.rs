@@ -4,13 +4,14 @@
 //! ```text
 //!  runner A ──Dial──▶ line A ──▶ exchange ──▶ fabric (addresses, services, outside)
 //!  runner B ◀──Offer── line B ◀── routes ◀──────┘ │ notices ──▶ events
-//!  pods' owner tasks ── attach, detach ──▶ addresses, fabric
+//!  pods' owner tasks ── attach, detach ──▶ addresses, fabric ◀──▶ between ◀── QUIC ──▶ other nodes
 //! ```
 //!
 //! It must never let a runner speak for a pod that does not run in it, and never let one connection that is slow to be
 //! made hold another.
 
 pub(crate) mod addresses;
+pub(crate) mod between;
 pub(crate) mod ca_bundle;
 pub(crate) mod exchange;
 pub(crate) mod into_pod;

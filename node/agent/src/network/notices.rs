@@ -40,9 +40,13 @@ impl Notices {
     /// A pod hit a bound.
     pub(super) fn bound(&self, pod_uid: &str, message: &str) {
         let about = About::Pod(pod_uid.to_owned());
-        let notice = Notice { about, reason: BOUND_REASON, message: message.to_owned(), warning: true };
-        if self.queue.try_send(notice).is_err() {
-            debug!(pod_uid, message, "too many notices wait to be told; dropped one");
+        self.say(Notice { about, reason: BOUND_REASON, message: message.to_owned(), warning: true });
+    }
+
+    /// Says something.
+    pub(super) fn say(&self, notice: Notice) {
+        if let Err(lost) = self.queue.try_send(notice) {
+            debug!(%lost, "too many notices wait to be told; dropped one");
         }
     }
 }
