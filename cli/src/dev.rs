@@ -4,7 +4,7 @@
 mod forwarded;
 mod processes;
 
-use crate::{banner, server::address};
+use crate::{banner, patience::PatienceOptions, server::address};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use coracle_node::{Credentials, Signals, WorkloadOptions, absolute};
@@ -12,6 +12,7 @@ use coracle_server::{RunningServer, ServerConfig};
 use forwarded::Forwarded;
 use processes::{NODES_MAX, NodeProcess, Planned};
 use std::{
+    ffi::OsString,
     net::SocketAddr,
     path::{Path, PathBuf},
     pin::{Pin, pin},
@@ -38,6 +39,8 @@ pub(crate) struct Dev {
     #[arg(long, hide = true, value_name = "N", default_value = "1", value_parser = one_server)]
     servers: u8,
     #[command(flatten)]
+    patience: PatienceOptions,
+    #[command(flatten)]
     workloads: Forwarded<WorkloadOptions>,
 }
 
@@ -63,6 +66,7 @@ impl Dev {
             listen: self.listen,
             name: format!("server-{}", self.servers),
             nodes,
+            patience: self.patience.patience(),
         };
         let server = coracle_server::start(config, server_stop.clone()).await?;
         let reachable = coracle_server::reachable(server.address);
@@ -83,13 +87,14 @@ impl Dev {
     /// The one node, in this process.
     fn here(self, data_dir: &Path, server: SocketAddr, stop: CancellationToken) -> Result<Nodes> {
         let credentials = Credentials::read(&coracle_server::node_directory(data_dir, &self.node_name))?;
-        let config = coracle_node::config(
+        let mut config = coracle_node::config(
             credentials,
             data_dir.join("node"),
             format!("https://{server}"),
             server.ip().to_string(),
             self.listen.ip(),
         )?;
+        config.heartbeat_interval = self.patience.heartbeat_interval().unwrap_or(config.heartbeat_interval);
         let config = self.workloads.options.apply(config)?;
         let agent = tokio::spawn(coracle_agent::run(config, stop));
         Ok(Box::pin(async { Ok(agent.await??) }))
@@ -103,10 +108,15 @@ impl Dev {
         server: SocketAddr,
         stop: CancellationToken,
     ) -> Result<Nodes> {
+        let mut more = self.workloads.words.clone();
+        let says_it = |word: &OsString| word.as_encoded_bytes().starts_with(b"--heartbeat-interval");
+        if let Some(interval) = self.patience.heartbeat_interval().filter(|_| !more.iter().any(says_it)) {
+            more.push(format!("--heartbeat-interval={}", interval.as_secs()).into());
+        }
         let mut nodes = Vec::new();
         for node in planned {
             let credentials = coracle_server::node_directory(data_dir, &node.name);
-            let words = node.words(&format!("https://{server}"), &credentials, &self.workloads.words);
+            let words = node.words(&format!("https://{server}"), &credentials, &more);
             nodes.push(NodeProcess::start(node.name.clone(), words)?);
         }
         Ok(Box::pin(processes::run(nodes, stop)))

@@ -2,6 +2,7 @@
 
 mod banner;
 mod dev;
+mod patience;
 mod server;
 mod verbs;
 

@@ -1,6 +1,6 @@
 //! `coracle server`: the control plane alone.
 
-use crate::banner;
+use crate::{banner, patience::PatienceOptions};
 use anyhow::Result;
 use clap::Args;
 use coracle_node::{Signals, absolute};
@@ -28,6 +28,8 @@ pub(crate) struct Server {
     /// Make credentials for a node, in DIR/nodes/NAME; may be repeated
     #[arg(long = "node", value_name = "NAME")]
     nodes: Vec<String>,
+    #[command(flatten)]
+    patience: PatienceOptions,
 }
 
 impl Server {
@@ -35,9 +37,10 @@ impl Server {
     pub(crate) async fn run(self) -> Result<ExitCode> {
         let mut signals = Signals::listen()?;
         let stop = CancellationToken::new();
-        let Self { data_dir, listen, name, nodes } = self;
+        let Self { data_dir, listen, name, nodes, patience } = self;
+        let patience = patience.patience();
         let data_dir = absolute(&data_dir)?;
-        let config = ServerConfig { data_dir: data_dir.clone(), listen, name, nodes: nodes.clone() };
+        let config = ServerConfig { data_dir: data_dir.clone(), listen, name, nodes: nodes.clone(), patience };
         let server = coracle_server::start(config, stop.clone()).await?;
         banner::print(&banner::server(coracle_server::reachable(server.address), &data_dir, &nodes));
         let mut stopped = pin!(server.stopped());

@@ -2,12 +2,15 @@
 
 mod apply;
 mod attach;
+mod cordon;
 mod delete;
 mod describe;
+mod drain;
 mod exec;
 mod get;
 mod inspect;
 mod jsonpath;
+mod label;
 mod logs;
 mod pods;
 mod port_forward;
@@ -16,6 +19,7 @@ mod pull;
 mod push;
 mod registry;
 mod streams;
+mod taint;
 mod target;
 mod terminal;
 
@@ -35,6 +39,11 @@ pub(crate) enum Verb {
     Attach(attach::Attach),
     PortForward(port_forward::PortForward),
     Delete(delete::Delete),
+    Cordon(cordon::Cordon),
+    Uncordon(cordon::Uncordon),
+    Drain(drain::Drain),
+    Taint(taint::Taint),
+    Label(label::Label),
     Push(push::Push),
     Pull(pull::Pull),
     Inspect(inspect::Inspect),
@@ -51,6 +60,11 @@ pub(crate) async fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Attach(command) => command.run().await,
         Verb::PortForward(command) => command.run().await,
         Verb::Delete(command) => command.run().await,
+        Verb::Cordon(command) => command.run().await,
+        Verb::Uncordon(command) => command.run().await,
+        Verb::Drain(command) => command.run().await,
+        Verb::Taint(command) => command.run().await,
+        Verb::Label(command) => command.run().await,
         Verb::Push(command) => command.run().await,
         Verb::Pull(command) => command.run().await,
         Verb::Inspect(command) => command.run().await,

@@ -1,11 +1,11 @@
 //! The gRPC connection to a cluster: typed calls whose refusals are Kubernetes' `Status` errors.
 
 use crate::kubeconfig::{Credentials, Proof};
-use coracle_objects::{ApiError, Kind, ObjectKey, Reason};
+use coracle_objects::{ApiError, Kind, ObjectKey, Reason, catalogue};
 pub use coracle_wire::v1::LogRequest;
 pub use coracle_wire::v1::watch_event::Type as Change;
 use coracle_wire::{STATUS_TRAILER, v1};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 use thiserror::Error;
 use tokio_stream::{Stream, StreamExt as _};
@@ -200,6 +200,48 @@ impl Connection {
             _ => Applied::Unchanged,
         };
         Ok((applied, object(&answer.json)?))
+    }
+
+    /// Changes an object by a merge patch (RFC 7396); a resource version in it is a precondition.
+    pub async fn merge(&self, kind: &Kind, key: &ObjectKey, patch: &Value) -> Result<Value, CallError> {
+        let request = v1::PatchRequest {
+            resource: Some(resource(kind)),
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            content_type: "application/merge-patch+json".to_owned(),
+            patch: patch.to_string().into(),
+            field_validation: "Strict".to_owned(),
+            ..v1::PatchRequest::default()
+        };
+        let answer = self.objects.clone().patch(request).await.map_err(|status| self.refused(&status))?;
+        object(&answer.into_inner().json)
+    }
+
+    /// Asks a pod to go, as one does who empties its node; only if it still has this uid.
+    pub async fn evict(
+        &self,
+        pod: &ObjectKey,
+        uid: &str,
+        grace_period_seconds: Option<i64>,
+    ) -> Result<Value, CallError> {
+        let mut options = json!({"preconditions": {"uid": uid}});
+        if let Some(seconds) = grace_period_seconds {
+            options["gracePeriodSeconds"] = seconds.into();
+        }
+        let eviction = json!({
+            "apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": {"namespace": pod.namespace, "name": pod.name}, "deleteOptions": options,
+        });
+        let request = v1::CreateRequest {
+            resource: Some(resource(catalogue::pods())),
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            subresource: "eviction".to_owned(),
+            json: eviction.to_string().into(),
+            ..v1::CreateRequest::default()
+        };
+        let answer = self.objects.clone().create(request).await.map_err(|status| self.refused(&status))?;
+        object(&answer.into_inner().json)
     }
 
     /// Asks for a deletion; `grace_period_seconds` `None` means the object's own.

@@ -1,4 +1,6 @@
-//! `coracle describe`: the object as a tree for people, then its events.
+//! `coracle describe`: the object as a tree for people, or a node in sections of its own, then its events.
+
+mod node;
 
 use super::{
     ScopeArgs,
@@ -44,12 +46,15 @@ impl Describe {
             };
             for item in items {
                 let events = events(&connection, target.kind, &item).await?;
+                let is_node = target.kind == catalogue::nodes();
+                let surroundings =
+                    if is_node { Some(node::Surroundings::find(&connection, &item).await?) } else { None };
                 let mut out = io::stdout().lock();
                 if !first {
                     writeln!(out, "\n")?;
                 }
                 first = false;
-                describe(&mut out, target.kind, &item, &events)?;
+                describe(&mut out, target.kind, &item, surroundings.as_ref(), &events)?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -72,7 +77,13 @@ async fn events(connection: &Connection, kind: &Kind, object: &Value) -> Result<
     Ok(events)
 }
 
-fn describe(out: &mut impl Write, kind: &Kind, object: &Value, events: &[Value]) -> Result<()> {
+fn describe(
+    out: &mut impl Write,
+    kind: &Kind,
+    object: &Value,
+    surroundings: Option<&node::Surroundings>,
+    events: &[Value],
+) -> Result<()> {
     let metadata = &object["metadata"];
     let mut rows = vec![vec!["Name:".to_owned(), meta::name(object).to_owned()]];
     if kind.namespaced {
@@ -90,6 +101,10 @@ fn describe(out: &mut impl Write, kind: &Kind, object: &Value, events: &[Value])
         }
     }
     columns(out, &rows, &mut Vec::new())?;
+    if let Some(surroundings) = surroundings {
+        node::describe(out, object, surroundings)?;
+        return describe_events(out, events);
+    }
     let body = object.as_object().into_iter().flatten();
     for (key, value) in body.filter(|(key, _)| !["apiVersion", "kind", "metadata"].contains(&key.as_str())) {
         let masked = kind.kind == "Secret" && key == "data";
@@ -212,7 +227,7 @@ mod tests {
         let event = json!({"type": "Normal", "reason": "Made", "count": 2, "lastTimestamp": "2026-01-01T00:00:00Z",
             "source": {"component": "test"}, "message": "it is\nthere"});
         let mut out = Vec::new();
-        describe(&mut out, catalogue::secrets(), &secret, &[event]).unwrap();
+        describe(&mut out, catalogue::secrets(), &secret, None, &[event]).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(!text.contains("aHVudGVyMg"), "{text}");
         insta::assert_snapshot!(text, @r"

@@ -15,4 +15,5 @@ mod sessions;
 #[cfg(test)]
 mod testing;
 
+pub use admission::default_tolerations::TolerationDefaults;
 pub use door::{Door, DoorConfig};

@@ -1,6 +1,7 @@
 //! A door over a store in memory, for this crate's tests.
 
 use crate::{
+    TolerationDefaults,
     auth::Authenticator,
     door::{Body, Door, DoorConfig, Target, WriteOptions},
     identity::Identity,
@@ -21,6 +22,7 @@ pub(crate) async fn door() -> (Arc<Door>, Arc<LocalProposer>) {
         proposer: Arc::clone(&proposer) as _,
         service_range: (Ipv4Addr::new(10, 96, 0, 0), 16),
         blob_dir: PathBuf::from("/nonexistent"),
+        tolerations: TolerationDefaults::default(),
     });
     create(&door, &Target::collection(catalogue::namespaces(), ""), json!({"metadata": {"name": "default"}}))
         .await

@@ -16,6 +16,7 @@ pub mod pod_garbage;
 pub mod runtime;
 pub mod service_backends;
 pub mod service_endpoints;
+pub mod taint_eviction;
 pub mod work_queue;
 
 use caches::Caches;
@@ -24,11 +25,26 @@ use coracle_client::{
     clock::{Clock, SystemClock},
     events::Recorder,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// How events name these controllers.
 pub const COMPONENT: &str = "controller-manager";
+
+/// How controllers behave, where that is for an operator to choose. Defaults are kube-controller-manager's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// How patient the cluster is with its nodes.
+    pub nodes: node_lifecycle::Settings,
+    /// How long pods of a node that is gone stay.
+    pub gone_node_grace: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { nodes: node_lifecycle::Settings::default(), gone_node_grace: pod_garbage::QUARANTINE_DEFAULT }
+    }
+}
 
 /// What every controller stands on.
 #[derive(Clone)]
@@ -56,21 +72,22 @@ impl Context {
 }
 
 /// Runs every controller until `shutdown` is cancelled.
-pub async fn run(client: Arc<dyn Client>, shutdown: CancellationToken) {
-    run_with(client, Arc::new(SystemClock::new()), shutdown).await;
+pub async fn run(client: Arc<dyn Client>, settings: Settings, shutdown: CancellationToken) {
+    run_with(client, Arc::new(SystemClock::new()), settings, shutdown).await;
 }
 
 /// As [`run`], with a clock of the caller's.
-pub async fn run_with(client: Arc<dyn Client>, clock: Arc<dyn Clock>, shutdown: CancellationToken) {
+pub async fn run_with(client: Arc<dyn Client>, clock: Arc<dyn Clock>, settings: Settings, shutdown: CancellationToken) {
     let context = Context::new(client, clock, shutdown);
-    let tasks = [
+    let mut tasks = vec![
         namespaces::start(&context),
         service_endpoints::start(&context),
-        node_lifecycle::start(&context, node_lifecycle::Times::default()),
-        pod_garbage::start(&context),
+        taint_eviction::start(&context),
+        pod_garbage::start(&context, settings.gone_node_grace),
         owner_references::start(&context),
         event_expiry::start(&context),
     ];
+    tasks.extend(node_lifecycle::start(&context, &settings.nodes));
     for task in tasks {
         if let Err(error) = task.await {
             tracing::error!(%error, "a controller's supervisor ended");

@@ -1,13 +1,14 @@
-//! Removes pods that nobody else will: those on nodes that are no more, and those that were deleted before they had a
-//! node.
+//! Removes pods that nobody else will: those on nodes that are no more, those that were deleted before they had a node, and
+//! those that are ending on a node that is lost and of which somebody says that its machine is off.
 
 use crate::{
     Context,
+    node_lifecycle::readiness,
     runtime::{self, Controller, Keys, Next},
 };
 use async_trait::async_trait;
 use coracle_client::{DeleteOptions, Write, changes::Changed};
-use coracle_objects::{ApiError, ObjectKey, Reason, catalogue, meta};
+use coracle_objects::{ApiError, ObjectKey, Reason, catalogue, meta, nodes::TAINT_OUT_OF_SERVICE};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::{
@@ -16,8 +17,8 @@ use std::{
 };
 use tokio::task::JoinHandle;
 
-/// A node that is gone may come back, e.g. because it registers anew.
-pub const QUARANTINE: Duration = Duration::from_secs(40);
+/// How long pods of a node that is gone stay, where nobody says otherwise: it may come back, e.g. because it registers anew.
+pub const QUARANTINE_DEFAULT: Duration = Duration::from_secs(40);
 
 /// What becomes of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,34 +35,55 @@ fn node_of(pod: &Value) -> Option<&str> {
     pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty())
 }
 
-/// What becomes of a pod whose node (if it has one) has been missing for `missing`.
+/// How the node that a pod names is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// The pod names none.
+    None,
+    /// It looks after its pods, or will.
+    There,
+    /// It is not ready, and its machine is off.
+    Off,
+    /// It has been gone for this time.
+    Gone(Duration),
+}
+
+/// What becomes of a pod; one whose node has been gone for `quarantine` goes.
 #[must_use]
-pub fn plan(pod: &Value, missing: Option<Duration>) -> Plan {
-    match (node_of(pod), missing) {
-        (None, _) if meta::is_terminating(pod) => Plan::Delete,
-        (None, _) | (Some(_), None) => Plan::Keep,
-        (Some(_), Some(missing)) => match QUARANTINE.saturating_sub(missing) {
+pub fn plan(pod: &Value, node: Whereabouts, quarantine: Duration) -> Plan {
+    match node {
+        Whereabouts::None | Whereabouts::Off if meta::is_terminating(pod) => Plan::Delete,
+        Whereabouts::None | Whereabouts::Off | Whereabouts::There => Plan::Keep,
+        Whereabouts::Gone(time) => match quarantine.saturating_sub(time) {
             Duration::ZERO => Plan::Delete,
             left => Plan::Wait(left),
         },
     }
 }
 
+/// Whether somebody says that the machine of a node that is not ready is off.
+fn is_off(node: &Value) -> bool {
+    let mut taints = node["spec"]["taints"].as_array().into_iter().flatten();
+    readiness(node) != "True" && taints.any(|taint| taint["key"] == TAINT_OUT_OF_SERVICE)
+}
+
 struct PodGarbage {
     context: Context,
+    quarantine: Duration,
     /// Nodes named by pods that are not there, and since when we know.
     missing: Mutex<HashMap<String, Duration>>,
 }
 
 impl PodGarbage {
-    fn missing_for(&self, node: &str) -> Option<Duration> {
+    fn whereabouts(&self, node: Option<&str>) -> Whereabouts {
+        let Some(name) = node else { return Whereabouts::None };
         let mut missing = self.missing.lock();
-        if self.context.caches.nodes.get(&ObjectKey::cluster(node)).is_some() {
-            missing.remove(node);
-            return None;
+        if let Some(node) = self.context.caches.nodes.get(&ObjectKey::cluster(name)) {
+            missing.remove(name);
+            return if is_off(&node) { Whereabouts::Off } else { Whereabouts::There };
         }
         let now = self.context.clock.monotonic();
-        Some(now.saturating_sub(*missing.entry(node.to_owned()).or_insert(now)))
+        Whereabouts::Gone(now.saturating_sub(*missing.entry(name.to_owned()).or_insert(now)))
     }
 
     /// The cache may lag: a pod is not taken away from a node that is there.
@@ -81,14 +103,15 @@ impl Controller for PodGarbage {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, ApiError> {
         let Some(pod) = self.context.caches.pods.get(key) else { return Ok(Next::Done) };
         let node = node_of(&pod);
-        match plan(&pod, node.and_then(|node| self.missing_for(node))) {
+        let whereabouts = self.whereabouts(node);
+        match plan(&pod, whereabouts, self.quarantine) {
             Plan::Keep => Ok(Next::Done),
             Plan::Wait(time) => Ok(Next::After(time)),
             Plan::Delete => {
-                if let Some(node) = node
+                if let (Some(node), Whereabouts::Gone(_)) = (node, whereabouts)
                     && !self.is_really_missing(node).await?
                 {
-                    return Ok(Next::After(QUARANTINE));
+                    return Ok(Next::After(self.quarantine));
                 }
                 let options = DeleteOptions {
                     grace_period_seconds: Some(0),
@@ -103,28 +126,28 @@ impl Controller for PodGarbage {
     }
 }
 
-/// Pods of nodes that went.
-fn of_gone_nodes(context: &Context) -> Keys<ObjectKey> {
+/// Pods of nodes that went, or whose machines went off.
+fn of_lost_nodes(context: &Context) -> Keys<ObjectKey> {
     let pods = context.caches.pods.clone();
     runtime::keys_from(&context.caches.nodes, move |nodes, changed| {
-        let is_gone = |key: &ObjectKey| nodes.get(key).is_none();
-        let gone: HashSet<String> = match changed {
-            Changed::Keys(keys) => keys.into_iter().filter(is_gone).map(|key| key.name).collect(),
+        let is_lost = |key: &ObjectKey| nodes.get(key).is_none_or(|node| is_off(&node));
+        let lost: HashSet<String> = match changed {
+            Changed::Keys(keys) => keys.into_iter().filter(is_lost).map(|key| key.name).collect(),
             Changed::Everything => return pods.keys(),
         };
-        if gone.is_empty() {
+        if lost.is_empty() {
             return Vec::new();
         }
         let pods = pods.all().into_iter();
-        pods.filter(|pod| node_of(pod).is_some_and(|node| gone.contains(node))).map(|pod| meta::key(&pod)).collect()
+        pods.filter(|pod| node_of(pod).is_some_and(|node| lost.contains(node))).map(|pod| meta::key(&pod)).collect()
     })
 }
 
-/// Starts the controller.
-pub fn start(context: &Context) -> JoinHandle<()> {
-    runtime::spawn("pod garbage", context, |context| {
-        let sources = vec![runtime::same_keys(&context.caches.pods), of_gone_nodes(context)];
-        (PodGarbage { context: context.clone(), missing: Mutex::default() }, sources)
+/// Starts the controller; pods of a node that is gone stay for `quarantine`.
+pub fn start(context: &Context, quarantine: Duration) -> JoinHandle<()> {
+    runtime::spawn("pod garbage", context, move |context| {
+        let sources = vec![runtime::same_keys(&context.caches.pods), of_lost_nodes(context)];
+        (PodGarbage { context: context.clone(), quarantine, missing: Mutex::default() }, sources)
     })
 }
 
@@ -148,17 +171,33 @@ mod tests {
     fn only_pods_that_nobody_looks_after_go() {
         let mut ending = pod("p", None);
         ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
-        let second = Duration::from_secs(1);
+        let mut ending_there = pod("p", Some("n"));
+        ending_there["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        let (second, quarantine) = (Duration::from_secs(1), QUARANTINE_DEFAULT);
         let table = [
-            (pod("p", None), None, Plan::Keep),
-            (ending, None, Plan::Delete),
-            (pod("p", Some("n")), None, Plan::Keep),
-            (pod("p", Some("n")), Some(QUARANTINE.saturating_sub(second)), Plan::Wait(second)),
-            (pod("p", Some("n")), Some(QUARANTINE), Plan::Delete),
+            (pod("p", None), Whereabouts::None, Plan::Keep),
+            (ending, Whereabouts::None, Plan::Delete),
+            (pod("p", Some("n")), Whereabouts::There, Plan::Keep),
+            (ending_there.clone(), Whereabouts::There, Plan::Keep),
+            (pod("p", Some("n")), Whereabouts::Off, Plan::Keep),
+            (ending_there, Whereabouts::Off, Plan::Delete),
+            (pod("p", Some("n")), Whereabouts::Gone(quarantine.saturating_sub(second)), Plan::Wait(second)),
+            (pod("p", Some("n")), Whereabouts::Gone(quarantine), Plan::Delete),
         ];
-        for (pod, missing, expected) in table {
-            assert_eq!(plan(&pod, missing), expected, "{pod} {missing:?}");
+        for (pod, node, expected) in table {
+            assert_eq!(plan(&pod, node, quarantine), expected, "{pod} {node:?}");
         }
+    }
+
+    #[test]
+    fn a_machine_is_off_when_its_node_is_lost_and_somebody_says_so() {
+        let node = |ready: &str, key: &str| {
+            json!({"spec": {"taints": [{"key": key, "effect": "NoExecute"}]},
+                "status": {"conditions": [{"type": "Ready", "status": ready}]}})
+        };
+        assert!(is_off(&node("Unknown", TAINT_OUT_OF_SERVICE)));
+        assert!(!is_off(&node("True", TAINT_OUT_OF_SERVICE)));
+        assert!(!is_off(&node("Unknown", "other")));
     }
 
     #[tokio::test]
@@ -172,7 +211,7 @@ mod tests {
             fake.put(catalogue::pods(), pod(&format!("on-{name}"), Some(name)));
         }
         let context = Context::new(fake.client(), Arc::new(clock.clone()), shutdown);
-        start(&context);
+        start(&context, QUARANTINE_DEFAULT);
         clock.settle().await;
         fake.remove(catalogue::nodes(), &ObjectKey::cluster("goes"));
         fake.remove(catalogue::nodes(), &ObjectKey::cluster("returns"));

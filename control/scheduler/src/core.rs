@@ -194,10 +194,10 @@ fn best<'a>(feasible: &[(&'a Node, &Offer)], pod: &PendingPod) -> Option<&'a Nod
     if let [(only, _)] = feasible {
         return Some(only);
     }
-    let replicas_max = scores::replicas_max(feasible.iter().map(|(node, _)| *node), pod);
+    let most = scores::Most::of(feasible.iter().copied(), pod);
     let mut best: Option<(i64, &Node)> = None;
     for (node, offer) in feasible {
-        let score = scores::total(node, offer, pod, replicas_max);
+        let score = scores::total(node, offer, pod, most);
         if best.is_none_or(|(highest, _)| score > highest) {
             best = Some((score, node));
         }

@@ -12,7 +12,6 @@ pub mod pod;
 pub mod queue;
 pub mod resources;
 pub mod scores;
-pub mod taints;
 
 use coracle_client::{
     Client,

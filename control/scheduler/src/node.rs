@@ -1,11 +1,12 @@
 //! The scheduler's form of a node: what it offers and what is taken.
 
-use crate::{
-    pod::{Group, HostPort, Usage},
+use crate::pod::{Group, HostPort, Usage};
+use coracle_objects::{
+    node_affinity::Labels,
+    quantity::Quantity,
     resources::Resources,
     taints::{self, Taint},
 };
-use coracle_objects::{node_affinity::Labels, quantity::Quantity};
 use serde_json::Value;
 use std::sync::Arc;
 

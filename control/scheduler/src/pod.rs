@@ -1,13 +1,11 @@
 //! The scheduler's form of a pod.
 
-use crate::{
-    SCHEDULER_NAME,
-    resources::{self, Resources},
-    taints::{self, Toleration},
-};
+use crate::{SCHEDULER_NAME, resources::assumed};
 use coracle_objects::{
     ObjectKey, meta,
-    node_affinity::{Labels, NodeRequirements},
+    node_affinity::{Labels, NodePreferences, NodeRequirements},
+    resources::{self, Resources},
+    taints::{self, Toleration},
 };
 use serde_json::Value;
 use std::{
@@ -59,7 +57,7 @@ impl Usage {
     #[must_use]
     pub fn of_pod(pod: &Value) -> Self {
         let spec = &pod["spec"];
-        let (assumed_cpu_milli, assumed_memory) = resources::assumed(spec);
+        let (assumed_cpu_milli, assumed_memory) = assumed(spec);
         Self {
             requests: resources::requested(spec),
             assumed_cpu_milli,
@@ -107,6 +105,8 @@ pub struct PendingPod {
     pub usage: Arc<Usage>,
     /// Which nodes it wants.
     pub requirements: NodeRequirements,
+    /// Which of those it would rather have.
+    pub preferences: NodePreferences,
     /// Which taints it bears.
     pub tolerations: Vec<Toleration>,
 }
@@ -122,6 +122,7 @@ impl PendingPod {
             priority: spec["priority"].as_i64().unwrap_or(0),
             usage: Arc::new(Usage::of_pod(pod)),
             requirements: NodeRequirements::of_pod(spec),
+            preferences: NodePreferences::of_pod(spec),
             tolerations: taints::of_pod(spec),
         }
     }

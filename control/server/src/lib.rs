@@ -7,11 +7,13 @@ mod bootstrap;
 mod credentials;
 mod files;
 mod kubeconfig;
+mod patience;
 mod pki;
 mod start;
 
 pub use credentials::node_directory;
 pub use kubeconfig::reachable;
+pub use patience::Patience;
 pub use start::{RunningServer, start};
 
 use coracle_objects::ApiError;
@@ -38,6 +40,8 @@ pub struct ServerConfig {
     pub name: String,
     /// Nodes to make credentials for.
     pub nodes: Vec<String>,
+    /// How patient the cluster is with its nodes.
+    pub patience: Patience,
 }
 
 /// Why a server could not start, or ended.

@@ -1,7 +1,7 @@
 //! Starting everything in its order, and stopping it in the reverse.
 
 use crate::{
-    KUBERNETES_SERVICE_IP, SERVICE_RANGE, ServerConfig, ServerError, bootstrap, credentials,
+    KUBERNETES_SERVICE_IP, Patience, SERVICE_RANGE, ServerConfig, ServerError, bootstrap, credentials,
     files::{self, Lock, SECRET},
     kubeconfig,
     pki::{self, Authority, Issued, Subject},
@@ -63,7 +63,7 @@ pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<
     let store_dir = data_dir.join("store");
     files::private_directory(&store_dir)?;
     let replica = Replica::open(ReplicaConfig::new(store_dir, SERVER_ID)).await?;
-    let control_plane = ControlPlane::new(data_dir, replica, access.authenticator)?;
+    let control_plane = ControlPlane::new(data_dir, replica, access.authenticator, config.patience.clone())?;
     if let Err(error) = bootstrap::run(&*control_plane.door.client(Identity::admin()), address.port()).await {
         control_plane.replica.shutdown().await;
         return Err(ServerError::Bootstrap(error));
@@ -126,23 +126,36 @@ struct ControlPlane {
     links: Arc<NodeLinks>,
     registry: Arc<Registry>,
     authenticator: Arc<Authenticator>,
+    controllers: coracle_controllers::Settings,
 }
 
 impl ControlPlane {
-    fn new(data_dir: &Path, replica: Replica, authenticator: Arc<Authenticator>) -> Result<Self, ServerError> {
+    fn new(
+        data_dir: &Path,
+        replica: Replica,
+        authenticator: Arc<Authenticator>,
+        patience: Patience,
+    ) -> Result<Self, ServerError> {
         let blob_dir = data_dir.join("blobs");
         files::private_directory(&blob_dir)?;
         let store = replica.store().clone();
         let proposer = Arc::new(replica.clone());
         let registry = Registry::open(blob_dir.clone(), proposer.clone(), store.clone())
             .map_err(|source| ServerError::DataDir { path: blob_dir.clone(), source })?;
-        let door = Door::new(DoorConfig { proposer, store: store.clone(), service_range: SERVICE_RANGE, blob_dir });
+        let door = Door::new(DoorConfig {
+            proposer,
+            store: store.clone(),
+            service_range: SERVICE_RANGE,
+            blob_dir,
+            tolerations: patience.tolerations,
+        });
         let links = NodeLinks::new(door.closing().clone());
         door.set_log_reader(Arc::clone(&links) as _);
         door.set_node_links(Arc::clone(&links));
         let connected = Arc::clone(&links);
         door.set_ready_check(Box::new(move || missing(&store, &|node| connected.is_connected(node))));
-        Ok(Self { replica, door, links, registry: Arc::new(registry), authenticator })
+        let controllers = patience.controllers;
+        Ok(Self { replica, door, links, registry: Arc::new(registry), authenticator, controllers })
     }
 
     fn services(&self) -> Services {
@@ -165,7 +178,8 @@ impl ControlPlane {
     ) -> Option<String> {
         let loops = CancellationToken::new();
         let scheduler = coracle_scheduler::run(self.door.client(Identity::scheduler()), loops.clone());
-        let controllers = coracle_controllers::run(self.door.client(Identity::controller_manager()), loops.clone());
+        let controllers = self.door.client(Identity::controller_manager());
+        let controllers = coracle_controllers::run(controllers, self.controllers.clone(), loops.clone());
         let background = [tokio::spawn(scheduler), tokio::spawn(controllers)];
         let stop_serving = shutdown.child_token();
         let serving = tokio::spawn(listener::serve(listener, tls, app, stop_serving.clone()));

@@ -6,6 +6,7 @@ use crate::{
     network::addresses::Addresses,
     node,
     pressure::Pressure,
+    reflector::Cache,
     retry::Reconnect,
 };
 use coracle_objects::{ApiError, ObjectKey, Reason, meta, nodes::TUNNEL_ANNOTATION};
@@ -18,10 +19,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// How often the lease is renewed: four times within its duration.
-const LEASE_INTERVAL: Duration = Duration::from_secs(10);
-/// A lease renewed later than this may have been found expired, and the node declared unknown.
-const LEASE_GAP_MAX: time::Duration = time::Duration::seconds(30);
+/// How often the lease is renewed, where nobody says otherwise.
+pub const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
+/// How many times the lease is renewed within its duration.
+const RENEWALS_IN_A_LEASE: u32 = 4;
+/// A lease renewed later than after this many intervals may have been found expired, and the node declared unknown.
+const INTERVALS_MISSED_MAX: u32 = 3;
 /// How often the status is looked at, and written if it changed.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the status is written although nothing changed.
@@ -38,6 +41,10 @@ pub(crate) struct Heartbeat {
     pub(crate) addresses: Arc<Addresses>,
     /// Where other nodes reach this one's end of the tunnel, as its annotation says; empty for nowhere.
     pub(crate) reached_at: watch::Receiver<String>,
+    /// How often the lease is renewed.
+    pub(crate) interval: Duration,
+    /// How others see this node.
+    pub(crate) nodes: Cache,
 }
 
 impl Heartbeat {
@@ -51,13 +58,14 @@ impl Heartbeat {
         }
     }
 
-    /// Writes the status when it changed, when it is due, and when `resumed`: somebody may have declared the node
-    /// unknown while it was not heard of.
+    /// Writes the status when it changed, when it is due, when `resumed` (somebody may have declared the node unknown while
+    /// it was not heard of), and when it is seen that somebody has.
     async fn keep_status(&self, resumed: &Notify) {
         let (mut ready, mut pressure, mut reached_at) =
             (self.ready.clone(), self.pressure.clone(), self.reached_at.clone());
         let mut reconnect = Reconnect::new();
         let mut written: Option<(Value, Instant)> = None;
+        let (mut view, mut is_unknown) = (self.nodes.version(), false);
         loop {
             let is_ready = *ready.borrow_and_update();
             let due = match &written {
@@ -75,7 +83,8 @@ impl Heartbeat {
                         reconnect.reset();
                     }
                     Err(error) => {
-                        if reconnect.is_first() {
+                        // Others write to the node too: it is looked at again.
+                        if reconnect.is_first() && error.reason != Reason::Conflict {
                             warn!(%error, "cannot write the node's status");
                         }
                         tokio::time::sleep(reconnect.delay()).await;
@@ -88,7 +97,25 @@ impl Heartbeat {
                 Ok(()) = pressure.changed() => {}
                 Ok(()) = reached_at.changed() => written = None,
                 () = resumed.notified() => written = None,
+                () = self.declared_unknown(&mut view, &mut is_unknown) => written = None,
                 () = tokio::time::sleep(STATUS_INTERVAL) => {}
+            }
+        }
+    }
+
+    /// Resolves when others begin to see this node as one of which nothing is heard; `is_unknown` is what was seen last.
+    async fn declared_unknown(&self, view: &mut watch::Receiver<u64>, is_unknown: &mut bool) {
+        loop {
+            view.borrow_and_update();
+            let node = self.nodes.get(&ObjectKey::cluster(&self.identity.name));
+            let conditions = node.as_ref().and_then(|node| node["status"]["conditions"].as_array());
+            let ready = conditions.and_then(|all| all.iter().find(|one| one["type"] == "Ready"));
+            let was_unknown = std::mem::replace(is_unknown, ready.is_some_and(|ready| ready["status"] == "Unknown"));
+            if *is_unknown && !was_unknown {
+                return;
+            }
+            if view.changed().await.is_err() {
+                std::future::pending::<()>().await;
             }
         }
     }
@@ -155,11 +182,11 @@ impl Heartbeat {
                     reconnect.reset();
                     // By the wall clock: it goes on while the machine sleeps.
                     let now = clock::now();
-                    if now - renewed_at > LEASE_GAP_MAX {
+                    if now - renewed_at > self.interval * INTERVALS_MISSED_MAX {
                         resumed.notify_one();
                     }
                     renewed_at = now;
-                    tokio::time::sleep(LEASE_INTERVAL).await;
+                    tokio::time::sleep(self.interval).await;
                 }
                 Err(error) => {
                     if reconnect.is_first() {
@@ -172,7 +199,7 @@ impl Heartbeat {
     }
 
     async fn renew(&self, held: Option<Value>) -> Result<Value, ApiError> {
-        let mut lease = node::lease(&self.identity.name, clock::now());
+        let mut lease = node::lease(&self.identity.name, self.interval * RENEWALS_IN_A_LEASE, clock::now());
         let current = match held {
             Some(held) => held,
             None => match self.link.get(LEASES, &meta::key(&lease)).await {
@@ -188,7 +215,7 @@ impl Heartbeat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{fake::FakeLink, machine::Facts};
+    use crate::{fake::FakeLink, machine::Facts, reflector::Sink as _};
     use std::collections::BTreeMap;
 
     fn ready_status(link: &FakeLink) -> Option<String> {
@@ -216,7 +243,9 @@ mod tests {
         addresses.set_range("10.244.8.0/22");
         let pressure = watch::Sender::new(Pressure::default()).subscribe();
         let reached_at = watch::Sender::new("192.0.2.1:6444".to_owned()).subscribe();
-        (Heartbeat { link: link.clone(), identity, pressure, ready, addresses, reached_at }, ready_sender)
+        let (interval, nodes) = (HEARTBEAT_INTERVAL_DEFAULT, Cache::new());
+        let link = link.clone();
+        (Heartbeat { link, identity, pressure, ready, addresses, reached_at, interval, nodes }, ready_sender)
     }
 
     #[tokio::test]
@@ -272,6 +301,29 @@ mod tests {
         }
         stop.cancel();
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_node_that_sees_itself_unknown_says_that_it_is_back_once() {
+        let link = FakeLink::new();
+        let (heartbeat, ready_sender) = heartbeat(&link);
+        ready_sender.send(true).unwrap();
+        let mut view = heartbeat.nodes.clone();
+        let task = tokio::spawn(async move { heartbeat.keep_status(&Notify::new()).await });
+        link.wait("ready", |link| ready_status(link).as_deref() == Some("True")).await;
+        let mut node = link.stored(NODES, &ObjectKey::cluster("n")).unwrap();
+        for condition in node["status"]["conditions"].as_array_mut().unwrap() {
+            condition["status"] = "Unknown".into();
+        }
+        let seen = link.put(NODES, node);
+        view.apply(seen.clone());
+        link.wait("ready again", |link| ready_status(link).as_deref() == Some("True")).await;
+        // The view is behind: what it shows again has been answered.
+        let written = link.stored(NODES, &ObjectKey::cluster("n")).unwrap();
+        view.apply(seen);
+        tokio::task::yield_now().await;
+        assert_eq!(link.stored(NODES, &ObjectKey::cluster("n")).unwrap(), written);
+        task.abort();
     }
 
     #[tokio::test]

@@ -131,12 +131,12 @@ pub const REGISTRIES_FILE: &str = "registries.json";
 /// Name of the directory in the data directory whose files describe static pods.
 pub const STATIC_PODS_DIRECTORY: &str = "static-pods";
 
-pub use sizing::Size;
-
+pub use heartbeat::HEARTBEAT_INTERVAL_DEFAULT;
 pub use pressure::{
     images::ImageLimits,
     thresholds::{Amount, ParseError, Reserved, Thresholds},
 };
+pub use sizing::Size;
 
 /// How a node runs.
 #[derive(Debug, Clone)]
@@ -184,6 +184,8 @@ pub struct AgentConfig {
     pub compile_limits: CompileLimits,
     /// Guests run although the kernel cannot hold them in.
     pub allow_unconfined_guests: bool,
+    /// How often it says that it lives, [`HEARTBEAT_INTERVAL_DEFAULT`]; servers give it up after four times that, or later.
+    pub heartbeat_interval: Duration,
 }
 
 /// Why an agent ended.
@@ -366,6 +368,7 @@ impl Agent {
         (statics, keeper)
     }
 
+    #[expect(clippy::too_many_lines, reason = "everything is started here, in its order")]
     async fn run(self, entries: Vec<ledger::Entry>, shutdown: CancellationToken) {
         // The Node says from the beginning what holds its guests in.
         self.runners.probe().await;
@@ -453,6 +456,8 @@ impl Agent {
             ready: ready.clone(),
             addresses: self.context.network.addresses.clone(),
             reached_at: self.reached_at.subscribe(),
+            interval: self.config.heartbeat_interval,
+            nodes: self.context.caches.nodes.clone(),
         };
         tasks.spawn(heartbeat.run(stop_link.clone()));
         tasks.spawn(stop_pods.clone().run_until_cancelled_owned(async move {

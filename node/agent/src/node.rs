@@ -11,13 +11,11 @@ use crate::{
 };
 use coracle_objects::ranges::MAX_PODS_ANNOTATION;
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use time::OffsetDateTime;
 
 /// Pods that a node takes where nobody says otherwise (`status.capacity.pods`).
 pub(crate) const PODS_MAX_DEFAULT: u32 = 1000;
-/// A node whose lease is older than this is taken for dead.
-const LEASE_DURATION_SECONDS: u32 = 40;
 /// Namespace of the nodes' leases.
 pub(crate) const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// Version that the node claims: the Kubernetes minor whose objects it understands.
@@ -188,14 +186,14 @@ pub(crate) fn differs(one: &Value, other: &Value) -> bool {
     without_heartbeat(one) != without_heartbeat(other)
 }
 
-/// The lease by which the node says that it lives.
-pub(crate) fn lease(name: &str, now: OffsetDateTime) -> Value {
+/// The lease by which the node says that it lives; one that is older than `duration` means that it does not.
+pub(crate) fn lease(name: &str, duration: Duration, now: OffsetDateTime) -> Value {
     json!({
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
         "metadata": {"name": name, "namespace": LEASE_NAMESPACE},
         "spec": {
             "holderIdentity": name,
-            "leaseDurationSeconds": LEASE_DURATION_SECONDS,
+            "leaseDurationSeconds": duration.as_secs().max(1),
             "renewTime": clock::micros(now),
         },
     })

@@ -3,7 +3,9 @@
 use crate::{Signals, WorkloadOptions, absolute, process};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use coracle_agent::{AgentConfig, ImageLimits, Reserved, Size, Thresholds, credentials::Credentials};
+use coracle_agent::{
+    AgentConfig, HEARTBEAT_INTERVAL_DEFAULT, ImageLimits, Reserved, Size, Thresholds, credentials::Credentials,
+};
 use coracle_runner::compile::CompileLimits;
 use std::{
     collections::BTreeMap,
@@ -126,6 +128,7 @@ pub fn config(
         image_limits: ImageLimits::default(),
         compile_limits: CompileLimits::default(),
         allow_unconfined_guests: false,
+        heartbeat_interval: HEARTBEAT_INTERVAL_DEFAULT,
     })
 }
 

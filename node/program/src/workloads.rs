@@ -50,6 +50,9 @@ pub struct WorkloadOptions {
     /// How long an image that nothing uses stays in any case
     #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
     image_minimum_age: u64,
+    /// How often the node says that it lives [default: 10]; a server that gives nodes up early wants it often
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=30))]
+    heartbeat_interval: Option<u64>,
 }
 
 impl WorkloadOptions {
@@ -84,6 +87,7 @@ impl WorkloadOptions {
             memory_bytes: self.guests_machine_memory.map(|mib| mib << 20),
             thresholds: self.eviction_hard,
             image_limits: ImageLimits { high_percent, low_percent, unused_for },
+            heartbeat_interval: self.heartbeat_interval.map_or(config.heartbeat_interval, Duration::from_secs),
             ..config
         })
     }

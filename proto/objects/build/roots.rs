@@ -6,6 +6,7 @@ use k8s_openapi::{
         coordination::v1::Lease,
         core::v1::{Binding, ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service},
         discovery::v1::EndpointSlice,
+        policy::v1::Eviction,
     },
     apimachinery::pkg::apis::meta::v1::{DeleteOptions, ListMeta, Status, WatchEvent},
 };
@@ -26,6 +27,7 @@ pub(crate) fn definitions() -> Map<String, Value> {
         EndpointSlice,
         Endpoints,
         Event,
+        Eviction,
         Lease,
         ListMeta,
         Namespace,

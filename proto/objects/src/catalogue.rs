@@ -81,7 +81,7 @@ rows! {
     pods = pod, "" / "v1", "Pod", "pods", "pod",
         short: ["po"], categories: ["all"], namespaced: true, verbs: ALL,
         subresources: [("attach", "PodAttachOptions", CONNECT), ("binding", "Binding", CREATE),
-            ("exec", "PodExecOptions", CONNECT), ("log", "Pod", GET),
+            ("eviction", "Eviction", CREATE), ("exec", "PodExecOptions", CONNECT), ("log", "Pod", GET),
             ("portforward", "PodPortForwardOptions", CONNECT), ("status", "Pod", GET_PATCH_UPDATE)];
     secrets = secret, "" / "v1", "Secret", "secrets", "secret",
         short: [], categories: [], namespaced: true, verbs: ALL, subresources: [];

@@ -48,14 +48,20 @@ pub fn resources(group: &str, version: &str) -> Option<Value> {
         add_names(&mut resource, kind);
         resources.push(resource);
         resources.extend(kind.subresources.iter().map(|sub| {
-            json!({
+            let mut resource = json!({
                 "name": format!("{}/{}", kind.plural, sub.name), "singularName": "", "namespaced": kind.namespaced,
                 "kind": sub.kind, "verbs": verbs(sub.verbs),
-            })
+            });
+            let (group, version, _) = sub.body(kind);
+            if (group, version) != (kind.group, kind.version) {
+                resource["group"] = group.into();
+                resource["version"] = version.into();
+            }
+            resource
         }));
     }
     let group_version = group_version(group, version);
-    (!resources.is_empty()).then(|| {
+    (!resources.is_empty() || (group, version) == OF_EVICTIONS).then(|| {
         json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})
     })
 }
@@ -83,7 +89,7 @@ pub fn aggregated(core: bool) -> Value {
 fn aggregated_resource(kind: &'static Kind) -> Value {
     let mut resource = json!({
         "resource": kind.plural,
-        "responseKind": response_kind(kind, kind.kind),
+        "responseKind": response_kind((kind.group, kind.version, kind.kind)),
         "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": kind.singular,
         "verbs": verbs(kind.verbs),
@@ -97,11 +103,11 @@ fn aggregated_resource(kind: &'static Kind) -> Value {
 }
 
 fn aggregated_subresource(kind: &Kind, sub: &Subresource) -> Value {
-    json!({"subresource": sub.name, "responseKind": response_kind(kind, sub.kind), "verbs": verbs(sub.verbs)})
+    json!({"subresource": sub.name, "responseKind": response_kind(sub.body(kind)), "verbs": verbs(sub.verbs)})
 }
 
-fn response_kind(kind: &Kind, body: &str) -> Value {
-    json!({"group": kind.group, "version": kind.version, "kind": body})
+fn response_kind((group, version, kind): (&str, &str, &str)) -> Value {
+    json!({"group": group, "version": version, "kind": kind})
 }
 
 fn group_body(group: &'static str) -> Value {
@@ -127,10 +133,14 @@ fn versions(group: &'static str) -> impl Iterator<Item = &'static str> {
     group_versions().filter(move |(known, _)| *known == group).map(|(_, version)| version)
 }
 
+/// The group of evictions. It has no resources of its own, but older clients evict only where there is such a group.
+const OF_EVICTIONS: (&str, &str) = ("policy", "v1");
+
 /// Every group and version that is served: those of stored kinds, then those of computed ones.
 fn group_versions() -> impl Iterator<Item = (&'static str, &'static str)> {
     let stored = catalogue::group_versions().into_iter();
-    let mut all: Vec<_> = stored.chain(computed().map(|kind| (kind.group, kind.version))).collect();
+    let mut all: Vec<_> =
+        stored.chain(computed().map(|kind| (kind.group, kind.version))).chain([OF_EVICTIONS]).collect();
     all.dedup();
     all.into_iter()
 }
@@ -179,7 +189,8 @@ mod tests {
                 "discovery.k8s.io",
                 "metrics.k8s.io",
                 "authentication.k8s.io",
-                "authorization.k8s.io"
+                "authorization.k8s.io",
+                "policy"
             ]
         );
         assert_eq!(
@@ -215,6 +226,14 @@ mod tests {
             find("pods/binding"),
             json!({"name": "pods/binding", "singularName": "", "namespaced": true, "kind": "Binding", "verbs": ["create"]})
         );
+        assert_eq!(
+            find("pods/eviction"),
+            json!({
+                "name": "pods/eviction", "singularName": "", "namespaced": true, "group": "policy", "version": "v1",
+                "kind": "Eviction", "verbs": ["create"]
+            })
+        );
+        assert_eq!(resources("policy", "v1").map(|list| list["resources"].clone()), Some(json!([])));
         assert_eq!(find("namespaces/finalize")["namespaced"], false);
     }
 
@@ -255,6 +274,7 @@ mod tests {
         };
         assert_eq!(subresources[0], expected("attach", &["create", "get"], "PodAttachOptions"));
         assert_eq!(subresources[1], expected("binding", &["create"], "Binding"));
-        assert_eq!(subresources[2], expected("exec", &["create", "get"], "PodExecOptions"));
+        assert_eq!(subresources[2]["responseKind"], json!({"group": "policy", "version": "v1", "kind": "Eviction"}));
+        assert_eq!(subresources[3], expected("exec", &["create", "get"], "PodExecOptions"));
     }
 }

@@ -44,6 +44,9 @@ pub struct Document<'a> {
 impl Document<'static> {
     /// Body of `pods/x/binding`.
     pub const BINDING: Self = Self { kind: "Binding", group_version: Some(("", "v1")), type_name: None };
+    /// Body of `pods/x/eviction`; older clients send an older version of the group `policy`.
+    pub const EVICTION: Self =
+        Self { kind: "Eviction", group_version: None, type_name: Some("io.k8s.api.policy.v1.Eviction") };
     /// Body of a DELETE; every group version of Kubernetes has it.
     pub const DELETE_OPTIONS: Self = Self {
         kind: "DeleteOptions",

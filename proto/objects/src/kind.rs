@@ -44,7 +44,7 @@ impl Verb {
 /// A path below an object, e.g. `pods/x/status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subresource {
-    /// `status`, `log`, `binding`, `finalize`, `exec`.
+    /// `status`, `log`, `binding`, `eviction`, `finalize`, `exec`.
     pub name: &'static str,
     /// Kind of its body, e.g. `Pod`, `Binding`.
     pub kind: &'static str,
@@ -58,6 +58,15 @@ impl Subresource {
     #[must_use]
     pub fn connects(&self) -> bool {
         matches!(self.name, "attach" | "exec" | "portforward" | "proxy")
+    }
+
+    /// Group, version and kind of its body: of the parent's group, but for evictions.
+    #[must_use]
+    pub fn body(&self, parent: &Kind) -> (&'static str, &'static str, &'static str) {
+        match self.name {
+            "eviction" => ("policy", "v1", self.kind),
+            _ => (parent.group, parent.version, self.kind),
+        }
     }
 }
 

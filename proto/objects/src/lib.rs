@@ -21,11 +21,13 @@ pub mod patch;
 pub mod quantity;
 pub mod ranges;
 pub mod registry_auth;
+pub mod resources;
 pub mod reviews;
 pub mod rules;
 pub mod selector;
 pub mod static_pods;
 pub mod table;
+pub mod taints;
 
 pub use error::{ApiError, Cause, Reason};
 pub use kind::Kind;

@@ -1,5 +1,5 @@
-//! Which nodes a pod may run on: `nodeSelector` and the required part of `nodeAffinity`, in a form that is quick to match.
-//! Pure. The scheduler chooses by it, and each node checks by it what it is given.
+//! Which nodes a pod may run on (`nodeSelector` and the required part of `nodeAffinity`) and which it would rather have (the
+//! preferred part), in a form that is quick to match. Pure. The scheduler chooses by it, and each node checks by it what it is given.
 
 use serde_json::Value;
 
@@ -130,6 +130,27 @@ impl NodeRequirements {
     }
 }
 
+/// Which nodes a pod would rather have, of those that it may have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodePreferences(Vec<(i64, Term)>);
+
+impl NodePreferences {
+    /// Reads a pod's `spec`.
+    #[must_use]
+    pub fn of_pod(spec: &Value) -> Self {
+        let preferred = &spec["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"];
+        let terms = preferred.as_array().into_iter().flatten();
+        Self(terms.map(|one| (one["weight"].as_i64().unwrap_or(0), Term::parse(&one["preference"]))).collect())
+    }
+
+    /// The sum of the weights of what the node matches.
+    #[must_use]
+    pub fn weight(&self, name: &str, labels: &Labels) -> i64 {
+        let matching = self.0.iter().filter(|(_, term)| term.matches(name, labels));
+        matching.fold(0, |sum, (weight, _)| sum.saturating_add(*weight))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,5 +199,16 @@ mod tests {
         for (spec, expected) in table {
             assert_eq!(NodeRequirements::of_pod(&spec).match_node("n1", &labels), expected, "{spec}");
         }
+    }
+
+    #[test]
+    fn preferences_add_their_weights_up() {
+        let preferred = |key: &str, weight: i64| json!({"weight": weight, "preference": {"matchExpressions": [expression(key, "Exists", &[])]}});
+        let empty = json!({"weight": 50, "preference": {}});
+        let terms = json!([preferred("zone", 10), preferred("gpu", 20), preferred("arch", 3), empty]);
+        let spec = json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": terms}}});
+        let labels = Labels::from_map(&json!({"zone": "b", "arch": ""}));
+        assert_eq!(NodePreferences::of_pod(&spec).weight("n", &labels), 13);
+        assert_eq!(NodePreferences::of_pod(&json!({})).weight("n", &labels), 0);
     }
 }

@@ -1,5 +1,7 @@
 //! What servers and nodes agree on about Node objects: constants, and how a node's user is named. Nothing here decides.
 
+use serde_json::Value;
+
 /// What begins the user name of a node's credentials; the node's name follows.
 pub const USER_PREFIX: &str = "system:node:";
 /// The group of all nodes' credentials.
@@ -20,6 +22,16 @@ pub const TAINT_UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 pub const TAINT_UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 /// Taint by which an operator says that an unreachable machine is off: its pods may go at once.
 pub const TAINT_OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+
+/// Reason by which servers say in a pod's `Ready` that its node is not ready; what the node itself knows better it says again.
+pub const POD_MARK_REASON: &str = "NodeNotReady";
+
+/// Whether servers have marked a pod as being on a node that is not ready.
+#[must_use]
+pub fn is_pod_marked(pod: &Value) -> bool {
+    let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.any(|one| one["type"] == "Ready" && one["reason"] == POD_MARK_REASON)
+}
 
 /// The user of the node called `node`.
 #[must_use]

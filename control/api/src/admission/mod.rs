@@ -1,10 +1,12 @@
 //! What is checked and filled in between decoding and storing: namespace life cycle, addresses and ports of
-//! services, address ranges of nodes, bindings, sizes.
+//! services, address ranges of nodes, bindings, evictions, tolerations of pods, sizes.
 //!
 //! What must be unique in the cluster is claimed by unique keys in the same command that writes the object, so that
 //! two servers can never give the same address twice.
 
 pub(crate) mod binding;
+pub(crate) mod default_tolerations;
+pub(crate) mod eviction;
 pub(crate) mod namespace;
 pub(crate) mod node;
 mod node_range;
@@ -33,6 +35,13 @@ pub(crate) struct Claims {
 /// Whether objects of this kind are given something that is unique in the cluster.
 pub(crate) fn allocates(target: &Target) -> bool {
     target.kind == catalogue::services() || target.kind == catalogue::nodes()
+}
+
+/// Fills in what pods are given beyond their kind's own defaults: on this path nothing is allotted.
+pub(crate) fn complete(door: &Door, target: &Target, object: &mut Value) {
+    if target.kind == catalogue::pods() && target.subresource.is_empty() {
+        door.tolerations().apply(object);
+    }
 }
 
 /// Fills in what the cluster allots to a new object, or to one that `old` becomes.

@@ -124,6 +124,7 @@ impl Door {
             let (entry, old) = self.load_for(identity, verb, target).await?;
             let Checked { object: mut new, mut warnings } = make(&old)?;
             prepare(target, &mut new, &old, &entry)?;
+            admission::complete(self, target, &mut new);
             admission::node::admit_update(identity, target, &new, &old)?;
             let claims = admission::admit_update(self, target, &mut new, &old)?;
             warnings.extend(claims.warnings);

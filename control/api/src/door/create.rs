@@ -30,8 +30,10 @@ impl Door {
         body: Body,
         options: WriteOptions,
     ) -> Result<Written, ApiError> {
-        if target.subresource == "binding" {
-            return self.bind(identity, target, body, options).await;
+        match target.subresource {
+            "binding" => return self.bind(identity, target, body, options).await,
+            "eviction" => return self.evict(identity, target, body, options).await,
+            _ => {}
         }
         target.require(Verb::Create)?;
         let checked = body.decode(target.kind, options.validation)?;
@@ -45,6 +47,7 @@ impl Door {
         admission::node::admit_create(identity, target, &object)?;
         let namespace = admission::namespace::admit_create(self, target, new_name).await?;
         (target.kind.default)(&mut object);
+        admission::complete(self, target, &mut object);
         (target.kind.prepare_create)(&mut object);
         let written = self.store_new(target, object, namespace, options).await?;
         let warnings = checked.warnings.into_iter().chain(written.warnings).collect();

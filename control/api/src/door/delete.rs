@@ -7,7 +7,7 @@ use super::{
     gate::Asked,
     read::ListOptions,
     stamp,
-    target::{DeleteOptions, Removed},
+    target::{Body, DeleteOptions, Removed, WriteOptions, Written},
 };
 use crate::{admission, identity::Identity};
 use bytes::Bytes;
@@ -81,6 +81,23 @@ impl Door {
         }
     }
 
+    /// Asks a pod to go, for somebody who empties its node. `target` is the pod with subresource `eviction`.
+    ///
+    /// # Errors
+    /// As [`Self::delete`]; 400 and 422 for a body that is no eviction of this pod.
+    pub async fn evict(
+        &self,
+        identity: &Identity,
+        target: &Target,
+        body: Body,
+        options: WriteOptions,
+    ) -> Result<Written, ApiError> {
+        target.require(Verb::Create)?;
+        let options = admission::eviction::options(target, body, options)?;
+        let removed = self.delete_as(identity, "create", target, &options).await?;
+        Ok(Written { bytes: removed.bytes, warnings: Vec::new(), changed: true })
+    }
+
     async fn delete_as(
         &self,
         identity: &Identity,
@@ -103,6 +120,9 @@ impl Door {
                     (Command { ops, uniques: admission::release(target, &old), ..Command::default() }, None)
                 }
                 Plan::Keep(mut marked) => {
+                    if target.subresource == "eviction" {
+                        admission::eviction::mark(&mut marked, stamp::now_seconds());
+                    }
                     let encoded = Encoded::new(&mut marked)?;
                     let ops = vec![encoded.put(target.key(), expect)];
                     (Command { ops, ..Command::default() }, Some(encoded))

@@ -19,6 +19,7 @@ mod tests;
 pub use target::{Body, DeleteOptions, Removed, Target, WriteOptions, Written};
 
 use crate::{
+    admission::default_tolerations::TolerationDefaults,
     client::DoorClient,
     identity::Identity,
     metrics::Summaries,
@@ -45,6 +46,8 @@ pub struct DoorConfig {
     pub service_range: (Ipv4Addr, u8),
     /// Where the registry keeps blobs.
     pub blob_dir: PathBuf,
+    /// How long pods that say nothing else stay on a node that is lost.
+    pub tolerations: TolerationDefaults,
 }
 
 /// Says what is missing before a pod could run; an empty list means ready.
@@ -104,6 +107,12 @@ impl Door {
     #[must_use]
     pub fn service_range(&self) -> (Ipv4Addr, u8) {
         self.config.service_range
+    }
+
+    /// How long pods that say nothing else stay on a node that is lost.
+    #[must_use]
+    pub(crate) fn tolerations(&self) -> TolerationDefaults {
+        self.config.tolerations
     }
 
     /// Sets, once, what `/readyz` asks; a second call changes nothing.

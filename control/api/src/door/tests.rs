@@ -1,6 +1,7 @@
 //! The pipeline as in-process callers see it: concurrency, identities, the client's contract.
 
 use crate::{
+    TolerationDefaults,
     door::{Door, DoorConfig, Target},
     identity::Identity,
     testing::{self, config_map, create, pod, service},
@@ -204,6 +205,7 @@ async fn nothing_is_born_in_a_namespace_that_ends_meanwhile() {
         proposer: Arc::new(NamespaceEnds(proposer)),
         service_range: (Ipv4Addr::new(10, 96, 0, 0), 16),
         blob_dir: PathBuf::from("/nonexistent"),
+        tolerations: TolerationDefaults::default(),
     });
     let target = Target::collection(catalogue::config_maps(), "default");
     let refused = create(&door, &target, config_map("x")).await.unwrap_err();

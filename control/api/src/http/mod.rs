@@ -100,7 +100,7 @@ fn require_get(method: &Method) -> Result<(), ApiError> {
 }
 
 /// Subresources of pods that Kubernetes has and this server has not.
-const UNSERVED: [&str; 4] = ["ephemeralcontainers", "eviction", "proxy", "resize"];
+const UNSERVED: [&str; 3] = ["ephemeralcontainers", "proxy", "resize"];
 
 /// 404 for a path that is nothing.
 fn path_not_found(path: &str) -> ApiError {

@@ -57,7 +57,7 @@ impl Call<'_> {
             Method::GET | Method::HEAD if self.query.flag("watch")? => self.watch(target, view).await,
             Method::GET | Method::HEAD if is_collection => self.list(&target, view).await,
             Method::GET | Method::HEAD => self.get(&target, view).await,
-            Method::POST if is_collection || target.subresource == "binding" => self.create(&target, view, body).await,
+            Method::POST if is_collection || is_order(&target) => self.create(&target, view, body).await,
             Method::PUT if !is_collection => self.update(&target, view, body).await,
             Method::PATCH if !is_collection => self.patch(&target, view, body).await,
             // As in Kubernetes, what is in namespaces is deleted one namespace at a time.
@@ -137,7 +137,7 @@ impl Call<'_> {
         let options = self.query.write_options()?;
         let body = self.object_body(body).await?;
         let written = self.door.create(self.identity, target, body, options).await?;
-        if target.subresource == "binding" {
+        if is_order(target) {
             let status =
                 json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
             return Ok(answer::warn(answer::json(StatusCode::CREATED, &status), &written.warnings));
@@ -196,6 +196,11 @@ impl Call<'_> {
         let revision = self.door.store().revision().0.to_string();
         Ok(view.plain_list(&json!({"resourceVersion": revision}), removed))
     }
+}
+
+/// Whether what is posted there says what is to be done with the object above, and is nothing itself.
+fn is_order(target: &Target) -> bool {
+    matches!(target.subresource, "binding" | "eviction")
 }
 
 fn shown(view: View, status: StatusCode, written: Written) -> Result<Response, ApiError> {

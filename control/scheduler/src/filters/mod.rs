@@ -11,8 +11,8 @@ mod unschedulable;
 use crate::{
     node::{Node, Offer},
     pod::PendingPod,
-    taints::Taint,
 };
+use coracle_objects::taints::Taint;
 use std::{fmt, sync::Arc};
 
 /// Why a node will not do, in kube-scheduler's words.

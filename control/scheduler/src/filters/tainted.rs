@@ -4,8 +4,8 @@ use super::{Refusal, Tally};
 use crate::{
     node::{Node, Offer},
     pod::PendingPod,
-    taints::{self, Effect},
 };
+use coracle_objects::taints::{self, Effect};
 use std::sync::Arc;
 
 pub(super) fn passes(_: &Node, offer: &Offer, pod: &PendingPod, tally: &mut Tally) -> bool {

@@ -4,9 +4,11 @@ use super::{Refusal, Tally};
 use crate::{
     node::{Node, Offer},
     pod::PendingPod,
+};
+use coracle_objects::{
+    nodes::TAINT_UNSCHEDULABLE,
     taints::{self, Effect, Taint},
 };
-use coracle_objects::nodes::TAINT_UNSCHEDULABLE;
 
 pub(super) fn passes(_: &Node, offer: &Offer, pod: &PendingPod, tally: &mut Tally) -> bool {
     if !offer.is_unschedulable {

@@ -28,7 +28,7 @@ fn share(capacity: i64, taken: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resources::Resources;
+    use coracle_objects::resources::Resources;
 
     #[test]
     fn equal_shares_are_best() {

@@ -25,7 +25,7 @@ use crate::{
     reports::Report,
     static_pods::manifest::is_static_uid,
 };
-use coracle_objects::meta;
+use coracle_objects::{meta, nodes};
 use coracle_runner::protocol::{Exit, RunId};
 use ending::Eviction;
 use serde_json::Value;
@@ -134,6 +134,7 @@ pub(crate) struct Place<'a> {
 }
 
 /// See the module.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 pub(crate) struct Worker {
     context: Arc<Context>,
     pod: Arc<Value>,
@@ -156,6 +157,8 @@ pub(crate) struct Worker {
     probing: HashMap<usize, Box<dyn Any + Send + Sync>>,
     saved: Option<Saved>,
     reported_end: bool,
+    /// Others have said of the pod what only this node can know: it says it again.
+    contradicted: bool,
     /// It had finished before this agent knew it: its status stays as it is.
     frozen: bool,
     /// It never ran here.
@@ -212,6 +215,7 @@ impl Worker {
             probing: HashMap::new(),
             saved: None,
             reported_end: false,
+            contradicted: false,
             frozen,
             is_new: entry.is_none() && !frozen,
         }
@@ -286,6 +290,7 @@ impl Worker {
             }
         }
         let status = self.shown_status(&new);
+        self.contradicted |= nodes::is_pod_marked(&new) && !nodes::is_pod_marked(&self.pod);
         // Mostly it is what this agent wrote before: then one copy does for all.
         self.pod = if status == new["status"] { new.clone() } else { Arc::new(with_status(&new, status)) };
         // Also what does not change the status, such as a label, is for others to see.
@@ -435,9 +440,10 @@ impl Worker {
             status::derive(&self.pod, &self.state, &self.context.host_ip, previous, clock::now())
         };
         let then_delete = self.ending == Some(Ending::Deleted) && !self.state.is_busy();
-        if status == *previous && then_delete == self.reported_end {
+        if status == *previous && then_delete == self.reported_end && !self.contradicted {
             return;
         }
+        self.contradicted = false;
         self.reported_end = then_delete;
         self.pod = Arc::new(with_status(&self.pod, status.clone()));
         self.view.send_replace(self.pod.clone());

@@ -229,6 +229,24 @@ async fn a_guest_that_stops_when_asked_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn what_others_say_of_a_pod_in_this_nodes_place_is_put_right() {
+    let world = World::new();
+    world.link.put(PODS, simple("Always"));
+    let says = |pod: &Value, ready: &str| {
+        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == ready)
+    };
+    world.until("ready", |pod| says(pod, "True")).await;
+    let mut marked = world.pod();
+    for one in marked["status"]["conditions"].as_array_mut().unwrap().iter_mut().filter(|one| one["type"] == "Ready") {
+        one["status"] = "False".into();
+        one["reason"] = nodes::POD_MARK_REASON.into();
+    }
+    world.link.put(PODS, marked);
+    world.until("ready again", |pod| says(pod, "True") && !nodes::is_pod_marked(pod)).await;
+}
+
+#[tokio::test]
 async fn a_crashing_container_loops_and_its_counts_are_right() {
     let world = World::new();
     world.link.put(PODS, simple("Always"));

@@ -9,12 +9,12 @@ use crate::{
     retry::Reconnect,
 };
 use coracle_objects::{
-    ApiError, ObjectKey, Reason, meta,
+    ApiError, ObjectKey, Reason, meta, nodes,
     static_pods::{HASH_ANNOTATION, MIRROR_ANNOTATION},
 };
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::sync::Notify;
@@ -27,6 +27,8 @@ struct State {
     wanted: BTreeMap<ObjectKey, Arc<Value>>,
     /// The mirrors; unknown until the first listing.
     there: Option<BTreeMap<ObjectKey, Arc<Value>>>,
+    /// Mirrors of which others have said that their node is not ready.
+    marked: BTreeSet<ObjectKey>,
 }
 
 /// What has to be done at the server.
@@ -34,6 +36,8 @@ struct State {
 enum Action {
     Create(Arc<Value>),
     Delete(Arc<Value>),
+    /// Its mirror is to say again what is so of this pod.
+    Retell(Arc<Value>),
 }
 
 impl State {
@@ -46,7 +50,17 @@ impl State {
         let stale = there.iter().filter(|(key, mirror)| !self.wanted.get(*key).is_some_and(|pod| shows(mirror, pod)));
         let missing = self.wanted.iter().filter(|(key, _)| !there.contains_key(*key));
         let stale = stale.map(|(_, mirror)| Action::Delete(mirror.clone()));
-        stale.chain(missing.map(|(_, pod)| Action::Create(pod.clone()))).collect()
+        let missing = missing.map(|(_, pod)| Action::Create(pod.clone()));
+        let marked = self.marked.iter().filter_map(|key| self.wanted.get(key));
+        stale.chain(missing).chain(marked.map(|pod| Action::Retell(pod.clone()))).collect()
+    }
+
+    fn note_mark(&mut self, key: ObjectKey, mirror: &Value) {
+        if nodes::is_pod_marked(mirror) {
+            self.marked.insert(key);
+        } else {
+            self.marked.remove(&key);
+        }
     }
 }
 
@@ -71,13 +85,20 @@ impl Mirrors {
 
     /// The server has these mirrors and no others.
     pub(crate) fn replace(&self, mirrors: Vec<Value>) {
-        let there = mirrors.into_iter().map(|mirror| (meta::key(&mirror), Arc::new(mirror))).collect();
-        self.change(|state| state.there = Some(there));
+        let there: BTreeMap<_, _> = mirrors.into_iter().map(|mirror| (meta::key(&mirror), Arc::new(mirror))).collect();
+        self.change(|state| {
+            state.marked.clear();
+            for (key, mirror) in &there {
+                state.note_mark(key.clone(), mirror);
+            }
+            state.there = Some(there);
+        });
     }
 
     /// The server has this mirror.
     pub(crate) fn apply(&self, mirror: Value) {
         self.change(|state| {
+            state.note_mark(meta::key(&mirror), &mirror);
             if let Some(there) = &mut state.there {
                 there.insert(meta::key(&mirror), Arc::new(mirror));
             }
@@ -92,6 +113,7 @@ impl Mirrors {
                 && there.get(&key).is_some_and(|known| meta::uid(known) == meta::uid(mirror))
             {
                 there.remove(&key);
+                state.marked.remove(&key);
             }
         });
     }
@@ -150,13 +172,22 @@ impl Keeper {
                 let created = self.create(&pod).await.map_err(|error| (pod.clone(), error))?;
                 self.mirrors.apply(created);
                 // Its status may have been reported while there was nobody to hear of it.
-                if let Some(pod) = self.registry.find(meta::uid(&pod), "", "") {
-                    let status = pod["status"].clone();
-                    self.reports.submit(Report { pod, status, then_delete: false });
-                }
+                self.tell(&pod);
+            }
+            Action::Retell(pod) => {
+                self.mirrors.state.lock().unwrap_or_else(PoisonError::into_inner).marked.remove(&meta::key(&pod));
+                self.tell(&pod);
             }
         }
         Ok(())
+    }
+
+    /// Reports what is so of a static pod.
+    fn tell(&self, pod: &Value) {
+        if let Some(pod) = self.registry.find(meta::uid(pod), "", "") {
+            let status = pod["status"].clone();
+            self.reports.submit(Report { pod, status, then_delete: false });
+        }
     }
 
     async fn create(&self, pod: &Value) -> Result<Value, ApiError> {
@@ -197,7 +228,7 @@ mod tests {
     #[test]
     fn what_is_stale_goes_before_what_is_missing_comes() {
         let wanted = [pod("a", "1"), pod("b", "2"), pod("c", "3")].map(|pod| (meta::key(&pod), pod)).into();
-        let mut state = State { wanted, there: None };
+        let mut state = State { wanted, ..State::default() };
         assert!(state.plan().is_empty(), "what is there is not known yet");
         let mut ending = mirror(&pod("c", "3"), "u", "n");
         ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
@@ -207,6 +238,11 @@ mod tests {
         assert_eq!(state.plan().iter().map(deleted).collect::<Vec<_>>(), [true, true]);
         state.there = Some([(meta::key(&there[0]), Arc::new(there[0].clone()))].into());
         assert_eq!(state.plan(), [Action::Create(pod("b", "2")), Action::Create(pod("c", "3"))]);
+        let mut marked = there[0].clone();
+        marked["status"]["conditions"] = json!([{"type": "Ready", "reason": nodes::POD_MARK_REASON}]);
+        state.note_mark(meta::key(&marked), &marked);
+        assert_eq!(state.plan().last(), Some(&Action::Retell(pod("a", "1"))));
+        state.note_mark(meta::key(&marked), &there[0]);
         state.wanted.clear();
         assert_eq!(state.plan(), [Action::Delete(Arc::new(there[0].clone()))]);
     }

@@ -155,7 +155,8 @@ fn object_operations(kind: &Kind) -> Vec<Operation> {
 }
 
 fn subresource_operations(kind: &Kind, sub: &Subresource) -> Vec<Operation> {
-    let name = table::type_name(kind.group, kind.version, sub.kind);
+    let (group, version, body) = sub.body(kind);
+    let name = table::type_name(group, version, body);
     let mut operations = reads_and_writes(sub.verbs, &name);
     if sub.verbs.contains(&Verb::Create) {
         let (body, response) = (Body::Type(name.clone()), Some(name));
@@ -190,14 +191,14 @@ fn path_item(
     suffix: &str,
     dialect: Dialect,
 ) -> Value {
-    let body_kind = sub.map_or(kind.kind, |sub| sub.kind);
+    let (group, version, body_kind) = sub.map_or((kind.group, kind.version, kind.kind), |sub| sub.body(kind));
     let mut item = Map::new();
     for operation in operations {
         let mut rendered = render(&operation, dialect);
         let id = operation_id(&operation, kind, sub, suffix);
         rendered.insert("operationId".to_owned(), Value::from(id));
         rendered.insert("x-kubernetes-action".to_owned(), Value::from(operation.action));
-        let identity = group_version_kind(kind.group, kind.version, body_kind);
+        let identity = group_version_kind(group, version, body_kind);
         rendered.insert("x-kubernetes-group-version-kind".to_owned(), identity);
         item.insert(operation.method.to_owned(), Value::Object(rendered));
     }

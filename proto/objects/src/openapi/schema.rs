@@ -51,10 +51,11 @@ pub(super) fn definitions(kinds: impl Iterator<Item = &'static Kind>, dialect: D
         own.push((shared_name("DeleteOptions"), group_version_kind(kind.group, kind.version, "DeleteOptions")));
         own.push((shared_name("WatchEvent"), group_version_kind(kind.group, kind.version, "WatchEvent")));
         definitions.insert(list_name_of(kind), list(kind, dialect));
-        for body in kind.subresources.iter().filter(|sub| !sub.connects()).map(|sub| sub.kind).chain([kind.kind]) {
-            let name = table::type_name(kind.group, kind.version, body);
+        let bodies = kind.subresources.iter().filter(|sub| !sub.connects()).map(|sub| sub.body(kind));
+        for (group, version, body) in bodies.chain([(kind.group, kind.version, kind.kind)]) {
+            let name = table::type_name(group, version, body);
             waiting.extend(table::type_named(&name));
-            own.push((name, group_version_kind(kind.group, kind.version, body)));
+            own.push((name, group_version_kind(group, version, body)));
         }
     }
     let mut seen = BTreeSet::new();

@@ -164,7 +164,6 @@ async fn what_is_not_served_says_so_and_has_details() {
     let server = Server::new().await;
     for (path, part) in [
         ("/api/v1/namespaces/default/pods/p/proxy", "pods/proxy is not supported here"),
-        ("/api/v1/namespaces/default/pods/p/eviction", "pods/eviction is not supported here"),
         ("/api/v1/namespaces/default/pods/p/nothing", "could not find the requested resource"),
         ("/apis/apps/v1", "could not find the requested resource"),
     ] {

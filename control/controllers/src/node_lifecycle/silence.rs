@@ -1,6 +1,7 @@
 //! Says that a node is unknown when nothing has been heard of it for a while. When it is heard of again, its agent says
-//! that it is ready.
+//! that it is ready; nobody else does.
 
+use super::{Settings, ready};
 use crate::{
     Context,
     caches::NODE_LEASES,
@@ -15,23 +16,11 @@ use std::{collections::HashMap, time::Duration};
 use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 
-/// How long a node may be silent. Defaults are kube-controller-manager's.
-#[derive(Debug, Clone, Copy)]
-pub struct Times {
-    /// One that has said that it is ready before.
-    pub grace: Duration,
-    /// One that never has.
-    pub startup_grace: Duration,
-}
-
-impl Default for Times {
-    fn default() -> Self {
-        Self { grace: Duration::from_secs(40), startup_grace: Duration::from_mins(1) }
-    }
-}
-
 /// What becomes unknown with a silent node; `Ready` even if it was never there.
 const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+
+/// However long a node's lease lasts, it may be silent no longer than this: a node does not choose to be believed for ever.
+const PROMISE_SECONDS_MAX: u64 = 120;
 
 /// What to do about a node that has been silent for some time.
 #[derive(Debug, PartialEq)]
@@ -44,15 +33,13 @@ pub enum Plan {
     Unknown(Value),
 }
 
-fn condition<'a>(node: &'a Value, kind: &str) -> Option<&'a Value> {
-    node["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
-}
-
-/// What to do about `node`, which has been silent for `silent`.
+/// What to do about `node`, which has been silent for `silent`. `promised` is how long its own lease lasts: who beats
+/// slowly, and says so, is not given up before that.
 #[must_use]
-pub fn plan(node: &Value, silent: Duration, times: Times, now: OffsetDateTime) -> Plan {
-    let ready = condition(node, "Ready");
-    let allowed = if ready.is_some() { times.grace } else { times.startup_grace };
+pub fn plan(node: &Value, silent: Duration, promised: Duration, settings: &Settings, now: OffsetDateTime) -> Plan {
+    let ready = ready(node);
+    let grace = if ready.is_some() { settings.grace } else { settings.startup_grace };
+    let allowed = grace.max(promised);
     if ready.is_some_and(|ready| ready["status"] == "Unknown") {
         return Plan::Leave;
     }
@@ -92,31 +79,32 @@ struct Heard {
     at: Duration,
 }
 
-struct NodeLifecycle {
+struct Silence {
     context: Context,
-    times: Times,
+    settings: Settings,
     heard: Mutex<HashMap<String, Heard>>,
 }
 
-impl NodeLifecycle {
-    /// How long the node has been silent.
-    fn silence(&self, node: &Value) -> Duration {
+impl Silence {
+    /// How long the node has been silent, and how long it said it might be.
+    fn of(&self, node: &Value) -> (Duration, Duration) {
         let name = meta::name(node);
         let lease = self.context.caches.leases.get(&ObjectKey::namespaced(NODE_LEASES, name));
         let renewed = lease.as_ref().and_then(|lease| lease["spec"]["renewTime"].as_str()).unwrap_or_default();
-        let beat = condition(node, "Ready").and_then(|ready| ready["lastHeartbeatTime"].as_str()).unwrap_or_default();
+        let beat = ready(node).and_then(|ready| ready["lastHeartbeatTime"].as_str()).unwrap_or_default();
         let (sign, now) = (format!("{}/{renewed}/{beat}", meta::uid(node)), self.context.clock.monotonic());
         let mut heard = self.heard.lock();
         let last = heard.entry(name.to_owned()).or_insert_with(|| Heard { sign: sign.clone(), at: now });
         if last.sign != sign {
             *last = Heard { sign, at: now };
         }
-        now.saturating_sub(last.at)
+        let promised = lease.as_ref().and_then(|lease| lease["spec"]["leaseDurationSeconds"].as_u64()).unwrap_or(0);
+        (now.saturating_sub(last.at), Duration::from_secs(promised.min(PROMISE_SECONDS_MAX)))
     }
 }
 
 #[async_trait]
-impl Controller for NodeLifecycle {
+impl Controller for Silence {
     type Key = ObjectKey;
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, ApiError> {
@@ -124,7 +112,8 @@ impl Controller for NodeLifecycle {
             self.heard.lock().remove(&key.name);
             return Ok(Next::Done);
         };
-        match plan(&node, self.silence(&node), self.times, self.context.clock.now()) {
+        let (silent, promised) = self.of(&node);
+        match plan(&node, silent, promised, &self.settings, self.context.clock.now()) {
             Plan::Wait(time) => Ok(Next::After(time)),
             Plan::Leave => Ok(Next::Done),
             Plan::Unknown(status) => {
@@ -138,20 +127,21 @@ impl Controller for NodeLifecycle {
 }
 
 /// Starts the controller.
-pub fn start(context: &Context, times: Times) -> JoinHandle<()> {
-    runtime::spawn("node lifecycle", context, move |context| {
+pub fn start(context: &Context, settings: &Settings) -> JoinHandle<()> {
+    let settings = settings.clone();
+    runtime::spawn("node silence", context, move |context| {
         let leases = runtime::keys_from(&context.caches.leases, |leases, changed| {
             let keys = runtime::changed_keys(leases, changed).into_iter();
             keys.filter(|key| key.namespace == NODE_LEASES).map(|key| ObjectKey::cluster(key.name)).collect()
         });
         let sources = vec![runtime::same_keys(&context.caches.nodes), leases];
-        (NodeLifecycle { context: context.clone(), times, heard: Mutex::default() }, sources)
+        (Silence { context: context.clone(), settings: settings.clone(), heard: Mutex::default() }, sources)
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::condition, *};
     use coracle_client::fake::{Fake, ManualClock};
     use std::sync::Arc;
     use time::macros::datetime;
@@ -172,22 +162,26 @@ mod tests {
     fn silence_is_borne_for_a_while() {
         let now = datetime!(2026-01-01 00:00:00 UTC);
         let table = [
-            (node("True", "1"), 0, Some(40)),
-            (node("True", "1"), 39, Some(1)),
-            (node("False", "1"), 39, Some(1)),
-            (json!({"metadata": {}}), 59, Some(1)),
-            (node("Unknown", "1"), 99, None),
+            (node("True", "1"), 0, 40, Some(40)),
+            (node("True", "1"), 39, 0, Some(1)),
+            (node("False", "1"), 39, 40, Some(1)),
+            (json!({"metadata": {}}), 59, 0, Some(1)),
+            (node("Unknown", "1"), 99, 0, None),
+            // Its own lease lasts longer than we would wait.
+            (node("True", "1"), 45, 60, Some(15)),
         ];
-        for (node, silent, expected) in table {
+        for (node, silent, promised, expected) in table {
             let expected = expected.map_or(Plan::Leave, |wait| Plan::Wait(seconds(wait)));
-            assert_eq!(plan(&node, seconds(silent), Times::default(), now), expected, "{silent} s");
+            let planned = plan(&node, seconds(silent), seconds(promised), &Settings::default(), now);
+            assert_eq!(planned, expected, "{silent} s");
         }
     }
 
     #[test]
     fn then_its_conditions_become_unknown() {
         let now = datetime!(2026-01-01 00:00:00 UTC);
-        let Plan::Unknown(unknown) = plan(&node("True", "1"), seconds(40), Times::default(), now) else { panic!() };
+        let after = |node: &Value, silent| plan(node, seconds(silent), Duration::ZERO, &Settings::default(), now);
+        let Plan::Unknown(unknown) = after(&node("True", "1"), 40) else { panic!() };
         let table = [
             (
                 "Ready",
@@ -204,7 +198,7 @@ mod tests {
         assert_eq!(condition(&unknown, "DiskPressure").unwrap()["status"], "Unknown");
         assert_eq!(condition(&unknown, "PIDPressure"), None);
         assert_eq!(unknown["status"]["capacity"]["cpu"], "1");
-        let Plan::Unknown(never) = plan(&json!({}), seconds(60), Times::default(), now) else { panic!() };
+        let Plan::Unknown(never) = after(&json!({}), 60) else { panic!() };
         assert_eq!(never["status"]["conditions"][0]["reason"], "NodeStatusNeverUpdated");
     }
 
@@ -216,7 +210,7 @@ mod tests {
         let lease = |renewed: &str| json!({"metadata": {"namespace": NODE_LEASES, "name": "n1"}, "spec": {"renewTime": renewed}});
         fake.put(catalogue::nodes(), node("True", "1"));
         let context = Context::new(fake.client(), Arc::new(clock.clone()), shutdown);
-        start(&context, Times::default());
+        start(&context, &Settings::default());
         let ready = || {
             let node = fake.peek(catalogue::nodes(), &ObjectKey::cluster("n1")).unwrap();
             condition(&node, "Ready").unwrap()["status"].as_str().unwrap().to_owned()

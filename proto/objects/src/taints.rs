@@ -1,8 +1,9 @@
-//! Taints of nodes, tolerations of pods, and the taints that a node's conditions stand for.
+//! Taints of nodes, tolerations of pods, the taints that a node's conditions stand for, and how long a pod bears which. Pure:
+//! the scheduler, the controllers that write taints and remove pods, and nodes that are cut off all go by it.
 
-use coracle_objects::nodes;
+use crate::nodes;
 use serde_json::Value;
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// What an intolerant pod meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,6 +17,16 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// As Kubernetes spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoSchedule => "NoSchedule",
+            Self::PreferNoSchedule => "PreferNoSchedule",
+            Self::NoExecute => "NoExecute",
+        }
+    }
+
     fn parse(text: &str) -> Option<Self> {
         match text {
             "NoSchedule" => Some(Self::NoSchedule),
@@ -43,9 +54,9 @@ impl fmt::Display for Taint {
     }
 }
 
-/// Conditions that keep pods away: the status that does, and the taint that says so. kube-controller-manager's node
-/// lifecycle controller writes these taints; here the condition itself counts, so that no write stands between.
-const OF_CONDITIONS: [(&str, &str, &str); 6] = [
+/// Conditions that keep pods away: the status that does, and the taint that says so. The node lifecycle controller writes
+/// these taints; for the scheduler the condition itself counts, so that no write stands between.
+pub const OF_CONDITIONS: [(&str, &str, &str); 6] = [
     ("Ready", "False", nodes::TAINT_NOT_READY),
     ("Ready", "Unknown", nodes::TAINT_UNREACHABLE),
     ("MemoryPressure", "True", "node.kubernetes.io/memory-pressure"),
@@ -54,23 +65,39 @@ const OF_CONDITIONS: [(&str, &str, &str); 6] = [
     ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
 ];
 
-/// All taints of a node, those of its conditions included. A node that has not said whether it is ready is not.
+/// The keys of the taints that the node's conditions stand for. A node that has not said whether it is ready is not.
 #[must_use]
-pub fn of_node(node: &Value) -> Vec<Arc<Taint>> {
-    let mut taints: Vec<Taint> = node["spec"]["taints"].as_array().into_iter().flatten().filter_map(parse).collect();
+pub fn of_conditions(node: &Value) -> Vec<&'static str> {
     let conditions = node["status"]["conditions"].as_array().map_or(&[][..], Vec::as_slice);
     let status = |kind: &str| {
         let condition = conditions.iter().find(|condition| condition["type"] == kind);
-        condition.and_then(|condition| condition["status"].as_str())
+        condition.and_then(|condition| condition["status"].as_str()).or((kind == "Ready").then_some("False"))
     };
-    for (condition, bad, key) in OF_CONDITIONS {
-        let status = status(condition).or((condition == "Ready").then_some("False"));
-        let is_new = || !taints.iter().any(|taint| &*taint.key == key && taint.effect != Effect::PreferNoSchedule);
-        if status == Some(bad) && is_new() {
+    let meant = OF_CONDITIONS.iter().filter(|(condition, bad, _)| status(condition) == Some(bad));
+    meant.map(|(_, _, key)| *key).collect()
+}
+
+/// All taints of a node, those of its conditions included.
+#[must_use]
+pub fn of_node(node: &Value) -> Vec<Arc<Taint>> {
+    let mut taints: Vec<Taint> = listed(node).filter_map(parse).collect();
+    for key in of_conditions(node) {
+        if !taints.iter().any(|taint| &*taint.key == key && taint.effect != Effect::PreferNoSchedule) {
             taints.push(Taint { key: key.into(), value: "".into(), effect: Effect::NoSchedule });
         }
     }
     taints.into_iter().map(Arc::new).collect()
+}
+
+/// The node's taints that remove pods, each with the time at which it was put there (`timeAdded`, RFC 3339) where that is
+/// written.
+pub fn removing(node: &Value) -> impl Iterator<Item = (Taint, Option<&str>)> {
+    let taints = listed(node).filter_map(|taint| Some((parse(taint)?, taint["timeAdded"].as_str())));
+    taints.filter(|(taint, _)| taint.effect == Effect::NoExecute)
+}
+
+fn listed(node: &Value) -> impl Iterator<Item = &Value> {
+    node["spec"]["taints"].as_array().into_iter().flatten()
 }
 
 fn parse(taint: &Value) -> Option<Taint> {
@@ -87,6 +114,19 @@ pub struct Toleration {
     value: Option<Box<str>>,
     /// `None`: any effect.
     effect: Option<Effect>,
+    /// `None`: for ever. Not below 0.
+    seconds: Option<u64>,
+}
+
+/// How long a pod stays on a node with a taint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// It goes at once.
+    None,
+    /// It goes this long after the taint came.
+    For(Duration),
+    /// It stays.
+    Forever,
 }
 
 impl Toleration {
@@ -97,10 +137,13 @@ impl Toleration {
             effect => Some(Effect::parse(effect)?),
         };
         let value = (text("operator") != "Exists").then(|| text("value").into());
-        Some(Self { key: text("key").into(), value, effect })
+        let seconds = toleration["tolerationSeconds"].as_i64().map(|seconds| u64::try_from(seconds).unwrap_or(0));
+        Some(Self { key: text("key").into(), value, effect, seconds })
     }
 
-    fn tolerates(&self, taint: &Taint) -> bool {
+    /// Whether it covers the taint.
+    #[must_use]
+    pub fn tolerates(&self, taint: &Taint) -> bool {
         self.effect.is_none_or(|effect| effect == taint.effect)
             && (self.key.is_empty() || self.key == taint.key)
             && self.value.as_ref().is_none_or(|value| *value == taint.value)
@@ -117,6 +160,16 @@ pub fn of_pod(spec: &Value) -> Vec<Toleration> {
 #[must_use]
 pub fn is_tolerated(taint: &Taint, tolerations: &[Toleration]) -> bool {
     tolerations.iter().any(|toleration| toleration.tolerates(taint))
+}
+
+/// How long a pod with these tolerations bears the taint: as its first toleration of it says.
+#[must_use]
+pub fn patience(taint: &Taint, tolerations: &[Toleration]) -> Patience {
+    match tolerations.iter().find(|toleration| toleration.tolerates(taint)) {
+        None | Some(Toleration { seconds: Some(0), .. }) => Patience::None,
+        Some(Toleration { seconds: None, .. }) => Patience::Forever,
+        Some(Toleration { seconds: Some(seconds), .. }) => Patience::For(Duration::from_secs(*seconds)),
+    }
 }
 
 #[cfg(test)]
@@ -170,5 +223,36 @@ mod tests {
             let tolerations = of_pod(&json!({"tolerations": [toleration]}));
             assert_eq!(is_tolerated(&taint, &tolerations), expected, "{toleration}");
         }
+    }
+
+    #[test]
+    fn the_first_toleration_of_a_taint_says_for_how_long() {
+        let taint = Taint { key: "k".into(), value: "".into(), effect: Effect::NoExecute };
+        let bears = |seconds: i64| json!({"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
+        let forever = json!({"operator": "Exists"});
+        let table = [
+            (json!([]), Patience::None),
+            (json!([bears(5)]), Patience::For(Duration::from_secs(5))),
+            (json!([bears(0)]), Patience::None),
+            (json!([bears(-1)]), Patience::None),
+            (json!([forever]), Patience::Forever),
+            (json!([bears(5), forever]), Patience::For(Duration::from_secs(5))),
+            (json!([forever, bears(5)]), Patience::Forever),
+            (json!([{"key": "other", "operator": "Exists"}, bears(7)]), Patience::For(Duration::from_secs(7))),
+        ];
+        for (tolerations, expected) in table {
+            assert_eq!(patience(&taint, &of_pod(&json!({"tolerations": tolerations}))), expected, "{tolerations}");
+        }
+    }
+
+    #[test]
+    fn only_no_execute_removes() {
+        let node = json!({"spec": {"taints": [
+            {"key": "a", "effect": "NoSchedule"},
+            {"key": "b", "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"},
+            {"key": "c", "effect": "NoExecute"},
+        ]}});
+        let found: Vec<_> = removing(&node).map(|(taint, since)| (taint.key.to_string(), since)).collect();
+        assert_eq!(found, [("b".to_owned(), Some("2026-01-01T00:00:00Z")), ("c".to_owned(), None)]);
     }
 }
