@@ -8,6 +8,7 @@
 mod clock;
 mod namespace;
 mod realm;
+pub mod reuse;
 mod wire;
 
 pub use clock::WrongClock;

@@ -1,11 +1,12 @@
-//! `make soak`: storms of as many pods as `SOAK_CYCLES` says, then churn, kills and connections for as many rounds as
-//! `SOAK_ROUNDS` says; none where that is 0. What `storm`, `kill` and `churn` of the fault suite and the suite `connections`
-//! do for a minute or two, for long; it ends with a panic at the first thing that does not hold.
+//! `make soak`: storms of as many pods as `SOAK_CYCLES` says, as many pods as `SOAK_ADDRESSES` says that have the same few
+//! addresses one after another, then churn, kills and connections for as many rounds as `SOAK_ROUNDS` says; none where
+//! that is 0. What `storm`, `kill` and `churn` of the fault suite and the suite `connections` do for a minute or two, for long; it ends with a panic at the first thing that does not hold.
 
 use coracle_tests::{
     Apart, Cluster, Footprint,
     chaos::Chaos,
     churn, connections, eventually, guest,
+    hosts::{Realm, reuse},
     random::Random,
     storm::{Storm, VICTIMS, Victim},
 };
@@ -20,6 +21,8 @@ const CYCLES_BETWEEN: usize = 250;
 /// which is bounded and so no leak.
 const CYCLES_WARM: usize = 1_000;
 const NAMESPACES: usize = 3;
+/// Pods that have the addresses of one small range one after another when nobody says how many.
+const ADDRESSES_DEFAULT: usize = 1_000;
 /// Connections of a round, and how often a container is killed amid them.
 const CONNECTIONS: usize = 10_000;
 const KILLS: usize = 4;
@@ -29,12 +32,25 @@ const PODS: usize = 100;
 fn main() {
     let mut random = Random::seeded();
     storm(named("SOAK_CYCLES", CYCLES_DEFAULT), &mut random);
+    addresses(named("SOAK_ADDRESSES", ADDRESSES_DEFAULT), &mut random);
     rounds(named("SOAK_ROUNDS", ROUNDS_DEFAULT), random);
 }
 
 fn named(variable: &str, otherwise: usize) -> usize {
     let text = env::var(variable).ok();
     text.map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number: {text}")))
+}
+
+/// Pods of a host with the smallest range there is come and go while pods of another host ask for them by name.
+fn addresses(count: usize, random: &mut Random) {
+    if count == 0 {
+        return;
+    }
+    let mut realm = Realm::unstarted(&["a", "b"]);
+    realm.options("b", &["--max-pods", "30"]);
+    realm.start_all();
+    realm.push(&guest("probe.wasm"), "probe:1");
+    println!("{:?}", reuse::churn(&realm, &realm.kubectl(), "a", "b", count, random));
 }
 
 /// Three storms of `cycles` pods each: one that kills everybody, one that spares the agent, and one that spares all, so

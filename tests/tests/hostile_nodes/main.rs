@@ -2,6 +2,8 @@
 //! refused, with words that say why, and the cluster goes on.
 
 mod impostor;
+mod quic;
+mod traffic;
 
 use coracle_tests::{
     Kubectl, eventually, guest,
@@ -56,6 +58,26 @@ fn cluster_goes_on(realm: &mut Realm, kubectl: &Kubectl) {
     });
     realm.assert_runs("good");
     realm.assert_runs(SERVER);
+}
+
+/// Waits for an event about a node.
+fn has_event(kubectl: &Kubectl, node: &str, reason: &str, part: &str) {
+    eventually(&format!("an event {reason} about {node} that says {part:?}"), || {
+        let events = kubectl.json(&format!("get events -A --field-selector reason={reason}"))?;
+        let told = events["items"].as_array().unwrap().iter().any(|event| {
+            event["involvedObject"]["name"] == node && event["message"].as_str().unwrap_or_default().contains(part)
+        });
+        if told { Ok(()) } else { Err(events["items"].to_string()) }
+    });
+}
+
+/// Waits until a node has said where others reach it.
+fn is_tunnel_ready(kubectl: &Kubectl, node: &str) {
+    eventually("the node's end of the tunnel", || {
+        let object = kubectl.json(&format!("get node {node}"))?;
+        let annotations = &object["metadata"]["annotations"];
+        if annotations["coracle.dev/tunnel"].is_string() { Ok(()) } else { Err(annotations.to_string()) }
+    });
 }
 
 /// What was refused because it is not this node's to do, in these words.

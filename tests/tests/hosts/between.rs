@@ -1,0 +1,178 @@
+//! Pods of nodes on different hosts talk to each other, over networks that do what networks do.
+
+use super::{on, ran_again, realm};
+use coracle_tests::{
+    Kubectl, eventually, guest,
+    hosts::{Host, Realm, SERVER, Weather, Wire, reuse},
+    network::{self, address, client, endpoints, node_port_number, server, service},
+    pods::{self, running},
+    random::Random,
+    wait::contains,
+};
+use serde_json::{Value, json};
+use std::{net::SocketAddr, time::Duration};
+
+/// The ports of the probe's servers as a service's.
+fn ports() -> Value {
+    json!({"type": "NodePort", "ports": [
+        {"name": "http", "port": 80, "targetPort": 8080}, {"name": "echo", "port": 9000, "targetPort": 9000},
+        {"name": "sink", "port": 9001, "targetPort": 9001},
+        {"name": "udp", "port": 9002, "targetPort": 9002, "protocol": "UDP"}]})
+}
+
+/// A server on this node, behind a service, both called so.
+fn serve(kubectl: &Kubectl, node: &str, name: &str) {
+    pods::apply(kubectl, "default", &[on(node, server(name, name)), service(name, name, &ports())]);
+    endpoints(kubectl, name, 1);
+}
+
+/// What these probe commands print on this node.
+fn probe(kubectl: &Kubectl, node: &str, name: &str, commands: &[&[&str]]) -> String {
+    pods::apply(kubectl, "default", &[on(node, client(name, commands))]);
+    pods::phase(kubectl, name, "Succeeded");
+    let said = kubectl.run(&format!("logs {name}")).unwrap();
+    kubectl.run(&format!("delete pod {name} --wait=false")).unwrap();
+    said
+}
+
+/// Asks a service all the time over one connection, from this node, in words that [`turn`] reads.
+fn converse(kubectl: &Kubectl, node: &str, name: &str, with: &str) {
+    pods::apply(kubectl, "default", &[on(node, client(name, &[&["until", with, "80"], &["keep", with, "80", "50"]]))]);
+    running(kubectl, name);
+}
+
+/// The last turn of a conversation, as its node has written it down.
+fn turn(realm: &Realm, node: &str, name: &str) -> Result<usize, String> {
+    let log = realm.output(node, name);
+    assert!(!log.contains("lost"), "the connection of {name} was cut:\n{log}");
+    let last = log.lines().rev().find_map(|line| line.split_once("turn ")?.1.split_once(": 200 "));
+    last.and_then(|(turn, _)| turn.parse().ok()).ok_or(log)
+}
+
+/// The same connection carries more.
+fn conversation_goes_on(realm: &Realm, node: &str, name: &str) {
+    let before = eventually("the conversation", || turn(realm, node, name));
+    eventually(&format!("the conversation {name} to go on"), || {
+        turn(realm, node, name)
+            .and_then(|now| if now > before + 5 { Ok(()) } else { Err(format!("turn {now} after {before}")) })
+    });
+}
+
+/// Both kinds of traffic between the pods of these nodes, by address and by the service's name.
+fn talks(kubectl: &Kubectl, from: &str, with: &str) {
+    let ip = address(kubectl, with).to_string();
+    let long = "long ".repeat(2000);
+    let said = probe(
+        kubectl,
+        from,
+        &format!("asks-{from}-{with}"),
+        &[
+            &["get", &ip, "8080", "/"],
+            &["get", with, "80", "/"],
+            &["echo", with, "9000", "300000", "7", "2"],
+            &["udp", &ip, "9002", "short"],
+            &["udp", with, "9002", &long],
+        ],
+    );
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 6, "{said}");
+    for line in &lines[..2] {
+        assert!(line.starts_with("200 ") && line.contains(with), "{line}");
+    }
+    assert_eq!(lines[2..4], ["echo: 300000 bytes came back"; 2], "{said}");
+    assert!(lines[4].starts_with("udp: short from "), "{}", lines[4]);
+    assert!(lines[5].starts_with(&format!("udp: {long} from ")), "{}", lines[5]);
+}
+
+/// `GET /` of a node port, from a host.
+fn asks_node_port(from: &Host, node: &Host, port: u16) -> Result<String, String> {
+    let target = SocketAddr::new(node.address().into(), port);
+    let answer = from.namespace().run(|| network::get(target, "/"))?;
+    if answer.status == 200 { Ok(answer.text()) } else { Err(answer.head) }
+}
+
+#[test]
+fn pods_of_two_hosts_talk_in_both_kinds_and_node_ports_lead_to_either() {
+    let (realm, kubectl) = realm(&["a", "b"]);
+    for node in ["a", "b"] {
+        serve(&kubectl, node, &format!("web-{node}"));
+    }
+    talks(&kubectl, "a", "web-b");
+    talks(&kubectl, "b", "web-a");
+    let port = node_port_number(&kubectl, "web-b", "http");
+    for node in ["a", "b"] {
+        let said = eventually("a node port", || asks_node_port(realm.outsider(), realm.host(node), port));
+        assert!(said.contains("web-b"), "{said}");
+    }
+}
+
+#[test]
+fn loss_disorder_and_damage_between_hosts_change_no_byte() {
+    let (realm, kubectl) = realm(&["a", "b"]);
+    serve(&kubectl, "b", "web-b");
+    let weather = Weather {
+        delay: Duration::from_millis(2),
+        jitter: Duration::from_millis(3),
+        lost_permille: 10,
+        doubled_permille: 20,
+        damaged_permille: 5,
+    };
+    let mut random = Random::seeded();
+    let _wire = Wire::between(realm.lan(), realm.host("a"), weather, &mut random);
+    let seed = random.below(1 << 30).to_string();
+    let said = probe(&kubectl, "a", "soak", &[&["soak", "web-b", "9000", "9001", "60", &seed]]);
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.starts_with("soak: done 60, ") && !said.contains("WRONG"), "{said}");
+    let failures: Vec<&str> = last.split(", ").skip(3).collect();
+    assert!(failures.is_empty(), "connections failed: {last}");
+}
+
+#[test]
+fn connections_survive_narrower_packets_and_another_address_of_a_router() {
+    let (realm, kubectl) = realm(&["a", "nat"]);
+    serve(&kubectl, "a", "web-a");
+    converse(&kubectl, "nat", "talk", "web-a");
+    conversation_goes_on(&realm, "nat", "talk");
+    realm.host("a").set_mtu(1280);
+    conversation_goes_on(&realm, "nat", "talk");
+    let said = probe(&kubectl, "nat", "narrow", &[&["echo", "web-a", "9000", "1000000", "3"]]);
+    assert_eq!(said.trim(), "echo: 1000000 bytes came back");
+    realm.host("a").set_mtu(1500);
+    realm.host("nat").renumber_router(200);
+    conversation_goes_on(&realm, "nat", "talk");
+    realm.ready("nat", "True");
+    talks(&kubectl, "nat", "web-a");
+}
+
+#[test]
+fn pods_go_on_talking_while_no_server_is_there() {
+    let (mut realm, kubectl) = realm(&["a", "b"]);
+    serve(&kubectl, "b", "web-b");
+    converse(&kubectl, "a", "talk", "web-b");
+    // Asks again and again, a connection each.
+    pods::apply(
+        &kubectl,
+        "default",
+        &[on("a", client("asks", &[&["until", "web-b", "80"], &["get", "web-b", "80", "/", "100000"]]))],
+    );
+    let answers = |realm: &Realm| realm.output("a", "asks").lines().filter(|line| line.contains("200 ")).count();
+    let goes_on = |realm: &Realm| {
+        let before = answers(realm);
+        eventually("answers to new connections", || {
+            let now = answers(realm);
+            if now > before + 5 { Ok(()) } else { Err(format!("{now} answers\n{}", realm.log("a"))) }
+        });
+    };
+    goes_on(&realm);
+    realm.kill(SERVER);
+    conversation_goes_on(&realm, "a", "talk");
+    goes_on(&realm);
+    realm.start_server();
+    realm.ready("a", "True");
+    realm.ready("b", "True");
+    conversation_goes_on(&realm, "a", "talk");
+    goes_on(&realm);
+    let said = realm.output("a", "asks");
+    assert!(!said.lines().any(|line| line.contains("200 ") && !line.contains("web-b")), "{said}");
+    realm.assert_runs("a");
+}
