@@ -2,6 +2,7 @@
 
 use super::{
     MAX_FORWARDS_PER_NODE, MAX_SESSIONS_PER_NODE,
+    relay::Relays,
     session::{Opened, Session},
 };
 use coracle_objects::{ApiError, Reason};
@@ -34,6 +35,8 @@ pub struct NodeLinks {
     state: Mutex<State>,
     generations: AtomicU64,
     closing: CancellationToken,
+    /// Nodes that take packets through this server.
+    pub(super) relays: Arc<Relays>,
 }
 
 #[derive(Default)]
@@ -86,6 +89,11 @@ impl NodeLinks {
     #[must_use]
     pub fn new(closing: CancellationToken) -> Arc<Self> {
         Arc::new(Self { closing, ..Self::default() })
+    }
+
+    /// Cancelled when the server stops.
+    pub(super) fn closing(&self) -> &CancellationToken {
+        &self.closing
     }
 
     /// A channel for a control stream's signals.

@@ -8,9 +8,12 @@
 mod data;
 mod links;
 mod logs;
+mod relay;
 mod service;
 mod session;
 
+#[cfg(test)]
+mod relay_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 

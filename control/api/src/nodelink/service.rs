@@ -6,8 +6,8 @@ use super::{
 };
 use crate::auth::Authenticator;
 use coracle_wire::v1::{
-    NodeHello, NodeSignal, ServerPong, ServerSignal, SessionFrame, node_link_server::NodeLink, node_signal,
-    server_signal, session_frame,
+    NodeHello, NodeSignal, RelayedPackets, ServerPong, ServerSignal, SessionFrame, node_link_server::NodeLink,
+    node_signal, server_signal, session_frame,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
@@ -47,6 +47,14 @@ impl NodeLinkService {
 impl NodeLink for NodeLinkService {
     type ControlStream = ReceiverStream<Result<ServerSignal, Status>>;
     type SessionStream = ReceiverStream<Result<SessionFrame, Status>>;
+    type RelayStream = ReceiverStream<Result<RelayedPackets, Status>>;
+
+    async fn relay(&self, request: Request<Streaming<RelayedPackets>>) -> Result<Response<Self::RelayStream>, Status> {
+        let node = self.caller(&request)?;
+        let (route, to_node) = self.links.relays.enter(&node, self.links.closing());
+        tokio::spawn(route.carry(request.into_inner()));
+        Ok(Response::new(ReceiverStream::new(to_node)))
+    }
 
     async fn control(&self, request: Request<Streaming<NodeSignal>>) -> Result<Response<Self::ControlStream>, Status> {
         let node = self.caller(&request)?;

@@ -21,8 +21,8 @@ use tonic::{
 
 pub(crate) struct Setting {
     pub(crate) links: Arc<NodeLinks>,
-    channel: Channel,
-    closing: CancellationToken,
+    pub(crate) channel: Channel,
+    pub(crate) closing: CancellationToken,
 }
 
 pub(crate) async fn setting() -> Setting {
@@ -44,7 +44,7 @@ pub(crate) async fn setting() -> Setting {
     Setting { links, channel, closing }
 }
 
-fn with_token<T>(token: &str, message: T) -> Request<T> {
+pub(crate) fn with_token<T>(token: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     request

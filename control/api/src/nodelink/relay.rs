@@ -1,0 +1,164 @@
+//! Packets between nodes whose hosts do not reach each other. Each node holds one stream; what it sends goes to the stream of
+//! the node that it names, with its own name on it, which its certificate says and not its message.
+//!
+//! Nothing is looked into (packets are encrypted from node to node), nothing is kept, and nothing waits: what a node does not
+//! read, what goes to a node that is not there and what is beyond a node's share is lost, as packets are. The stream ends
+//! with the node's connection, and so when the node is removed.
+
+use coracle_wire::v1::RelayedPackets;
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+/// Bytes of one message: as many as the kernel takes at once.
+pub(super) const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Messages to a node that wait for it to read them.
+pub(super) const QUEUE: usize = 32;
+/// What a node may send on the average, in bytes a second.
+const SHARE_BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
+/// What it may send at once, in bytes.
+pub(super) const BURST_BYTES: u64 = 8 * 1024 * 1024;
+/// How often it is said that a node sends more than its share.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
+type ToNode = mpsc::Sender<Result<RelayedPackets, Status>>;
+
+/// The nodes that hold a stream.
+#[derive(Default)]
+pub(super) struct Relays {
+    routes: Mutex<HashMap<String, (u64, ToNode, CancellationToken)>>,
+    generations: AtomicU64,
+}
+
+/// One node's stream. Dropping it ends it.
+pub(super) struct Route {
+    relays: Arc<Relays>,
+    node: String,
+    generation: u64,
+    to_node: ToNode,
+    ended: CancellationToken,
+}
+
+impl Drop for Route {
+    fn drop(&mut self) {
+        let mut routes = self.relays.routes.lock();
+        if routes.get(&self.node).is_some_and(|(generation, ..)| *generation == self.generation) {
+            routes.remove(&self.node);
+        }
+    }
+}
+
+impl Relays {
+    /// A node's stream, which takes the place of an earlier one of the same node, and what goes to the node.
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        node: &str,
+        closing: &CancellationToken,
+    ) -> (Route, mpsc::Receiver<Result<RelayedPackets, Status>>) {
+        let (to_node, receiver) = mpsc::channel(QUEUE);
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed);
+        let ended = closing.child_token();
+        let entry = (generation, to_node.clone(), ended.clone());
+        if let Some((_, _, old)) = self.routes.lock().insert(node.to_owned(), entry) {
+            old.cancel();
+        }
+        (Route { relays: Arc::clone(self), node: node.to_owned(), generation, to_node, ended }, receiver)
+    }
+
+    /// Passes packets on, if there is room where they go.
+    fn pass_on(&self, from: &str, packets: RelayedPackets) {
+        let to_node = self.routes.lock().get(&packets.node).map(|(_, to_node, _)| to_node.clone());
+        if let Some(to_node) = to_node {
+            // Full: lost.
+            to_node.try_send(Ok(RelayedPackets { node: from.to_owned(), ..packets })).ok();
+        }
+    }
+}
+
+impl Route {
+    /// Carries what the node sends until it, or the server, ends.
+    pub(super) async fn carry(self, mut from_node: Streaming<RelayedPackets>) {
+        let mut share = Share::new(Instant::now());
+        let mut said: Option<Instant> = None;
+        let status = loop {
+            let message = tokio::select! {
+                () = self.ended.cancelled() => {
+                    break Status::aborted("a newer connection of this node has taken over, or the server stops");
+                }
+                // Who no longer reads has gone; its stream may not know yet.
+                () = self.to_node.closed() => return,
+                message = from_node.message() => message,
+            };
+            let packets = match message {
+                Ok(Some(packets)) => packets,
+                Ok(None) => return,
+                Err(status) => break status,
+            };
+            let length = packets.packets.len();
+            if length == 0 || length > MESSAGE_BYTES_MAX || packets.segment_bytes == 0 {
+                break Status::invalid_argument(format!("a message has 1 to {MESSAGE_BYTES_MAX} bytes of packets"));
+            }
+            let now = Instant::now();
+            if share.takes(length, now) {
+                self.relays.pass_on(&self.node, packets);
+            } else if said.is_none_or(|at| now.saturating_duration_since(at) >= SAID_EVERY) {
+                said = Some(now);
+                tracing::warn!(node = self.node, "a node sends more to other nodes through this server than its share");
+            }
+        };
+        tracing::debug!(node = self.node, status = status.message(), "a node's relay ended");
+        self.to_node.try_send(Err(status)).ok();
+    }
+}
+
+/// What is left of a node's share. Time is handed in.
+#[derive(Debug)]
+struct Share {
+    left: u64,
+    at: Instant,
+}
+
+impl Share {
+    fn new(now: Instant) -> Self {
+        Self { left: BURST_BYTES, at: now }
+    }
+
+    /// Whether so many bytes are within it; then they are taken from it.
+    fn takes(&mut self, bytes: usize, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.at).as_micros();
+        let earned = u64::try_from(passed * u128::from(SHARE_BYTES_PER_SECOND) / 1_000_000).unwrap_or(u64::MAX);
+        if earned > 0 {
+            self.left = self.left.saturating_add(earned).min(BURST_BYTES);
+            self.at = now;
+        }
+        let left = u64::try_from(bytes).ok().and_then(|bytes| self.left.checked_sub(bytes));
+        self.left = left.unwrap_or(self.left);
+        left.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_used_up_and_comes_back() {
+        let start = Instant::now();
+        let mut share = Share::new(start);
+        let burst = usize::try_from(BURST_BYTES).unwrap();
+        assert!(share.takes(burst, start) && !share.takes(1, start));
+        assert!(!share.takes(burst, start + Duration::from_millis(10)));
+        assert!(share.takes(300_000, start + Duration::from_millis(10)));
+        let later = start + Duration::from_secs(3600);
+        assert!(share.takes(burst, later) && !share.takes(1, later), "no more than the burst is saved up");
+    }
+}
