@@ -128,8 +128,9 @@ impl Tunnel {
         relay: Option<Arc<dyn Relay>>,
     ) -> Result<(Self, mpsc::Receiver<Notice>), TunnelError> {
         let table = Arc::new(RwLock::new(Table::default()));
-        let peers = Arc::clone(&table);
-        let look_up = move |node: &str| peers.read().directory.get(node).map(|(_, peer)| Peer::clone(peer));
+        // Connections have the identity, and the table has connections: a strong reference would keep all of them for ever.
+        let peers = Arc::downgrade(&table);
+        let look_up = move |node: &str| peers.upgrade()?.read().directory.get(node).map(|(_, peer)| Peer::clone(peer));
         let settings = endpoint::endpoint(credentials.key.secret_der())?;
         let identity = Arc::new(Identity::new(credentials, Arc::new(look_up))?);
         let server = endpoint::server(&identity)?;

@@ -1,6 +1,10 @@
 //! Tunnels between nodes in one process, over loopback and over paths that a test makes bad.
 
+mod bad_path;
 mod datagrams;
+mod life;
+mod relay;
+mod strangers;
 mod streams;
 
 use super::*;
@@ -125,7 +129,6 @@ impl Arrivals for Pods {
 
 /// A node: its tunnel and what comes out of it.
 pub(super) struct Node {
-    pub(super) name: String,
     pub(super) tunnel: Tunnel,
     pub(super) notices: mpsc::Receiver<Notice>,
     pub(super) pods: Arc<Pods>,
@@ -175,7 +178,7 @@ impl Node {
             ranges: vec![format!("10.244.{number}.0/24").parse().unwrap()],
             credentials_since: 0,
         };
-        Self { name: name.to_owned(), tunnel, notices, pods, taken, datagrams, peer }
+        Self { tunnel, notices, pods, taken, datagrams, peer }
     }
 
     pub(super) async fn connect(

@@ -1,7 +1,7 @@
 //! Connections between pods: bytes, ends, breaks, and holding back.
 
 use super::*;
-use std::io::ErrorKind;
+use io::ErrorKind;
 
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| u8::try_from(at * 31 % 251).unwrap()).collect()

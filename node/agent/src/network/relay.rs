@@ -1,0 +1,71 @@
+//! Packets to and from nodes that this one does not reach directly: one stream through the server, held open so that others
+//! can reach this node by it. What it carries is encrypted from node to node.
+//!
+//! It must never wait, and never hold up the tunnel: what finds no room, or no server, is lost, as packets are.
+
+use crate::{grpc::Connection, retry::Reconnect};
+use bytes::Bytes;
+use coracle_net::tunnel::{self, Tunnel};
+use coracle_wire::v1::{RelayedPackets, node_link_client::NodeLinkClient};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::mpsc, time::Instant};
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::{debug, warn};
+
+/// Messages that wait to be sent; of up to 64 KiB each.
+const QUEUE: usize = 32;
+/// A stream that lasted so long worked.
+const WORKED: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Relay {
+    to_server: Mutex<Option<mpsc::Sender<RelayedPackets>>>,
+}
+
+impl tunnel::Relay for Relay {
+    fn send(&self, node: &str, segment_bytes: usize, packets: Bytes) {
+        let to_server = self.to_server.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(to_server), Ok(segment_bytes)) = (&*to_server, u32::try_from(segment_bytes)) else { return };
+        // Full: lost.
+        let _lost = to_server.try_send(RelayedPackets { node: node.to_owned(), segment_bytes, packets });
+    }
+}
+
+impl Relay {
+    /// Keeps the stream until it is dropped, and gives what comes to the tunnel.
+    pub(crate) async fn keep(self: Arc<Self>, connection: Connection, tunnel: Tunnel) {
+        let mut reconnect = Reconnect::new();
+        loop {
+            let since = Instant::now();
+            let (sender, receiver) = mpsc::channel(QUEUE);
+            self.set(Some(sender));
+            let mut client = NodeLinkClient::new(connection.clone());
+            let outcome = async {
+                let mut from_server = client.relay(ReceiverStream::new(receiver)).await?.into_inner();
+                while let Some(RelayedPackets { node, segment_bytes, packets }) = from_server.message().await? {
+                    tunnel.relayed(&node, usize::try_from(segment_bytes).unwrap_or(0), packets);
+                }
+                Ok::<(), tonic::Status>(())
+            };
+            let outcome = outcome.await;
+            self.set(None);
+            if since.elapsed() > WORKED {
+                reconnect.reset();
+            }
+            match outcome {
+                Ok(()) => debug!("the relay ended"),
+                Err(status) if reconnect.is_first() => warn!(%status, "lost the relay to other nodes"),
+                Err(status) => debug!(%status, "still no relay to other nodes"),
+            }
+            tokio::time::sleep(reconnect.delay()).await;
+        }
+    }
+
+    fn set(&self, to_server: Option<mpsc::Sender<RelayedPackets>>) {
+        *self.to_server.lock().unwrap_or_else(PoisonError::into_inner) = to_server;
+    }
+}
