@@ -399,6 +399,8 @@ impl Agent {
         tasks.spawn(self.exchange.clone().keep_services(services.clone(), slices, stop_link.clone()));
         let tunnel = self.between.map(|between| {
             let (tunnel, nodes) = (between.tunnel(), self.context.caches.nodes.clone());
+            let relay = between.keep_relay(self.connection.clone());
+            tasks.spawn(stop_link.clone().run_until_cancelled_owned(relay));
             let keep = between.keep(nodes, self.wallet.watch(), self.exchange.notices.clone());
             tasks.spawn(stop_link.clone().run_until_cancelled_owned(keep));
             tunnel

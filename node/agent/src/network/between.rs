@@ -3,8 +3,8 @@
 //! It must never hold up the node: without a tunnel its pods still reach each other and the outside. It never says to anybody
 //! that it listens where it does not.
 
-use super::{notices::Notices, peers};
-use crate::{AgentConfig, credentials::Credentials, reflector::Cache};
+use super::{notices::Notices, peers, relay::Relay};
+use crate::{AgentConfig, credentials::Credentials, grpc::Connection, reflector::Cache};
 use coracle_net::{
     fabric::{self, About, Fabric},
     tunnel::{self, Notice, Tunnel, TunnelConfig, TunnelError, TunnelLimits},
@@ -27,6 +27,7 @@ const REFUSED: &str = "PeerRefused";
 pub(crate) struct Between {
     tunnel: Tunnel,
     notices: mpsc::Receiver<Notice>,
+    relay: Arc<Relay>,
     node_name: String,
 }
 
@@ -41,17 +42,23 @@ impl Between {
         credentials: &Credentials,
         fabric: &Fabric,
     ) -> Result<(Self, String), TunnelError> {
-        let (tunnel, notices) = open_somewhere(config, credentials, fabric)?;
+        let relay = Arc::new(Relay::default());
+        let (tunnel, notices) = open_somewhere(config, credentials, fabric, &relay)?;
         fabric.set_elsewhere(Some(Arc::new(tunnel.clone())));
         let listens = tunnel.local_address().map_err(|error| TunnelError::Listen(config.tunnel_listen, error))?;
         info!(address = %listens, "traffic of other nodes' pods comes in here (UDP)");
         let reached_at = reached_at(listens, config.address.parse().ok());
-        Ok((Self { tunnel, notices, node_name: config.node_name.clone() }, reached_at))
+        Ok((Self { tunnel, notices, relay, node_name: config.node_name.clone() }, reached_at))
     }
 
     /// The tunnel itself; clones are the same.
     pub(crate) fn tunnel(&self) -> Tunnel {
         self.tunnel.clone()
+    }
+
+    /// The way through the server for peers that are not reached directly, until it is dropped.
+    pub(crate) fn keep_relay(&self, connection: Connection) -> impl Future<Output = ()> + Send + 'static {
+        self.relay.clone().keep(connection, self.tunnel.clone())
     }
 
     /// Follows the nodes of the cluster and the node's credentials, and tells what people should hear.
@@ -85,11 +92,12 @@ fn open_somewhere(
     config: &AgentConfig,
     credentials: &Credentials,
     fabric: &Fabric,
+    relay: &Arc<Relay>,
 ) -> Result<(Tunnel, mpsc::Receiver<Notice>), TunnelError> {
     let open = |listen| {
         let limits = TunnelLimits::default();
         let tunnel = TunnelConfig { node_name: config.node_name.clone(), listen, limits };
-        Tunnel::open(tunnel, shown(credentials), Arc::new(fabric.clone()), None)
+        Tunnel::open(tunnel, shown(credentials), Arc::new(fabric.clone()), Some(relay.clone()))
     };
     let mut listen = config.tunnel_listen;
     loop {

@@ -19,6 +19,7 @@ mod limits;
 pub(crate) mod line;
 pub(crate) mod notices;
 pub(crate) mod peers;
+mod relay;
 mod rests;
 pub(crate) mod routes;
 #[cfg(test)]
