@@ -1,4 +1,4 @@
-//! Services: cluster IPs, IP families and node ports.
+//! Services: cluster IPs, IP families, node ports, and the ports where load balancers ask for a service's health.
 
 use super::ranges::{AddressRange, NODE_PORTS, node_ports};
 use crate::door::{Door, Target, read_error};
@@ -34,6 +34,15 @@ fn wants_node_ports(spec: &Value) -> bool {
     }
 }
 
+/// Whether load balancers ask each node for endpoints of its own.
+fn wants_health_port(spec: &Value) -> bool {
+    type_of(spec) == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
+}
+
+fn health_port(spec: &Value) -> Option<i64> {
+    spec["healthCheckNodePort"].as_i64().filter(|number| *number != 0)
+}
+
 /// The cluster IP asked for or held; "" when there is none.
 fn address_of(spec: &Value) -> &str {
     let single = spec["clusterIP"].as_str().unwrap_or_default();
@@ -66,7 +75,8 @@ fn keys(service: &Value) -> BTreeSet<String> {
     let address = address_of(spec);
     let has_address = wants_address(spec) && !address.is_empty() && address != HEADLESS;
     let node_ports = ports(spec).filter_map(|port| Some(port_key(protocol(port), node_port(port)?)));
-    has_address.then(|| address_key(address)).into_iter().chain(node_ports).collect()
+    let health_port = health_port(spec).map(|number| port_key("TCP", number));
+    has_address.then(|| address_key(address)).into_iter().chain(node_ports).chain(health_port).collect()
 }
 
 /// What the end of a service gives back.
@@ -94,6 +104,9 @@ pub(super) fn carry_allocated(new: &mut Value, old: &Value) {
         }
     } else if address_of(spec) == address_of(old_spec) {
         drop_fields(spec, &ADDRESS_FIELDS);
+    }
+    if wants_health_port(spec) && health_port(spec).is_none() && health_port(old_spec).is_some() {
+        spec["healthCheckNodePort"] = old_spec["healthCheckNodePort"].clone();
     }
     let keeps_ports = wants_node_ports(spec);
     let held = wants_node_ports(old_spec);
@@ -138,6 +151,9 @@ pub(super) fn allocate(
         }
         if wants_node_ports(spec) {
             allocation.fill_node_ports(spec, &mut causes)?;
+        }
+        if wants_health_port(spec) {
+            allocation.fill_health_port(spec, &mut causes)?;
         }
     }
     if !causes.is_empty() {
@@ -234,26 +250,53 @@ impl Allocation<'_> {
         Ok((!self.is_free(&key)?).then(|| "provided IP is already allocated".to_owned()))
     }
 
+    /// Why a service may not have a port of the nodes that it asks for.
+    fn port_refusal(&self, path: String, protocol: &str, number: i64) -> Result<Option<Cause>, ApiError> {
+        let key = port_key(protocol, number);
+        let in_range = u16::try_from(number).is_ok_and(|number| NODE_PORTS.contains(&number));
+        if !in_range && !self.held.contains(&key) {
+            let (low, high) = (NODE_PORTS.start(), NODE_PORTS.end());
+            let detail = format!("provided port is not in the valid range. The range of valid ports is {low}-{high}");
+            return Ok(Some(Cause::invalid(path, &Value::from(number), &detail)));
+        }
+        let refusal = || Cause::invalid(path, &Value::from(number), "provided port is already allocated");
+        Ok((!self.is_free(&key)?).then(refusal))
+    }
+
+    fn fill_health_port(&self, spec: &mut Value, causes: &mut Vec<Cause>) -> Result<(), ApiError> {
+        let own: BTreeSet<String> =
+            ports(spec).filter_map(|port| Some(port_key(protocol(port), node_port(port)?))).collect();
+        if let Some(number) = health_port(spec) {
+            let path = "spec.healthCheckNodePort".to_owned();
+            if own.contains(&port_key("TCP", number)) {
+                causes.push(Cause::invalid(path, &Value::from(number), "provided port is already allocated"));
+            } else {
+                causes.extend(self.port_refusal(path, "TCP", number)?);
+            }
+            return Ok(());
+        }
+        for number in node_ports() {
+            let key = port_key("TCP", number);
+            if !own.contains(&key) && self.is_free(&key)? {
+                spec["healthCheckNodePort"] = Value::from(number);
+                return Ok(());
+            }
+        }
+        Err(ApiError::internal("failed to allocate a healthCheckNodePort: range is full"))
+    }
+
     fn fill_node_ports(&self, spec: &mut Value, causes: &mut Vec<Cause>) -> Result<(), ApiError> {
         let mut own: BTreeSet<String> =
             ports(spec).filter_map(|port| Some(port_key(protocol(port), node_port(port)?))).collect();
+        own.extend(health_port(spec).map(|number| port_key("TCP", number)));
         let number = |port: &Value| u16::try_from(node_port(port)?).ok().filter(|number| NODE_PORTS.contains(number));
         let mut by_port: BTreeMap<i64, u16> =
             ports(spec).filter_map(|port| Some((port["port"].as_i64()?, number(port)?))).collect();
         for (index, port) in ports_mut(spec).enumerate() {
             let protocol = protocol(port).to_owned();
             if let Some(number) = node_port(port) {
-                let key = port_key(&protocol, number);
                 let path = format!("spec.ports[{index}].nodePort");
-                let in_range = u16::try_from(number).is_ok_and(|number| NODE_PORTS.contains(&number));
-                if !in_range && !self.held.contains(&key) {
-                    let (low, high) = (NODE_PORTS.start(), NODE_PORTS.end());
-                    let detail =
-                        format!("provided port is not in the valid range. The range of valid ports is {low}-{high}");
-                    causes.push(Cause::invalid(path, &Value::from(number), &detail));
-                } else if !self.is_free(&key)? {
-                    causes.push(Cause::invalid(path, &Value::from(number), "provided port is already allocated"));
-                }
+                causes.extend(self.port_refusal(path, &protocol, number)?);
                 continue;
             }
             let mut found = None;
@@ -292,6 +335,8 @@ mod tests {
         }});
         let expected = ["clusterip/10.96.0.9", "nodeport/TCP/30001", "nodeport/UDP/30001"].map(str::to_owned);
         assert_eq!(keys(&service), BTreeSet::from(expected));
+        let balanced = json!({"spec": {"healthCheckNodePort": 30002}});
+        assert_eq!(keys(&balanced), BTreeSet::from(["nodeport/TCP/30002".to_owned()]));
         for without in [json!({"clusterIP": "None"}), json!({"type": "ExternalName", "clusterIP": ""}), json!({})] {
             assert!(keys(&json!({"spec": without})).is_empty());
         }

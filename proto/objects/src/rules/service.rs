@@ -133,9 +133,17 @@ fn drop_what_the_type_lost(spec: &mut Value, old_spec: &Value) {
     if was_reachable && !is_reachable {
         remove_unchanged(spec, old_spec, "externalTrafficPolicy");
     }
+    if has_health_port(old_spec) && !has_health_port(spec) {
+        remove_unchanged(spec, old_spec, "healthCheckNodePort");
+    }
     if text(old_spec, "type") == "LoadBalancer" && text(spec, "type") != "LoadBalancer" {
         remove_unchanged(spec, old_spec, "allocateLoadBalancerNodePorts");
     }
+}
+
+/// Whether load balancers ask each node for endpoints of its own.
+fn has_health_port(spec: &Value) -> bool {
+    text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
 }
 
 fn remove_unchanged(spec: &mut Value, old_spec: &Value, field: &str) {

@@ -176,6 +176,31 @@ async fn a_port_that_is_both_tcp_and_udp_has_one_node_port() {
 }
 
 #[tokio::test]
+async fn load_balancers_that_ask_each_node_have_a_port_to_ask_at() {
+    let server = Server::new().await;
+    let mut local = testing::service("a");
+    local["spec"]["type"] = json!("LoadBalancer");
+    local["spec"]["externalTrafficPolicy"] = json!("Local");
+    let made = server.must("POST", SERVICES, &local).await;
+    let port = made["spec"]["healthCheckNodePort"].as_i64().unwrap();
+    assert!((30_000..=32_767).contains(&port) && node_ports(&made)[0] != port, "{made}");
+    let mut taken = testing::service("b");
+    taken["spec"]["type"] = json!("NodePort");
+    taken["spec"]["ports"][0]["nodePort"] = json!(port);
+    let (status, refused) = server.call("POST", SERVICES, &taken).await;
+    assert_eq!((status, message(&refused).contains("provided port is already allocated")), (422, true), "{refused}");
+    // A change that is silent about it keeps it, and one that needs it no more gives it back.
+    local["spec"]["ports"][0]["port"] = json!(81);
+    local["metadata"]["resourceVersion"] = made["metadata"]["resourceVersion"].clone();
+    let kept = server.must("PUT", &format!("{SERVICES}/a"), &local).await;
+    assert_eq!(kept["spec"]["healthCheckNodePort"], port);
+    let change = json!({"spec": {"externalTrafficPolicy": "Cluster"}});
+    let (status, changed) = server.patch(&format!("{SERVICES}/a"), MERGE, &change).await;
+    assert_eq!((status, changed["spec"].get("healthCheckNodePort")), (200, None), "{changed}");
+    server.must("POST", SERVICES, &taken).await;
+}
+
+#[tokio::test]
 async fn a_service_that_changes_its_type_gives_back_and_gets_what_the_type_has() {
     let server = Server::new().await;
     let own = format!("{SERVICES}/a");

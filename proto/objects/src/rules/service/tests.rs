@@ -179,6 +179,31 @@ fn a_new_type_drops_what_only_the_old_one_had() {
 }
 
 #[test]
+fn a_health_check_port_is_there_while_load_balancers_need_it() {
+    let local = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30_001});
+    let old = service(&local);
+    assert_eq!(lines(&validate_create(&old)), Vec::<String>::new());
+    let mut other = old.clone();
+    other["spec"]["healthCheckNodePort"] = json!(30_002);
+    prepare_update(&mut other, &old, "");
+    assert_eq!(
+        lines(&validate_update(&other, &old, "")),
+        ["spec.healthCheckNodePort: Invalid value: 30002: field is immutable"]
+    );
+    let mut cluster = old.clone();
+    cluster["spec"]["externalTrafficPolicy"] = json!("Cluster");
+    prepare_update(&mut cluster, &old, "");
+    assert_eq!(lines(&validate_update(&cluster, &old, "")), Vec::<String>::new());
+    assert!(cluster["spec"].get("healthCheckNodePort").is_none(), "{cluster}");
+    let asked = service(&json!({"type": "NodePort", "healthCheckNodePort": 30_001}));
+    assert_eq!(
+        lines(&validate_create(&asked)),
+        ["spec.healthCheckNodePort: Invalid value: 30001: may only be set when `type` is 'LoadBalancer' and \
+          `externalTrafficPolicy` is 'Local'"]
+    );
+}
+
+#[test]
 fn status_is_written_on_its_own_path() {
     let old = service(&json!({}));
     let mut new = old.clone();

@@ -30,6 +30,7 @@ pub(super) fn changed(object: &Value, old: &Value) -> Vec<Cause> {
     let mut causes = Causes::default();
     metadata::check_changed(object, old, &mut causes);
     check_cluster_ip_kept(&object["spec"], &old["spec"], &mut causes);
+    check_health_port_kept(&object["spec"], &old["spec"], &mut causes);
     check_spec(&object["spec"], &mut causes);
     causes.into_vec()
 }
@@ -53,6 +54,16 @@ fn check_cluster_ip_kept(spec: &Value, old: &Value, causes: &mut Causes) {
     if !external && !was.is_empty() && is != was {
         let path = Path::new("spec").child("clusterIPs").index(0);
         causes.invalid(&path, json!([is]), "may not change once set");
+    }
+}
+
+/// Load balancers were told of the port: it stays while it is needed.
+fn check_health_port_kept(spec: &Value, old: &Value, causes: &mut Causes) {
+    let (is, was) = (integer(spec, "healthCheckNodePort"), integer(old, "healthCheckNodePort"));
+    let was_given = was.is_some_and(|number| number != 0);
+    if super::has_health_port(spec) && super::has_health_port(old) && was_given && is != was {
+        let path = Path::new("spec").child("healthCheckNodePort");
+        causes.invalid(&path, is.unwrap_or_default(), "field is immutable");
     }
 }
 
@@ -222,6 +233,11 @@ fn check_traffic(spec: &Value, path: &Path, causes: &mut Causes) {
     let internal = text(spec, "internalTrafficPolicy");
     if !internal.is_empty() || matches!(service_type, "ClusterIP" | "NodePort" | "LoadBalancer") {
         causes.one_of(&path.child("internalTrafficPolicy"), internal, &TRAFFIC_POLICIES);
+    }
+    let health_port = integer(spec, "healthCheckNodePort").unwrap_or_default();
+    if health_port != 0 && !super::has_health_port(spec) {
+        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        causes.invalid(&path.child("healthCheckNodePort"), health_port, detail);
     }
     if given(spec, "allocateLoadBalancerNodePorts").is_some() && service_type != "LoadBalancer" {
         causes
