@@ -17,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
     pin::{Pin, pin},
     process::ExitCode,
+    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +44,9 @@ pub(crate) struct Dev {
     #[command(flatten)]
     workloads: Forwarded<WorkloadOptions>,
 }
+
+/// Who tries something out does not want to wait long for its end: the grace of pods at most when Ctrl-C is typed.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// What runs the nodes until they are asked to stop.
 type Nodes = Pin<Box<dyn Future<Output = Result<()>>>>;
@@ -95,6 +99,7 @@ impl Dev {
             self.listen.ip(),
         )?;
         config.heartbeat_interval = self.patience.heartbeat_interval().unwrap_or(config.heartbeat_interval);
+        config.shutdown_grace = SHUTDOWN_GRACE;
         let config = self.workloads.options.apply(config)?;
         let agent = tokio::spawn(coracle_agent::run(config, stop));
         Ok(Box::pin(async { Ok(agent.await??) }))

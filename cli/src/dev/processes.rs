@@ -1,6 +1,7 @@
 //! The nodes of `coracle dev --nodes`: each a process of this program with a name, an address and a directory of its own,
 //! so that one can be killed while the others go on. They must never outlive this process.
 
+use super::SHUTDOWN_GRACE;
 use anyhow::{Context as _, Result, bail};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use nix::{
@@ -75,6 +76,10 @@ impl Planned {
         words.extend(["--address".into(), self.address.to_string().into()]);
         words.extend(["--credentials".into(), credentials.into(), "--data-dir".into(), self.directory.clone().into()]);
         words.extend(more.iter().cloned());
+        let says = |word: &OsString| word.as_encoded_bytes().starts_with(b"--shutdown-grace=");
+        if !more.iter().any(says) {
+            words.push(format!("--shutdown-grace={}", SHUTDOWN_GRACE.as_secs()).into());
+        }
         words
     }
 }
@@ -230,7 +235,7 @@ mod tests {
         assert_eq!(
             in_a_shell(&words),
             "node --name node-1 --server https://127.0.0.1:6443 --address 127.0.0.1 --credentials '/it'\\''s' \
-             --data-dir '/my data/node' --label=a=b ''"
+             --data-dir '/my data/node' --label=a=b '' --shutdown-grace=5"
         );
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     clock::Pace,
+    contact::Contact,
     events::Recorder,
     guests::Guests,
     homes::Homes,
@@ -19,7 +20,7 @@ use crate::{
 };
 use coracle_objects::{ApiError, ObjectKey, meta};
 use serde_json::Value;
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// Objects that the agent keeps up with.
@@ -58,6 +59,10 @@ pub(crate) struct Context {
     pub(crate) host_ip: String,
     pub(crate) pace: Pace,
     pub(crate) probes: Probes,
+    /// With the control plane.
+    pub(crate) contact: Arc<Contact>,
+    /// Grace of pods at most when the agent itself ends.
+    pub(crate) shutdown_grace: Duration,
 }
 
 impl Context {

@@ -2,6 +2,7 @@
 
 use crate::{
     clock,
+    contact::Contact,
     link::{LEASES, Link, NODES},
     network::addresses::Addresses,
     node,
@@ -22,7 +23,7 @@ use tracing::{info, warn};
 /// How often the lease is renewed, where nobody says otherwise.
 pub const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 /// How many times the lease is renewed within its duration.
-const RENEWALS_IN_A_LEASE: u32 = 4;
+pub(crate) const RENEWALS_IN_A_LEASE: u32 = 4;
 /// A lease renewed later than after this many intervals may have been found expired, and the node declared unknown.
 const INTERVALS_MISSED_MAX: u32 = 3;
 /// How often the status is looked at, and written if it changed.
@@ -37,6 +38,10 @@ pub(crate) struct Heartbeat {
     pub(crate) pressure: watch::Receiver<Pressure>,
     /// Whether the agent knows its pods and can run them.
     pub(crate) ready: watch::Receiver<bool>,
+    /// Hears of every lease that the server took, and of those that it did not.
+    pub(crate) contact: Arc<Contact>,
+    /// The agent ends, and its pods before it.
+    pub(crate) ending: CancellationToken,
     /// Learns from the Node object which range is this node's.
     pub(crate) addresses: Arc<Addresses>,
     /// Where other nodes reach this one's end of the tunnel, as its annotation says; empty for nowhere.
@@ -64,7 +69,7 @@ impl Heartbeat {
         let (mut ready, mut pressure, mut reached_at) =
             (self.ready.clone(), self.pressure.clone(), self.reached_at.clone());
         let mut reconnect = Reconnect::new();
-        let mut written: Option<(Value, Instant)> = None;
+        let (mut written, mut said): (Option<(Value, Instant)>, bool) = (None, false);
         let (mut view, mut is_unknown) = (self.nodes.version(), false);
         loop {
             let is_ready = *ready.borrow_and_update();
@@ -98,6 +103,7 @@ impl Heartbeat {
                 Ok(()) = reached_at.changed() => written = None,
                 () = resumed.notified() => written = None,
                 () = self.declared_unknown(&mut view, &mut is_unknown) => written = None,
+                () = self.ending.cancelled(), if !said => said = true,
                 () = tokio::time::sleep(STATUS_INTERVAL) => {}
             }
         }
@@ -122,6 +128,7 @@ impl Heartbeat {
 
     fn status(&self, is_ready: bool, previous: &Value) -> Value {
         let ready = match (is_ready, self.addresses.is_ready()) {
+            _ if self.ending.is_cancelled() => Err("the node agent is shutting down"),
             (false, _) => Err("the node agent does not know its pods yet"),
             (true, false) => Err("the node has no range of addresses (spec.podCIDR) for pods"),
             (true, true) => Ok(()),
@@ -176,8 +183,10 @@ impl Heartbeat {
         let mut renewed_at = clock::now();
         let mut held: Option<Value> = None;
         loop {
+            let sent = self.contact.now();
             match self.renew(held.take()).await {
                 Ok(lease) => {
+                    self.contact.made(sent);
                     held = Some(lease);
                     reconnect.reset();
                     // By the wall clock: it goes on while the machine sleeps.
@@ -189,6 +198,7 @@ impl Heartbeat {
                     tokio::time::sleep(self.interval).await;
                 }
                 Err(error) => {
+                    self.contact.missed();
                     if reconnect.is_first() {
                         warn!(%error, "cannot renew the node's lease");
                     }
@@ -244,8 +254,11 @@ mod tests {
         let pressure = watch::Sender::new(Pressure::default()).subscribe();
         let reached_at = watch::Sender::new("192.0.2.1:6444".to_owned()).subscribe();
         let (interval, nodes) = (HEARTBEAT_INTERVAL_DEFAULT, Cache::new());
-        let link = link.clone();
-        (Heartbeat { link, identity, pressure, ready, addresses, reached_at, interval, nodes }, ready_sender)
+        let contact = Arc::new(Contact::open(directory.path(), interval * RENEWALS_IN_A_LEASE));
+        let (link, ending) = (link.clone(), CancellationToken::new());
+        let heartbeat =
+            Heartbeat { link, identity, pressure, ready, contact, ending, addresses, reached_at, interval, nodes };
+        (heartbeat, ready_sender)
     }
 
     #[tokio::test]
@@ -260,6 +273,20 @@ mod tests {
 
         let lease_key = ObjectKey::namespaced(node::LEASE_NAMESPACE, "n");
         link.wait("a lease", |link| link.stored(LEASES, &lease_key).is_some()).await;
+        stop.cancel();
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_node_that_ends_says_so_at_once() {
+        let link = FakeLink::new();
+        let (heartbeat, ready_sender) = heartbeat(&link);
+        ready_sender.send(true).unwrap();
+        let (ending, stop) = (heartbeat.ending.clone(), CancellationToken::new());
+        let task = tokio::spawn(heartbeat.run(stop.clone()));
+        link.wait("ready", |link| ready_status(link).as_deref() == Some("True")).await;
+        ending.cancel();
+        link.wait("not ready", |link| ready_status(link).as_deref() == Some("False")).await;
         stop.cancel();
         task.await.unwrap();
     }

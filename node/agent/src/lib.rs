@@ -16,6 +16,7 @@
 
 mod clock;
 mod confinement;
+mod contact;
 mod context;
 pub mod credentials;
 mod events;
@@ -51,11 +52,12 @@ mod workloads;
 use crate::{
     clock::Pace,
     confinement::{Gate, Verdict},
+    contact::Contact,
     context::{Caches, Context},
     credentials::{Credentials, Wallet},
     grpc::{Connection, GrpcLink},
     guests::{Allowance, Runners},
-    heartbeat::Heartbeat,
+    heartbeat::{Heartbeat, RENEWALS_IN_A_LEASE},
     homes::{Homes, Known},
     ledger::Ledger,
     link::{ENDPOINT_SLICES, Link, NAMESPACES, NODES, PODS, Resource, SERVICES},
@@ -114,8 +116,15 @@ use tracing::warn;
 
 /// How long the control plane is waited for before the pods in the ledger run without it.
 const LEDGER_START_DELAY: Duration = Duration::from_secs(10);
-/// How long all pods get to end when the agent does: the longest grace, and what killing takes.
-const SHUTDOWN_MAX: Duration = Duration::from_secs(20);
+/// Grace of pods at most when the agent ends, where nobody says otherwise.
+pub const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_secs(60);
+/// How long pods get to end when the agent does, beyond their grace: what killing them takes, twice.
+const SHUTDOWN_SLACK: Duration = Duration::from_secs(15);
+/// How long the server is waited for with the last words about pods and node.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
+/// How long an agent takes at most to end, beyond the grace of its pods.
+pub const SHUTDOWN_BEYOND_GRACE: Duration =
+    SHUTDOWN_SLACK.saturating_add(LAST_WORDS_MAX).saturating_add(NETWORK_STOP_MAX);
 /// How long node ports and connections under way get to end with the agent.
 const NETWORK_STOP_MAX: Duration = Duration::from_secs(5);
 /// What begins the names of files that get their own when they are whole.
@@ -186,6 +195,10 @@ pub struct AgentConfig {
     pub allow_unconfined_guests: bool,
     /// How often it says that it lives, [`HEARTBEAT_INTERVAL_DEFAULT`]; servers give it up after four times that, or later.
     pub heartbeat_interval: Duration,
+    /// When the agent ends, pods get their own grace and no more than this.
+    pub shutdown_grace: Duration,
+    /// The agent cancels it when it has set itself up and runs pods, whether or not a server is there.
+    pub started: CancellationToken,
 }
 
 /// Why an agent ended.
@@ -327,6 +340,8 @@ impl Agent {
             host_ip: config.address.clone(),
             probes: Probes::new(&pace),
             pace,
+            contact: Arc::new(Contact::open(&config.data_dir, config.heartbeat_interval * RENEWALS_IN_A_LEASE)),
+            shutdown_grace: config.shutdown_grace,
         };
         let context = Arc::new(context);
         Ok(Self {
@@ -456,6 +471,8 @@ impl Agent {
             identity: identity(&self.config, self.facts, self.gate.verdict()),
             pressure: felt,
             ready: ready.clone(),
+            contact: self.context.contact.clone(),
+            ending: shutdown.clone(),
             addresses: self.context.network.addresses.clone(),
             reached_at: self.reached_at.subscribe(),
             interval: self.config.heartbeat_interval,
@@ -469,10 +486,15 @@ impl Agent {
             }
         }));
 
+        self.config.started.cancel();
         shutdown.cancelled().await;
         owners.close();
-        if tokio::time::timeout(SHUTDOWN_MAX, owners.wait()).await.is_err() {
+        if tokio::time::timeout(self.config.shutdown_grace + SHUTDOWN_SLACK, owners.wait()).await.is_err() {
             warn!("some pods did not end in time");
+        }
+        // A server that is not there is told by the node's silence.
+        if tokio::time::timeout(LAST_WORDS_MAX, self.context.reports.settled()).await.is_err() {
+            warn!("the control plane does not know yet that the pods have ended");
         }
         let network = async {
             self.exchange.shutdown().await;

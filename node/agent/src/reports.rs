@@ -42,11 +42,19 @@ pub(crate) struct Reports {
     pending: Mutex<Pending>,
     changed: Notify,
     work: Notify,
+    /// A write has ended.
+    written: Notify,
 }
 
 impl Reports {
     pub(crate) fn new(link: Arc<dyn Link>) -> Arc<Self> {
-        Arc::new(Self { link, pending: Mutex::default(), changed: Notify::new(), work: Notify::new() })
+        Arc::new(Self {
+            link,
+            pending: Mutex::default(),
+            changed: Notify::new(),
+            work: Notify::new(),
+            written: Notify::new(),
+        })
     }
 
     fn pending(&self) -> std::sync::MutexGuard<'_, Pending> {
@@ -63,6 +71,20 @@ impl Reports {
     /// Told whenever something about a pod is to be said, for one who waits.
     pub(crate) fn work(&self) -> &Notify {
         &self.work
+    }
+
+    /// Waits until all that was submitted has been said.
+    pub(crate) async fn settled(&self) {
+        loop {
+            let written = self.written.notified();
+            {
+                let pending = self.pending();
+                if pending.newest.is_empty() && pending.writing.is_empty() {
+                    return;
+                }
+            }
+            written.await;
+        }
     }
 
     /// The pod is gone: nothing is said of it any more.
@@ -98,6 +120,7 @@ impl Reports {
                         () = stop.cancelled() => {}
                     }
                     this.pending().writing.remove(&uid);
+                    this.written.notify_waiters();
                     this.changed.notify_one();
                     drop(slot);
                 });

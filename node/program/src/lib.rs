@@ -7,10 +7,12 @@ mod logging;
 mod node;
 pub mod process;
 mod signals;
+mod supervisor;
 mod workloads;
 
 pub use coracle_agent::credentials::Credentials;
 pub use node::{Node, config};
 pub use process::absolute;
 pub use signals::Signals;
+pub use supervisor::Supervisor;
 pub use workloads::WorkloadOptions;

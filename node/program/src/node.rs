@@ -1,23 +1,29 @@
 //! A node alone, whose control plane is elsewhere: `coracle-node`, and `coracle node`.
 
-use crate::{Signals, WorkloadOptions, absolute, process};
+use crate::{Signals, Supervisor, WorkloadOptions, absolute, process};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use coracle_agent::{
-    AgentConfig, HEARTBEAT_INTERVAL_DEFAULT, ImageLimits, Reserved, Size, Thresholds, credentials::Credentials,
+    AgentConfig, HEARTBEAT_INTERVAL_DEFAULT, ImageLimits, Reserved, SHUTDOWN_BEYOND_GRACE, SHUTDOWN_GRACE_DEFAULT,
+    Size, Thresholds, credentials::Credentials,
 };
 use coracle_runner::compile::CompileLimits;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
+    fs,
     net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 /// Where nodes await each other's traffic where nobody says otherwise (UDP).
 const TUNNEL_PORT: u16 = 6444;
+
+/// Name of the file in the data directory with the address that the node had last.
+const ADDRESS_FILE: &str = "address";
 
 /// Its options.
 #[derive(Debug, Args)]
@@ -70,27 +76,44 @@ impl Node {
         }
         let address = match self.address {
             Some(address) => address,
-            None => own_address(&self.server)?,
+            None => own_address(&self.server).or_else(|error| remembered_address(&self.data_dir).ok_or(error))?,
         };
         let node_ports: IpAddr = address.parse().with_context(|| format!("--address {address} is no IP address"))?;
+        remember_address(&self.data_dir, &address);
         let config = AgentConfig {
             labels: self.labels.into_iter().collect(),
             tunnel_listen: self.tunnel_listen.unwrap_or(SocketAddr::new(node_ports, TUNNEL_PORT)),
             ..self.workloads.apply(config(credentials, absolute(&self.data_dir)?, self.server, address, node_ports)?)?
         };
-        let stop = CancellationToken::new();
-        let mut agent = tokio::spawn(coracle_agent::run(config, stop.clone()));
-        tokio::select! {
-            outcome = &mut agent => {
-                outcome.context("the node agent failed")??;
-                bail!("the node agent has ended by itself");
-            }
-            () = signals.next() => {}
-        }
-        stop.cancel();
-        signals.or_exit(agent).await.context("the node agent failed")??;
-        Ok(ExitCode::SUCCESS)
+        run_agent(config, &mut signals).await
     }
+}
+
+/// Runs an agent until a signal, and tells the service manager that started this process, if one did.
+async fn run_agent(config: AgentConfig, signals: &mut Signals) -> Result<ExitCode> {
+    let (supervisor, stop) = (Supervisor::of_environment(), CancellationToken::new());
+    let (started, within) = (config.started.clone(), config.shutdown_grace + SHUTDOWN_BEYOND_GRACE);
+    let mut agent = tokio::spawn(coracle_agent::run(config, stop.clone()));
+    let told = async {
+        started.cancelled().await;
+        supervisor.ready();
+        supervisor.watch().await;
+    };
+    tokio::select! {
+        outcome = &mut agent => {
+            outcome.context("the node agent failed")??;
+            bail!("the node agent has ended by itself");
+        }
+        () = told => {}
+        () = signals.next() => {}
+    }
+    supervisor.stopping(within);
+    stop.cancel();
+    tokio::select! {
+        outcome = signals.or_exit(agent) => outcome.context("the node agent failed")??,
+        () = supervisor.watch() => {}
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// An agent's configuration, without labels; node ports are opened on `node_ports`, and the tunnel to other nodes on any
@@ -129,6 +152,8 @@ pub fn config(
         compile_limits: CompileLimits::default(),
         allow_unconfined_guests: false,
         heartbeat_interval: HEARTBEAT_INTERVAL_DEFAULT,
+        shutdown_grace: SHUTDOWN_GRACE_DEFAULT,
+        started: CancellationToken::new(),
     })
 }
 
@@ -143,7 +168,52 @@ fn own_address(server: &str) -> Result<String> {
     Ok(socket.local_addr().with_context(explain)?.ip().to_string())
 }
 
+/// The address that this node had when it ran last: what it goes on with where no network tells another.
+fn remembered_address(data_dir: &Path) -> Option<String> {
+    let address = fs::read_to_string(data_dir.join(ADDRESS_FILE)).ok()?.trim().to_owned();
+    address.parse::<IpAddr>().ok()?;
+    warn!(address, "the network does not tell this node's address: it keeps the one that it had");
+    Some(address)
+}
+
+fn remember_address(data_dir: &Path, address: &str) {
+    // It is asked for again at the next start; only a start without a network misses it.
+    let file = data_dir.join(ADDRESS_FILE);
+    let is_known = fs::read_to_string(&file).is_ok_and(|known| known.trim() == address);
+    if !is_known && let Err(error) = fs::create_dir_all(data_dir).and_then(|()| fs::write(&file, address)) {
+        warn!(%error, "cannot remember this node's address");
+    }
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_waits_for_the_pods_grace() {
+        let unit = include_str!("../../../packaging/coracle-node.service");
+        let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap();
+        let most = SHUTDOWN_GRACE_DEFAULT + SHUTDOWN_BEYOND_GRACE;
+        assert!(value("TimeoutStopSec").parse::<u64>().unwrap() >= most.as_secs(), "{most:?}");
+        assert_eq!((value("Type"), value("NotifyAccess"), value("KillMode")), ("notify", "main", "mixed"));
+        assert!(value("ExecStart").starts_with("/usr/bin/coracle-node --data-dir ${STATE_DIRECTORY} "));
+        assert!(value("User") != "root" && !unit.contains("MemoryDenyWriteExecute=yes"));
+    }
+
+    #[test]
+    fn an_address_is_remembered_for_a_start_without_a_network() {
+        let directory = tempfile::tempdir().unwrap();
+        let data_dir = directory.path().join("node");
+        assert_eq!(remembered_address(&data_dir), None);
+        remember_address(&data_dir, "192.0.2.7");
+        assert_eq!(remembered_address(&data_dir).as_deref(), Some("192.0.2.7"));
+        fs::write(data_dir.join(ADDRESS_FILE), "nonsense").unwrap();
+        assert_eq!(remembered_address(&data_dir), None);
+        assert!(own_address("https://no-port").is_err());
+    }
 }

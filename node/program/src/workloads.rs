@@ -47,6 +47,9 @@ pub struct WorkloadOptions {
     /// Part of the disk in use down to which they are removed
     #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
     image_gc_low_threshold: u8,
+    /// When the node ends, pods get their own grace and no more than this [default: 60; of a node in `dev`: 5]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    shutdown_grace: Option<u64>,
     /// How long an image that nothing uses stays in any case
     #[arg(long, hide = true, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
     image_minimum_age: u64,
@@ -86,6 +89,7 @@ impl WorkloadOptions {
             reserved: self.system_reserved,
             memory_bytes: self.guests_machine_memory.map(|mib| mib << 20),
             thresholds: self.eviction_hard,
+            shutdown_grace: self.shutdown_grace.map_or(config.shutdown_grace, Duration::from_secs),
             image_limits: ImageLimits { high_percent, low_percent, unused_for },
             heartbeat_interval: self.heartbeat_interval.map_or(config.heartbeat_interval, Duration::from_secs),
             ..config

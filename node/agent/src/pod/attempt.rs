@@ -142,8 +142,21 @@ impl Attempt {
                 self.tell(Severity::Warning, "ErrImageNeverPull", &message);
                 Err(Failure::ErrImageNeverPull(message))
             }
+            (Local::Here(image), PullPolicy::Always) => match self.pull(name, policy, &keyring).await {
+                // A node that is cut off goes on with what the container ran with before.
+                Err(Failure::RegistryUnavailable(_)) if self.goes_on_with(&image) => {
+                    let message = format!("Container image \"{name}\" is used as it was: the node is cut off");
+                    self.tell(Severity::Normal, "Pulled", &message);
+                    Ok(image)
+                }
+                pulled => pulled,
+            },
             (_, PullPolicy::Always | PullPolicy::IfNotPresent) => self.pull(name, policy, &keyring).await,
         }
+    }
+
+    fn goes_on_with(&self, image: &Image) -> bool {
+        self.context.contact.is_lost() && has_run(&self.pod, spec::text(&self.container, "name"), &image.id)
     }
 
     fn local(&self, name: &str, keyring: &Keyring) -> Result<Local, Failure> {

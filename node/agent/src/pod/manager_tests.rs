@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     clock::Pace,
+    contact::Contact,
     context::Caches,
     events::Recorder,
     fake::{FakeChecks, FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually, offer},
@@ -61,6 +62,8 @@ pub(crate) async fn context(
         host_ip: String::new(),
         probes: Probes::new(&Pace::fast(100)),
         pace: Pace::fast(100),
+        contact: Arc::new(Contact::open(directory, Duration::from_hours(1))),
+        shutdown_grace: Duration::from_secs(5),
     })
 }
 

@@ -107,6 +107,8 @@ pub(crate) struct PodState {
     pub(crate) stopping: bool,
     /// Nothing is started until every run has ended; then the pod begins anew.
     pub(crate) renewing: bool,
+    /// Nothing is started until the server says that the pod is still this node's.
+    pub(crate) away: bool,
     /// The pod as a whole failed: reason and message.
     pub(crate) failed: Option<(String, String)>,
     /// Why the node did not take it on: it failed, and there is nothing of it here.
@@ -128,6 +130,7 @@ impl PodState {
             address: None,
             stopping: false,
             renewing: false,
+            away: false,
             failed: None,
             refused: None,
             describe: spec::describe(pod),
@@ -138,7 +141,7 @@ impl PodState {
     pub(crate) fn plan(&mut self, now: Instant) -> Plan {
         let mut plan = Plan::default();
         self.plan_stops(now, &mut plan);
-        if self.renewing && !self.stopping && !self.is_busy() {
+        if self.renewing && !self.stopping && !self.away && !self.is_busy() {
             self.begin_anew();
         }
         if self.starts_nothing() || !self.prepared {
@@ -156,7 +159,7 @@ impl PodState {
 
     /// Whether no attempt may begin, and none that is under way may go on.
     pub(crate) fn starts_nothing(&self) -> bool {
-        self.stopping || self.renewing || self.failed.is_some()
+        self.stopping || self.renewing || self.away || self.failed.is_some()
     }
 
     fn plan_stops(&mut self, now: Instant, plan: &mut Plan) {
@@ -171,7 +174,7 @@ impl PodState {
 
     /// When a pod ends as a whole, its sidecars serve all others to their end, and then end in reverse order.
     fn may_end(&self, index: usize) -> bool {
-        let whole = self.stopping || self.renewing;
+        let whole = self.stopping || self.renewing || self.away;
         let before = |other: usize| self.containers[other].is_busy() && other > index;
         !whole || self.containers[index].kind != Kind::Sidecar || !(0..self.containers.len()).any(before)
     }
@@ -199,6 +202,21 @@ impl PodState {
         for container in self.containers.iter_mut().filter(|one| one.is_init() || !one.is_over(policy)) {
             container.begin_anew();
         }
+    }
+
+    /// The pod may run elsewhere: its runs are about to be stopped, which is no end of theirs, and nothing is started.
+    pub(crate) fn leave(&mut self) {
+        self.away = true;
+        // A pod that has not begun anything loses nothing.
+        self.renewing |= self.is_busy() || self.has_run();
+        for container in self.containers.iter_mut().filter(|container| container.is_busy()) {
+            container.replaced = true;
+        }
+    }
+
+    /// It is this node's after all.
+    pub(crate) fn come_back(&mut self) {
+        self.away = false;
     }
 
     fn plan_container(&mut self, index: usize, now: Instant, plan: &mut Plan) {

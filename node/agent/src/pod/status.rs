@@ -40,6 +40,35 @@ pub(crate) const EVICTED: &str = "Evicted";
 /// The reason of a pod that had to make room for one that the node needs.
 pub(crate) const PREEMPTED: &str = "Preempting";
 
+/// The reason of a pod that serves nobody because its node agent ends.
+const NODE_SHUTDOWN: &str = "NodeShutdown";
+
+/// The same status of a pod that is not ready any more, because its node agent ends; `None` where it was not ready.
+pub(crate) fn withdrawn(status: &Value, now: OffsetDateTime) -> Option<Value> {
+    let mut status = status.clone();
+    let mut changed = false;
+    for condition in status["conditions"].as_array_mut()? {
+        if condition["status"] == "True" && (condition["type"] == "Ready" || condition["type"] == "ContainersReady") {
+            condition["status"] = "False".into();
+            condition["reason"] = NODE_SHUTDOWN.into();
+            condition["message"] = "the node agent is shutting down".into();
+            condition["lastTransitionTime"] = clock::seconds(now).into();
+            changed = true;
+        }
+    }
+    for field in ["initContainerStatuses", "containerStatuses"] {
+        for container in status[field].as_array_mut().into_iter().flatten().filter(|one| one["ready"] == true) {
+            let is_init = field == "initContainerStatuses";
+            // An init container that has done its work stays ready.
+            if !is_init || container["state"]["running"].is_object() {
+                container["ready"] = false.into();
+                changed = true;
+            }
+        }
+    }
+    changed.then_some(status)
+}
+
 /// The status of `pod`. Conditions keep their transition time from `previous` while their status stays; what others
 /// write (`qosClass`, the scheduler's condition, readiness gates) is kept.
 pub(crate) fn derive(pod: &Value, state: &PodState, host_ip: &str, previous: &Value, now: OffsetDateTime) -> Value {

@@ -2,6 +2,7 @@
 //! happened. Nobody else touches the pod's state. It never waits for anything but its own ledger entry, so that
 //! runners are never held up by a pod.
 
+mod absence;
 mod checking;
 pub(crate) mod ending;
 mod work;
@@ -25,7 +26,7 @@ use crate::{
     reports::Report,
     static_pods::manifest::is_static_uid,
 };
-use coracle_objects::{meta, nodes};
+use coracle_objects::{ApiError, meta, nodes};
 use coracle_runner::protocol::{Exit, RunId};
 use ending::Eviction;
 use serde_json::Value;
@@ -44,8 +45,6 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
-/// Grace at most when the agent itself ends.
-const SHUTDOWN_GRACE_MAX: Duration = Duration::from_secs(5);
 /// Grace at most when the pod's object is gone already.
 const GONE_GRACE_MAX: Duration = Duration::from_secs(2);
 /// Waiting time between tries to write the ledger.
@@ -96,6 +95,8 @@ enum Done {
     PreStopped(usize, RunId, Result<(), HookFailure>),
     /// The run's end, with the message that it left.
     Read(usize, RunId, Exit),
+    /// Whether the server still wants the pod.
+    Asked(Result<bool, ApiError>),
 }
 
 /// One piece of work, to know whose it was if it broke.
@@ -107,6 +108,7 @@ enum Work {
     PostStart(usize),
     PreStop(usize),
     Message(usize),
+    Ask,
 }
 
 /// Why a pod's containers cannot start yet: an event's reason, and what people read.
@@ -163,6 +165,10 @@ pub(crate) struct Worker {
     frozen: bool,
     /// It never ran here.
     is_new: bool,
+    /// Told when the control plane is heard again.
+    news: watch::Receiver<u64>,
+    /// When the server is asked again whether the pod is wanted.
+    ask_at: Option<Instant>,
 }
 
 impl Worker {
@@ -196,6 +202,7 @@ impl Worker {
                 context.recorder.record(&pod, "", Severity::Warning, reason, &message);
             }
         }
+        let news = context.contact.news();
         Self {
             context,
             pod,
@@ -218,6 +225,8 @@ impl Worker {
             contradicted: false,
             frozen,
             is_new: entry.is_none() && !frozen,
+            news,
+            ask_at: None,
         }
     }
 
@@ -243,10 +252,12 @@ impl Worker {
                 Ok(()) = self.desired.changed() => self.look(),
                 Some((run, event)) = self.heard.recv() => self.hear(&run, event),
                 Some(done) = self.work.join_next_with_id() => self.done(done),
+                Ok(()) = self.news.changed() => {}
                 Some(verdict) = checking::next_verdict(&mut self.verdicts) => self.judge(&verdict),
                 () = sleep_until(pace, wake) => {}
                 () = shutdown.cancelled(), if !matches!(self.ending, Some(Ending::Shutdown | Ending::Gone)) => {
-                    self.end(Ending::Shutdown, spec::grace(&self.pod).min(SHUTDOWN_GRACE_MAX));
+                    self.report_shutdown();
+                    self.end(Ending::Shutdown, spec::grace(&self.pod).min(self.context.shutdown_grace));
                 }
             }
         }
@@ -330,7 +341,7 @@ impl Worker {
     /// Does whatever can be done now; answers when to look again.
     async fn advance(&mut self) -> Option<Instant> {
         let now = self.context.pace.now();
-        let mut wakes = vec![self.deadline(now), self.begin_set_up(now)];
+        let mut wakes = vec![self.absence(now), self.deadline(now), self.begin_set_up(now)];
         loop {
             let plan = self.state.plan(now);
             for notice in plan.notices {
@@ -448,6 +459,18 @@ impl Worker {
         self.pod = Arc::new(with_status(&self.pod, status.clone()));
         self.view.send_replace(self.pod.clone());
         self.context.reports.submit(Report { pod: self.pod.clone(), status, then_delete });
+    }
+
+    /// This agent ends, and the pod will be back with it: nothing is said of how its containers end, only that it serves
+    /// nobody meanwhile.
+    fn report_shutdown(&mut self) {
+        if self.frozen || self.ending.is_some() {
+            return;
+        }
+        let Some(status) = status::withdrawn(&self.pod["status"], clock::now()) else { return };
+        self.pod = Arc::new(with_status(&self.pod, status.clone()));
+        self.view.send_replace(self.pod.clone());
+        self.context.reports.submit(Report { pod: self.pod.clone(), status, then_delete: false });
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::{
+    contact::Contact,
     context::Caches,
     events::Recorder,
     fake::{FakeChecks, FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually, offer},
@@ -24,6 +25,8 @@ use crate::{
 use coracle_objects::ObjectKey;
 use serde_json::json;
 
+#[path = "worker_absence_tests.rs"]
+mod absence;
 #[path = "worker_life_tests.rs"]
 mod life;
 #[path = "worker_traces_tests.rs"]
@@ -33,6 +36,8 @@ mod traces;
 mod admission;
 
 const SPEED: u32 = 100;
+/// After how long the control plane takes the node for gone, by a clock that does not run fast.
+const LEASE: Duration = Duration::from_hours(1);
 
 /// An agent without processes.
 struct World {
@@ -94,6 +99,8 @@ impl World {
             host_ip: "127.0.0.1".to_owned(),
             probes: Probes::new(&Pace::fast(SPEED)),
             pace: Pace::fast(SPEED),
+            contact: Arc::new(Contact::open(directory.path(), LEASE)),
+            shutdown_grace: Duration::from_secs(5),
         });
         let (stop, (listed, ready)) = (CancellationToken::new(), watch::channel(false));
         let manager = Manager::new(context.clone(), entries, stop.clone(), listed);

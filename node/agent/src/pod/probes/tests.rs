@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    contact::Contact,
     context::Caches,
     events::Recorder,
     fake::{FakeGuests, FakeLink, FakeSwitch, FakeWorkloads, eventually, offer},
@@ -68,6 +69,8 @@ impl World {
             host_ip: "127.0.0.1".to_owned(),
             probes: Probes::new(&pace),
             pace,
+            contact: Arc::new(Contact::open(directory.path(), Duration::from_hours(1))),
+            shutdown_grace: Duration::from_secs(5),
         });
         Self { context, link, switch, _directory: directory }
     }

@@ -67,7 +67,7 @@ impl Worker {
     }
 
     /// Every run is to end within `grace`, and what would lead to another is given up.
-    fn stop_all(&mut self, grace: Duration) {
+    pub(super) fn stop_all(&mut self, grace: Duration) {
         for (work, handle) in self.works.values() {
             // What is being launched ends like any other run, and a message is soon read.
             if matches!(work, Work::SetUp | Work::Prepare(_)) {

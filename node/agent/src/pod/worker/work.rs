@@ -52,7 +52,10 @@ impl Worker {
 
     /// Namespace and volumes, before anything starts.
     pub(super) fn begin_set_up(&mut self, now: Instant) -> Option<Instant> {
-        let at = self.set_up.0.filter(|_| !self.frozen && !self.state.stopping && !self.state.is_finished())?;
+        let at = self
+            .set_up
+            .0
+            .filter(|_| !self.frozen && !self.state.stopping && !self.state.away && !self.state.is_finished())?;
         if now < at {
             return Some(at);
         }
@@ -146,6 +149,7 @@ impl Worker {
             Ok((_, Done::PostStarted(index, run, result))) => self.post_started(index, run, result),
             Ok((_, Done::PreStopped(index, run, result))) => self.pre_stopped(index, &run, &result),
             Ok((_, Done::Read(index, run, exit))) => self.ended(index, &run, &exit),
+            Ok((_, Done::Asked(answer))) => self.asked(answer),
             Err(error) => self.broke(work, &error),
         }
     }
@@ -173,6 +177,7 @@ impl Worker {
                 self.set_up_failed(&SetUpFailure { reason: "FailedMount", message: what() });
             }
             Work::SetUp => {}
+            Work::Ask => self.ask_at = None,
             Work::Prepare(index) if self.state.starts_nothing() => self.state.attempt_dropped(index),
             Work::Prepare(index) => self.failed(index, &Failure::CreateContainerError(what())),
             Work::Launch(index) => self.failed(index, &Failure::RunContainerError(what())),
