@@ -3,7 +3,7 @@
 # cost, what starting a guest and limiting it costs.
 #
 #   CORACLE_BENCH_BINARY=PATH       a binary other than the release build
-#   CORACLE_BENCH_SHORT=1           only see that the benches network, instantiate, limits and spinners work
+#   CORACLE_BENCH_SHORT=1           only see that the benches network, instantiate, limits, spinners and node_lost work
 #   CORACLE_BENCH_PODS=N            pods of bench idle_memory, 1000; 10000 takes minutes
 #   CORACLE_BENCH_PROBED=1          give them a readiness probe
 #   CORACLE_BENCH_WASMTIME=PATH     the wasmtime to compare with; built into a cache when it is not given
@@ -20,7 +20,7 @@ export CORACLE_TEST_KUBECTLS CORACLE_TEST_BINARY="$binary"
 printf 'machine: %s, %s cores, %s\n' "$(uname -sr)" "$(nproc)" "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)"
 printf 'rustc %s, binary %s: %s bytes\n' "$(rustc --version | cut -d' ' -f2)" "$binary" "$(stat -c %s "$binary")"
 
-[ $# -gt 0 ] || set -- instantiate limits spinners pod_start idle_memory network
+[ $# -gt 0 ] || set -- instantiate limits spinners pod_start idle_memory network node_lost
 benches=()
 for name; do
     benches+=(--bench "$name")
