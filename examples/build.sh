@@ -17,6 +17,7 @@ guests=(
     "examples misfit wasm32-wasip2 misfit/misfit.wasm misfit/guest"
     "examples server wasm32-wasip2 web/server.wasm web/server"
     "examples rewriter wasm32-wasip2 web/rewriter.wasm web/rewriter"
+    "examples caller wasm32-wasip2 fleet/caller.wasm fleet/caller"
     "tests/guests http wasm32-wasip2 http.wasm http"
     "tests/guests listener wasm32-wasip1 listener-p1.wasm listener"
     "tests/guests load wasm32-wasip2 load.wasm load"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The main job in one go: a cluster in a temporary directory, the well-known init-container example, three web servers
-# behind a service, bad neighbours that hurt nobody, everything stopped again. Commands are echoed as a person would type them.
+# behind a service, bad neighbours that hurt nobody, three nodes of which one dies and comes back, everything stopped again.
+# Commands are echoed as a person would type them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,21 +9,29 @@ binary="${CARGO_TARGET_DIR:-target}/debug/coracle"
 work=$(mktemp -d -t coracle-demo.XXXXXX)
 log="$work/coracle-dev.log"
 dev=
+# A node that was started by hand.
+node=
 tools="$work/bin"
 mkdir "$tools"
 ln -s "$(realpath "$binary")" "$tools/coracle"
 ln -s "$(scripts/kubectl.sh --any)" "$tools/kubectl"
 export PATH="$tools:$PATH" KUBECONFIG="$work/data/kubeconfig"
 
+# stop PID: asks it to end, and kills it when it does not.
+stop() {
+    if [ -n "$1" ] && kill -0 "$1" 2>/dev/null; then
+        kill -TERM "$1"
+        for _ in $(seq 200); do kill -0 "$1" 2>/dev/null || break; sleep 0.1; done
+        kill -KILL "$1" 2>/dev/null || true
+        wait "$1" 2>/dev/null || true
+    fi
+}
+
 finish() {
     status=$?
     trap - EXIT INT TERM
-    if [ -n "$dev" ] && kill -0 "$dev" 2>/dev/null; then
-        kill -TERM "$dev"
-        for _ in $(seq 200); do kill -0 "$dev" 2>/dev/null || break; sleep 0.1; done
-        kill -KILL "$dev" 2>/dev/null || true
-        wait "$dev" 2>/dev/null || true
-    fi
+    stop "$node"
+    stop "$dev"
     if [ "$status" = 0 ]; then
         rm -rf "$work"
         printf '\nDemo done in %d s; everything that it started has been stopped.\n' "$SECONDS"
@@ -197,3 +206,71 @@ if output=$(kubectl exec spinner -n rough -- misfit quit 2>&1); then fail "misfi
 printf '%s\n' "$output"
 case "$output" in *enough*"exit code 1"*) ;; *) fail "the command's output or exit code is not shown" ;; esac
 run kubectl delete namespace rough calm
+stop "$dev"
+dev=
+
+say "Three nodes on this machine, each a process with an address of its own; the fast profile notices quickly who is gone"
+printf '$ coracle dev --nodes 3 --node-profile fast --data-dir %s --listen 127.0.0.1:0 &\n' "$work/fleet"
+export KUBECONFIG="$work/fleet/kubeconfig"
+coracle dev --nodes 3 --node-profile fast --data-dir "$work/fleet" --listen 127.0.0.1:0 >"$log" 2>&1 &
+dev=$!
+for name in node-1 node-2 node-3; do until_shown " Ready " 60 kubectl get node "$name"; done
+run kubectl get nodes -o wide
+run coracle push examples/web/server.wasm web-server:1
+run coracle push examples/fleet/caller.wasm caller:1
+
+say "A web server on each, one service in front of them, and a pod that calls it by its name"
+run kubectl apply -f examples/fleet/web.yaml -f examples/fleet/caller.yaml
+run kubectl wait --for=condition=Ready pod/web-1 pod/web-2 pod/web-3 pod/caller --timeout=60s
+run kubectl get pods -o wide
+
+say "The node port is open on every node, and each answers for all three"
+number=$(kubectl get service web -o 'jsonpath={.spec.ports[0].nodePort}')
+for address in 127.0.0.1 127.0.0.2 127.0.0.3; do
+    for name in web-1 web-2 web-3; do
+        until_shown "X-Served-By: $name" 30 curl -sS --include --max-time 5 "http://$address:$number/"
+    done
+    printf 'http://%s:%s/ is answered by web-1, web-2 and web-3\n' "$address" "$number"
+done
+# calls NAME…: the last line of the caller in which exactly these have answered.
+calls() {
+    kubectl logs caller | awk -v names="$*" '
+        /^calls to/ { shown = ""; for (n = 1; n <= 3; n++) if ($0 ~ ("web-" n)) shown = shown (shown ? " " : "") "web-" n; if (shown == names) last = $0 }
+        END { print last }'
+}
+until_shown "calls to" 30 calls web-1 web-2 web-3
+run kubectl logs caller --tail=2
+
+say "One node is killed: it is NotReady, its pod is marked and no endpoint any more, and the caller goes on"
+printf "$ pkill -9 -f 'node --name node-3'\n"
+pkill -9 -P "$dev" -f 'node --name node-3'
+until_shown NotReady 60 kubectl get node node-3
+until_shown False 30 kubectl get pod web-3 -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
+until_shown "calls to" 30 calls web-1 web-2
+run kubectl get nodes
+run kubectl get pod web-3 -o 'jsonpath={.status.conditions[?(@.type=="Ready")]}{"\n"}'
+run kubectl get endpoints web
+printf '$ kubectl logs caller | grep -v "^calls"\n'
+failed=$(kubectl logs caller | grep -c FAILED || true)
+kubectl logs caller | grep -v '^calls' || true
+run kubectl logs caller --tail=2
+printf 'failed calls: %s\n' "$failed"
+[ "$failed" -le 1 ] || fail "only the call in flight may fail, $failed have"
+
+say "The node comes back, and its pod runs again"
+again=$(sed -n 's/^node-3 was ended.* again: //p' "$log" | tail -n 1)
+printf '$ %s &\n' "$again"
+eval "exec $again" >>"$log" 2>&1 &
+node=$!
+until_shown " Ready " 60 kubectl get node node-3
+run kubectl wait --for=condition=Ready pod/web-3 --timeout=60s
+run kubectl get pods
+before=$(calls web-1 web-2 web-3)
+deadline=$((SECONDS + 30))
+while [ "$(calls web-1 web-2 web-3)" = "$before" ]; do
+    [ "$SECONDS" -lt "$deadline" ] || fail "the caller does not see web-3 again"
+    sleep 0.2
+done
+run kubectl logs caller --tail=1
+[ "$(kubectl logs caller | grep -c FAILED || true)" -le 1 ] || fail "calls have failed when the node came back"
+run kubectl delete -f examples/fleet/web.yaml -f examples/fleet/caller.yaml

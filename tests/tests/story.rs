@@ -1,12 +1,18 @@
 //! The stories, driven by every kubectl that must work: a pod whose init containers wait for two services; three web
-//! servers with sidecars behind one service.
+//! servers with sidecars behind one service; three nodes of which one dies and comes back.
 
 use coracle_tests::{
-    Cluster, Kubectl, eventually, example,
+    Cluster, Kubectl,
+    by_hand::{ByHand, kill_node},
+    eventually, example,
     network::{self, address},
+    pods::until,
     wait::contains,
 };
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
 fn pod_line(kubectl: &Kubectl) -> String {
     kubectl.run("get pod myapp-pod --no-headers").unwrap_or_else(|error| error)
@@ -106,6 +112,84 @@ fn tell_of_the_web(cluster: &Cluster, kubectl: &Kubectl) {
         Ok(answer) => Err(answer.text()),
         Err(_) => Ok(()),
     });
+}
+
+#[test]
+fn a_node_dies_and_whoever_calls_its_service_hardly_notices() {
+    let mut cluster = Cluster::of_nodes(3).with_arguments(&["--node-profile", "fast"]);
+    cluster.start_again();
+    cluster.push(&example("web/server.wasm"), "web-server:1");
+    cluster.push(&example("fleet/caller.wasm"), "caller:1");
+    let (mut words, mut by_hand) = (String::new(), None);
+    for kubectl in cluster.kubectls() {
+        tell_of_the_fleet(&cluster, &kubectl, &mut words, &mut by_hand);
+    }
+    drop(by_hand);
+    assert!(cluster.stop().success(), "{}", cluster.log());
+}
+
+/// `by_hand` is node-3 when it was killed and started again before, with `words`.
+fn tell_of_the_fleet(cluster: &Cluster, kubectl: &Kubectl, words: &mut String, by_hand: &mut Option<ByHand>) {
+    const NAMES: [&str; 3] = ["web-1", "web-2", "web-3"];
+    let run = |words: &str| kubectl.run(words).unwrap_or_else(|error| panic!("kubectl {words}: {error}"));
+    let path = |name: &str| example(&format!("fleet/{name}")).display().to_string();
+    run(&format!("apply -f {} -f {}", path("web.yaml"), path("caller.yaml")));
+    for (index, name) in NAMES.iter().enumerate() {
+        let pod = until(kubectl, name, "ready", |pod| condition(pod, "Ready") == "True");
+        assert_eq!(pod["spec"]["nodeName"], format!("node-{}", index + 1), "{pod}");
+    }
+    network::endpoints(kubectl, "web", 3);
+    let port = network::node_port_number(kubectl, "web", "http");
+    let IpAddr::V4(first) = cluster.host() else { panic!("{} is no IPv4 address", cluster.host()) };
+    let through = |node: u32| SocketAddr::from((Ipv4Addr::from_bits(first.to_bits() + node), port));
+    let all_through = |node: u32| {
+        let mut answered = BTreeSet::new();
+        eventually("answers from all three through any node", || {
+            let answer = network::get(through(node), "/")?;
+            contains(&answer.text(), "one of three")?;
+            answered
+                .insert(answer.header("x-served-by").unwrap_or_default().split(' ').next().unwrap_or("").to_owned());
+            if NAMES.iter().all(|name| answered.contains(*name)) { Ok(()) } else { Err(format!("{answered:?}")) }
+        });
+    };
+    (0..3).for_each(all_through);
+    let calls = || kubectl.run("logs caller");
+    let lines_with = |log: &str, names: &[&str]| {
+        let lines = log.lines().filter(|line| line.starts_with("calls to "));
+        lines.filter(|line| NAMES.iter().all(|name| line.contains(name) == names.contains(name))).count()
+    };
+    let has_line = |names: &[&str], before: usize| {
+        let log = calls()?;
+        if lines_with(&log, names) > before { Ok(()) } else { Err(log) }
+    };
+    eventually("calls that all three answer", || has_line(&NAMES, 0));
+
+    match by_hand.take() {
+        Some(node) => drop(node),
+        None => *words = kill_node(cluster, "node-3"),
+    }
+    eventually("NotReady", || contains(&kubectl.run("get node node-3 --no-headers")?, "NotReady"));
+    until(kubectl, "web-3", "marked", |pod| condition(pod, "Ready") == "False");
+    network::endpoints(kubectl, "web", 2);
+    let before = lines_with(&calls().unwrap(), &NAMES[..2]);
+    eventually("calls that two answer", || has_line(&NAMES[..2], before + 1));
+    let (others, log) = (lines_with(&calls().unwrap(), &NAMES), calls().unwrap());
+    // One call at a time: no more than one was in flight when the node died.
+    assert!(log.matches("FAILED").count() <= 1, "{log}");
+
+    *by_hand = Some(ByHand::start(words));
+    eventually("Ready", || {
+        let line = kubectl.run("get node node-3 --no-headers")?;
+        if line.contains(" Ready") { Ok(()) } else { Err(line) }
+    });
+    let again = until(kubectl, "web-3", "ready again", |pod| condition(pod, "Ready") == "True");
+    assert!(again["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1), "{again}");
+    network::endpoints(kubectl, "web", 3);
+    eventually("calls that all three answer again", || has_line(&NAMES, others));
+    (0..3).for_each(all_through);
+    let log = calls().unwrap();
+    assert!(log.matches("FAILED").count() <= 1, "{log}");
+    run(&format!("delete -f {} -f {}", path("web.yaml"), path("caller.yaml")));
 }
 
 #[test]
