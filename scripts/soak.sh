@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The fault suite for long: storms of SOAK_CYCLES pods, SOAK_ADDRESSES pods on the same few addresses, then SOAK_ROUNDS rounds of churn, kills and connections, against the debug binary.
+# The fault suite for long: storms of SOAK_CYCLES pods, SOAK_ADDRESSES pods on the same few addresses, SOAK_ROUNDS rounds of churn, kills and
+# connections, then connections between three nodes of which one is struck SOAK_STRIKES times; against the debug binary.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -33,7 +33,12 @@ impl Holdings {
     /// What the cluster's processes hold now: agent (with the control plane) and runners.
     #[must_use]
     pub fn of(cluster: &Cluster) -> Self {
-        let pids: Vec<u32> = [cluster.pid()].into_iter().chain(cluster.runners()).collect();
+        Self::of_processes(&[cluster.pid()].into_iter().chain(cluster.runners()).collect::<Vec<_>>())
+    }
+
+    /// What these processes hold now.
+    #[must_use]
+    pub fn of_processes(pids: &[u32]) -> Self {
         Self {
             descriptors: pids.iter().map(|pid| processes::descriptors(*pid).len()).sum(),
             memory_kib: pids.iter().filter_map(|pid| processes::pss_kib(*pid)).sum(),

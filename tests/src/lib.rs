@@ -9,6 +9,7 @@ pub mod chaos;
 pub mod churn;
 pub mod cluster;
 pub mod connections;
+pub mod crossing;
 pub mod crowd;
 mod daemon;
 pub mod device;

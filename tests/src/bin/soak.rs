@@ -1,11 +1,13 @@
 //! `make soak`: storms of as many pods as `SOAK_CYCLES` says, as many pods as `SOAK_ADDRESSES` says that have the same few
-//! addresses one after another, then churn, kills and connections for as many rounds as `SOAK_ROUNDS` says; none where
-//! that is 0. What `storm`, `kill` and `churn` of the fault suite and the suite `connections` do for a minute or two, for long; it ends with a panic at the first thing that does not hold.
+//! addresses one after another, churn, kills and connections for as many rounds as `SOAK_ROUNDS` says, then connections
+//! between nodes while as many nodes are killed or frozen as `SOAK_STRIKES` says; none where that is 0. What `storm`, `kill` and
+//! `churn` of the fault suite and the suites `connections` and `crossing` do for a minute or two, for long; it ends with a
+//! panic at the first thing that does not hold.
 
 use coracle_tests::{
     Apart, Cluster, Footprint,
     chaos::Chaos,
-    churn, connections, eventually, guest,
+    churn, connections, crossing, eventually, guest,
     hosts::{Realm, reuse},
     random::Random,
     storm::{Storm, VICTIMS, Victim},
@@ -29,11 +31,27 @@ const KILLS: usize = 4;
 /// Pods of a round that come and go without kills.
 const PODS: usize = 100;
 
+/// Nodes struck when nobody says how many: about half an hour; and how many between two looks at what is left.
+const STRIKES_DEFAULT: usize = 150;
+const STRIKES_BETWEEN: usize = 10;
+
 fn main() {
     let mut random = Random::seeded();
     storm(named("SOAK_CYCLES", CYCLES_DEFAULT), &mut random);
     addresses(named("SOAK_ADDRESSES", ADDRESSES_DEFAULT), &mut random);
-    rounds(named("SOAK_ROUNDS", ROUNDS_DEFAULT), random);
+    rounds(named("SOAK_ROUNDS", ROUNDS_DEFAULT), random.fork());
+    strikes(named("SOAK_STRIKES", STRIKES_DEFAULT), &mut random);
+}
+
+/// Nodes that are killed and frozen while pods of all nodes talk to each other.
+fn strikes(strikes: usize, random: &mut Random) {
+    if strikes == 0 {
+        return;
+    }
+    let mut fleet = crossing::fleet();
+    for done in (0..strikes).step_by(STRIKES_BETWEEN) {
+        crossing::round(&mut fleet, random, STRIKES_BETWEEN.min(strikes - done));
+    }
 }
 
 fn named(variable: &str, otherwise: usize) -> usize {
