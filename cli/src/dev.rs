@@ -4,7 +4,11 @@
 mod forwarded;
 mod processes;
 
-use crate::{banner, patience::PatienceOptions, server::address};
+use crate::{
+    banner,
+    patience::PatienceOptions,
+    server::{IdentityOptions, address},
+};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use coracle_node::{Credentials, Signals, WorkloadOptions, absolute};
@@ -42,6 +46,8 @@ pub(crate) struct Dev {
     #[command(flatten)]
     patience: PatienceOptions,
     #[command(flatten)]
+    identity: IdentityOptions,
+    #[command(flatten)]
     workloads: Forwarded<WorkloadOptions>,
 }
 
@@ -66,12 +72,12 @@ impl Dev {
             several => several.iter().map(|node| node.name.clone()).collect(),
         };
         let config = ServerConfig {
-            data_dir: data_dir.clone(),
-            listen: self.listen,
             name: format!("server-{}", self.servers),
             nodes,
             patience: self.patience.patience(),
+            ..ServerConfig::new(data_dir.clone(), self.listen)
         };
+        let config = self.identity.apply(config);
         let server = coracle_server::start(config, server_stop.clone()).await?;
         let reachable = coracle_server::reachable(server.address);
         let nodes = if planned.is_empty() {

@@ -10,6 +10,7 @@ use std::{
     path::PathBuf,
     pin::pin,
     process::ExitCode,
+    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,27 @@ pub(crate) struct Server {
     nodes: Vec<String>,
     #[command(flatten)]
     patience: PatienceOptions,
+    #[command(flatten)]
+    identity: IdentityOptions,
+}
+
+/// What the server and its nodes prove themselves with.
+#[derive(Debug, Args)]
+pub(crate) struct IdentityOptions {
+    /// Name or address under which others reach the server, for its certificate; may be repeated
+    #[arg(long = "tls-name", value_name = "NAME")]
+    names: Vec<String>,
+    /// How long certificates of nodes last; nodes renew them when most of that is over
+    #[arg(long, value_name = "SECONDS", default_value_t = coracle_server::CERTIFICATE_LIFETIME.as_secs(), value_parser = clap::value_parser!(u64).range(10..=315_360_000))]
+    certificate_lifetime: u64,
+}
+
+impl IdentityOptions {
+    /// The configuration with these options.
+    pub(crate) fn apply(&self, config: ServerConfig) -> ServerConfig {
+        let certificate_lifetime = Duration::from_secs(self.certificate_lifetime);
+        ServerConfig { names: self.names.clone(), certificate_lifetime, ..config }
+    }
 }
 
 impl Server {
@@ -37,10 +59,12 @@ impl Server {
     pub(crate) async fn run(self) -> Result<ExitCode> {
         let mut signals = Signals::listen()?;
         let stop = CancellationToken::new();
-        let Self { data_dir, listen, name, nodes, patience } = self;
+        let Self { data_dir, listen, name, nodes, patience, identity } = self;
         let patience = patience.patience();
         let data_dir = absolute(&data_dir)?;
-        let config = ServerConfig { data_dir: data_dir.clone(), listen, name, nodes: nodes.clone(), patience };
+        let config =
+            ServerConfig { name, nodes: nodes.clone(), patience, ..ServerConfig::new(data_dir.clone(), listen) };
+        let config = identity.apply(config);
         let server = coracle_server::start(config, stop.clone()).await?;
         banner::print(&banner::server(coracle_server::reachable(server.address), &data_dir, &nodes));
         let mut stopped = pin!(server.stopped());

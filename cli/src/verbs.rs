@@ -2,6 +2,7 @@
 
 mod apply;
 mod attach;
+mod certificate;
 mod cordon;
 mod delete;
 mod describe;
@@ -22,6 +23,7 @@ mod streams;
 mod taint;
 mod target;
 mod terminal;
+mod token;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
@@ -47,6 +49,8 @@ pub(crate) enum Verb {
     Push(push::Push),
     Pull(pull::Pull),
     Inspect(inspect::Inspect),
+    Token(token::Token),
+    Certificate(certificate::Certificate),
 }
 
 /// Runs a verb; an error is printed by the caller and means exit code 1.
@@ -68,6 +72,8 @@ pub(crate) async fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Push(command) => command.run().await,
         Verb::Pull(command) => command.run().await,
         Verb::Inspect(command) => command.run().await,
+        Verb::Token(command) => command.run().await,
+        Verb::Certificate(command) => command.run().await,
     }
 }
 

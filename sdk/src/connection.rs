@@ -1,7 +1,7 @@
 //! The gRPC connection to a cluster: typed calls whose refusals are Kubernetes' `Status` errors.
 
 use crate::kubeconfig::{Credentials, Proof};
-use coracle_objects::{ApiError, Kind, ObjectKey, Reason, catalogue};
+use coracle_objects::{ApiError, Kind, ObjectKey, Reason, catalogue, meta};
 pub use coracle_wire::v1::LogRequest;
 pub use coracle_wire::v1::watch_event::Type as Change;
 use coracle_wire::{STATUS_TRAILER, v1};
@@ -200,6 +200,33 @@ impl Connection {
             _ => Applied::Unchanged,
         };
         Ok((applied, object(&answer.json)?))
+    }
+
+    /// Creates the object.
+    pub async fn create(&self, kind: &Kind, namespace: &str, wanted: &Value) -> Result<Value, CallError> {
+        let request = v1::CreateRequest {
+            resource: Some(resource(kind)),
+            namespace: namespace.to_owned(),
+            json: wanted.to_string().into(),
+            ..v1::CreateRequest::default()
+        };
+        let answer = self.objects.clone().create(request).await.map_err(|status| self.refused(&status))?;
+        object(&answer.into_inner().json)
+    }
+
+    /// Replaces the object, or the part of it that `subresource` names ("" for the object itself). A resource version in it
+    /// is a precondition.
+    pub async fn update(&self, kind: &Kind, subresource: &str, wanted: &Value) -> Result<Value, CallError> {
+        let request = v1::UpdateRequest {
+            resource: Some(resource(kind)),
+            namespace: meta::namespace(wanted).to_owned(),
+            name: meta::name(wanted).to_owned(),
+            subresource: subresource.to_owned(),
+            json: wanted.to_string().into(),
+            ..v1::UpdateRequest::default()
+        };
+        let answer = self.objects.clone().update(request).await.map_err(|status| self.refused(&status))?;
+        object(&answer.into_inner().json)
     }
 
     /// Changes an object by a merge patch (RFC 7396); a resource version in it is a precondition.

@@ -15,6 +15,9 @@ pub const USER_SCHEDULER: &str = "system:kube-scheduler";
 /// The controllers in the server's process.
 pub const USER_CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
 
+/// Who approves and signs certificates, in the server's process.
+pub const USER_SIGNER: &str = "system:coracle-signer";
+
 /// An authenticated user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
@@ -57,6 +60,12 @@ impl Identity {
     #[must_use]
     pub fn controller_manager() -> Self {
         Self::new(USER_CONTROLLER_MANAGER, &[])
+    }
+
+    /// Who approves and signs certificates.
+    #[must_use]
+    pub fn signer() -> Self {
+        Self::new(USER_SIGNER, &[])
     }
 
     /// Whether it belongs to `group`.

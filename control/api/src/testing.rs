@@ -16,11 +16,17 @@ pub(crate) const TOKEN: &str = "secret";
 
 /// A door, the proposer behind it, and a namespace `default`.
 pub(crate) async fn door() -> (Arc<Door>, Arc<LocalProposer>) {
+    door_with_rest(std::time::Duration::ZERO).await
+}
+
+/// The same, where ranges of deleted nodes rest so long.
+pub(crate) async fn door_with_rest(range_rest: std::time::Duration) -> (Arc<Door>, Arc<LocalProposer>) {
     let proposer = Arc::new(LocalProposer::new().unwrap());
     let door = Door::new(DoorConfig {
         store: proposer.store().clone(),
         proposer: Arc::clone(&proposer) as _,
         service_range: (Ipv4Addr::new(10, 96, 0, 0), 16),
+        range_rest,
         blob_dir: PathBuf::from("/nonexistent"),
         tolerations: TolerationDefaults::default(),
     });

@@ -4,6 +4,7 @@
 //! the `kubernetes` service) it creates through the door like everybody else.
 
 mod bootstrap;
+mod certificates;
 mod credentials;
 mod files;
 mod kubeconfig;
@@ -21,6 +22,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 use thiserror::Error;
 
@@ -28,6 +30,9 @@ use thiserror::Error;
 pub use coracle_objects::ranges::SERVICE_RANGE;
 /// Cluster IP of the service `kubernetes`: the first of the range.
 pub const KUBERNETES_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+
+/// How long the certificates of nodes last where nobody says otherwise.
+pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How a server runs.
 #[derive(Debug, Clone)]
@@ -42,6 +47,26 @@ pub struct ServerConfig {
     pub nodes: Vec<String>,
     /// How patient the cluster is with its nodes.
     pub patience: Patience,
+    /// Names and addresses under which it is reached, besides those that it knows itself.
+    pub names: Vec<String>,
+    /// How long the certificates of nodes last; [`CERTIFICATE_LIFETIME`] is usual.
+    pub certificate_lifetime: Duration,
+}
+
+impl ServerConfig {
+    /// With everything in `data_dir`, listening there, and all else as is usual.
+    #[must_use]
+    pub fn new(data_dir: PathBuf, listen: SocketAddr) -> Self {
+        Self {
+            data_dir,
+            listen,
+            name: "server-1".to_owned(),
+            nodes: Vec::new(),
+            names: Vec::new(),
+            patience: Patience::default(),
+            certificate_lifetime: CERTIFICATE_LIFETIME,
+        }
+    }
 }
 
 /// Why a server could not start, or ended.

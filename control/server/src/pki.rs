@@ -6,12 +6,13 @@ use crate::{
     ServerError,
     files::{self, PUBLIC, SECRET},
 };
+use coracle_objects::nodes;
 use rand::TryRngCore as _;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, pem::PemObject as _};
 use std::{
     collections::BTreeSet,
     net::IpAddr,
@@ -21,11 +22,12 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 const CA_LIFE: Duration = Duration::days(3650);
-const LEAF_LIFE: Duration = Duration::days(365);
-/// A certificate is renewed when less of its life is left.
+/// How long certificates of nodes last where nobody says otherwise, and those of the server and its administrator.
+pub(crate) const LEAF_LIFE: Duration = Duration::days(365);
+/// A certificate is renewed when less of its life is left, or less than a third.
 const RENEW_BEFORE: Duration = Duration::days(30);
 /// Clocks of other machines may be behind.
-const BACKDATE: Duration = Duration::minutes(10);
+const BACKDATE: Duration = Duration::seconds(nodes::CERTIFICATES_BACKDATED_SECONDS);
 
 /// The cluster's CA.
 pub(crate) struct Authority {
@@ -51,6 +53,17 @@ pub(crate) enum Subject<'a> {
         user: &'a str,
         /// Organization; the certificate library writes one at most.
         group: &'a str,
+    },
+    /// A node's agent.
+    Node {
+        /// The node's name.
+        name: &'a str,
+        /// The store's revision now, which the serial begins with.
+        revision: u64,
+        /// The revision from which on credentials of this name count.
+        since: u64,
+        /// How long it lasts.
+        lifetime: Duration,
     },
 }
 
@@ -113,10 +126,31 @@ impl Authority {
 
     fn issue(&self, subject: &Subject<'_>) -> Result<Issued, rcgen::Error> {
         let key = KeyPair::generate()?;
+        let certificate = self.params(subject)?.signed_by(&key, &self.issuer)?;
+        Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+    }
+
+    /// PEM of a certificate for the node called `name` and the key in `request`, which is verified. Nothing else is taken
+    /// from the request.
+    pub(crate) fn sign(
+        &self,
+        request: &CertificateSigningRequestDer<'_>,
+        name: &str,
+        revision: u64,
+        lifetime: std::time::Duration,
+    ) -> Result<String, rcgen::Error> {
+        let request = CertificateSigningRequestParams::from_der(request)?;
+        let lifetime = Duration::try_from(lifetime).unwrap_or(LEAF_LIFE);
+        let params = self.params(&Subject::Node { name, revision, since: 0, lifetime })?;
+        Ok(params.signed_by(&request.public_key, &self.issuer)?.pem())
+    }
+
+    fn params(&self, subject: &Subject<'_>) -> Result<CertificateParams, rcgen::Error> {
         let mut params = match subject {
             Subject::Server(names) => CertificateParams::new(names.to_vec())?,
-            Subject::Client { .. } => CertificateParams::default(),
+            Subject::Client { .. } | Subject::Node { .. } => CertificateParams::default(),
         };
+        let mut lifetime = LEAF_LIFE;
         params.distinguished_name = DistinguishedName::new();
         match subject {
             Subject::Server(_) => {
@@ -128,13 +162,22 @@ impl Authority {
                 params.distinguished_name.push(DnType::OrganizationName, *group);
                 params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
             }
+            Subject::Node { name, revision, lifetime: own, .. } => {
+                params.distinguished_name.push(DnType::CommonName, nodes::user(name));
+                params.distinguished_name.push(DnType::OrganizationName, nodes::GROUP);
+                // Nodes show it to each other as well, from both ends of a connection.
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+                let mut random = [0_u8; nodes::SERIAL_RANDOM_BYTES];
+                rand::rngs::OsRng.try_fill_bytes(&mut random).map_err(|_| rcgen::Error::RingUnspecified)?;
+                params.serial_number = Some(SerialNumber::from_slice(&nodes::serial(*revision, random)));
+                lifetime = *own;
+            }
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         let now = OffsetDateTime::now_utc();
-        (params.not_before, params.not_after) = (now - BACKDATE, now + LEAF_LIFE);
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+        (params.not_before, params.not_after) = (now - BACKDATE, now + lifetime);
+        Ok(params)
     }
 
     /// Whether a stored pair still serves.
@@ -143,15 +186,20 @@ impl Authority {
         let Ok((_, certificate)) = X509Certificate::from_der(&der) else { return false };
         let Ok((_, ca)) = X509Certificate::from_der(&self.certificate) else { return false };
         let left = certificate.validity().not_after.timestamp() - OffsetDateTime::now_utc().unix_timestamp();
-        let fits = match subject {
-            Subject::Server(names) => names_of(&certificate) == names.iter().cloned().collect(),
-            Subject::Client { user, group } => {
-                let organizations = certificate.subject().iter_organization().filter_map(|name| name.as_str().ok());
-                certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok()).eq([*user])
-                    && organizations.eq([*group])
+        let is_for = |user: &str, group: &str| {
+            let organizations = certificate.subject().iter_organization().filter_map(|name| name.as_str().ok());
+            certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok()).eq([user])
+                && organizations.eq([group])
+        };
+        let (fits, lifetime) = match subject {
+            Subject::Server(names) => (names_of(&certificate) == names.iter().cloned().collect(), LEAF_LIFE),
+            Subject::Client { user, group } => (is_for(user, group), LEAF_LIFE),
+            Subject::Node { name, since, lifetime, .. } => {
+                let counts = nodes::issued_at(certificate.raw_serial()) >= *since;
+                (counts && is_for(&nodes::user(name), nodes::GROUP), *lifetime)
             }
         };
-        fits && left > RENEW_BEFORE.whole_seconds()
+        fits && left > RENEW_BEFORE.min(lifetime / 3).whole_seconds()
             && certificate.issuer().as_raw() == ca.subject().as_raw()
             && certificate.public_key().subject_public_key.data.as_ref() == key.public_key_raw()
     }
@@ -171,11 +219,14 @@ fn names_of(certificate: &X509Certificate<'_>) -> BTreeSet<String> {
     names.collect()
 }
 
-/// The server's chain and key as TLS wants them.
+/// The server's chain and key as TLS wants them. The chain ends with the CA itself: who joins knows no more of it than
+/// its hash.
 pub(crate) fn tls_pair(
     issued: &Issued,
+    ca: &CertificateDer<'static>,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), rustls_pki_types::pem::Error> {
-    let chain = CertificateDer::pem_slice_iter(issued.certificate_pem.as_bytes()).collect::<Result<_, _>>()?;
+    let mut chain = CertificateDer::pem_slice_iter(issued.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    chain.push(ca.clone());
     Ok((chain, PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes())?))
 }
 

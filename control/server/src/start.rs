@@ -1,14 +1,17 @@
 //! Starting everything in its order, and stopping it in the reverse.
 
 use crate::{
-    KUBERNETES_SERVICE_IP, Patience, SERVICE_RANGE, ServerConfig, ServerError, bootstrap, credentials,
+    KUBERNETES_SERVICE_IP, Patience, SERVICE_RANGE, ServerConfig, ServerError, bootstrap,
+    certificates::{self, Signer},
+    credentials,
     files::{self, Lock, SECRET},
     kubeconfig,
     pki::{self, Authority, Issued, Subject},
 };
 use coracle_api::{
     Door, DoorConfig,
-    auth::Authenticator,
+    auth::{Authenticator, revocation},
+    door::RANGE_REST,
     identity::{GROUP_MASTERS, Identity},
     listener::{self, Services},
     nodelink::NodeLinks,
@@ -59,62 +62,82 @@ pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<
     let fail = |source| ServerError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
-    let access = Access::prepare(&config, address)?;
+    let Access { tls, authenticator, authority } = Access::prepare(&config, address)?;
     let store_dir = data_dir.join("store");
     files::private_directory(&store_dir)?;
     let replica = Replica::open(ReplicaConfig::new(store_dir, SERVER_ID)).await?;
-    let control_plane = ControlPlane::new(data_dir, replica, access.authenticator, config.patience.clone())?;
+    if let Err(error) = ensure_nodes(&config, &authority, replica.store()) {
+        replica.shutdown().await;
+        return Err(error);
+    }
+    let authenticator = Arc::new(authenticator.with_store(replica.store().clone()));
+    let control_plane = ControlPlane::new(data_dir, replica, authenticator, config.patience.clone())?;
+    let signer = Arc::new(Signer {
+        door: Arc::clone(&control_plane.door),
+        authority: Arc::new(authority),
+        lifetime: config.certificate_lifetime,
+    });
     if let Err(error) = bootstrap::run(&*control_plane.door.client(Identity::admin()), address.port()).await {
         control_plane.replica.shutdown().await;
         return Err(ServerError::Bootstrap(error));
     }
     let app = control_plane.services().into_app()?;
-    let stopped = tokio::spawn(control_plane.run(listener, access.tls, app, shutdown, lock));
+    let stopped = tokio::spawn(control_plane.run(listener, tls, app, signer, (shutdown, lock)));
     tracing::info!(%address, name = config.name, "server started");
     Ok(RunningServer { address, stopped })
+}
+
+/// Credentials for the nodes that are asked for, as good as the store says they have to be.
+fn ensure_nodes(config: &ServerConfig, authority: &Authority, store: &Store) -> Result<(), ServerError> {
+    for node in &config.nodes {
+        let since = revocation::since(store, node).map_err(|error| ServerError::Failed(error.to_string()))?;
+        let revisions = (store.revision().0, since);
+        credentials::ensure(authority, &config.data_dir, node, revisions, config.certificate_lifetime)?;
+    }
+    Ok(())
 }
 
 /// Certificates, tokens and the files that hold them.
 struct Access {
     tls: Arc<rustls::ServerConfig>,
-    authenticator: Arc<Authenticator>,
+    authenticator: Authenticator,
+    authority: Authority,
 }
 
 impl Access {
     fn prepare(config: &ServerConfig, address: SocketAddr) -> Result<Self, ServerError> {
         let data_dir = &config.data_dir;
         let authority = Authority::open_or_create(data_dir)?;
-        let server = authority.ensure("server", &Subject::Server(&server_names(address)))?;
+        let server = authority.ensure("server", &Subject::Server(&server_names(address, &config.names)))?;
         let admin = authority.ensure("admin", &Subject::Client { user: "admin", group: GROUP_MASTERS })?;
         let token = files::token(&data_dir.join("admin.token"))?;
-        for node in &config.nodes {
-            credentials::ensure(&authority, data_dir, node)?;
-        }
-        let authenticator = Arc::new(Authenticator::new().with_token(&token, Identity::admin()));
+        let authenticator = Authenticator::new().with_token(&token, Identity::admin());
         let tls = tls(data_dir, &server, &authority)?;
         let text = kubeconfig::render(address, authority.certificate_pem(), &admin, &token);
         files::write(&data_dir.join("kubeconfig"), text.as_bytes(), SECRET)?;
-        Ok(Self { tls, authenticator })
+        Ok(Self { tls, authenticator, authority })
     }
 }
 
 fn tls(data_dir: &Path, server: &Issued, authority: &Authority) -> Result<Arc<rustls::ServerConfig>, ServerError> {
     let unusable =
         |error: rustls_pki_types::pem::Error| ServerError::Pki(data_dir.join("pki/server.crt"), error.to_string());
-    let (chain, key) = pki::tls_pair(server).map_err(unusable)?;
+    let (chain, key) = pki::tls_pair(server, authority.certificate()).map_err(unusable)?;
     Ok(listener::tls_config(chain, key, authority.certificate().clone())?)
 }
 
 /// Names under which the API is reached.
-fn server_names(address: SocketAddr) -> Vec<String> {
+fn server_names(address: SocketAddr, others: &[String]) -> Vec<String> {
     let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
     names.push(KUBERNETES_SERVICE_IP.to_string());
     let service =
         ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
     names.extend(service.map(str::to_owned));
     let listen = kubeconfig::reachable(address).ip().to_string();
-    if !names.contains(&listen) {
-        names.push(listen);
+    for name in std::iter::once(&listen).chain(others) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
     }
     names
 }
@@ -146,6 +169,7 @@ impl ControlPlane {
             proposer,
             store: store.clone(),
             service_range: SERVICE_RANGE,
+            range_rest: RANGE_REST,
             blob_dir,
             tolerations: patience.tolerations,
         });
@@ -173,14 +197,18 @@ impl ControlPlane {
         listener: TcpListener,
         tls: Arc<rustls::ServerConfig>,
         app: listener::App,
-        shutdown: CancellationToken,
-        lock: Lock,
+        signer: Arc<Signer>,
+        (shutdown, lock): (CancellationToken, Lock),
     ) -> Option<String> {
         let loops = CancellationToken::new();
         let scheduler = coracle_scheduler::run(self.door.client(Identity::scheduler()), loops.clone());
         let controllers = self.door.client(Identity::controller_manager());
         let controllers = coracle_controllers::run(controllers, self.controllers.clone(), loops.clone());
-        let background = [tokio::spawn(scheduler), tokio::spawn(controllers)];
+        let certificates = certificates::run(signer, loops.clone());
+        let background = [tokio::spawn(scheduler), tokio::spawn(controllers), tokio::spawn(certificates)];
+        if let Some(connections) = self.authenticator.node_connections() {
+            tokio::spawn(Arc::clone(connections).run(loops.clone()));
+        }
         let stop_serving = shutdown.child_token();
         let serving = tokio::spawn(listener::serve(listener, tls, app, stop_serving.clone()));
         let failure = tokio::select! {
@@ -233,10 +261,11 @@ mod tests {
 
     #[test]
     fn names_of_the_certificate_follow_the_address() {
-        let names = server_names("127.0.0.7:1".parse().unwrap());
+        let names = server_names("127.0.0.7:1".parse().unwrap(), &["a.example".to_owned(), "localhost".to_owned()]);
         assert!(names.contains(&"127.0.0.7".to_owned()));
-        assert!(names.contains(&"10.96.0.1".to_owned()));
-        let everywhere = server_names("0.0.0.0:1".parse().unwrap());
+        assert!(names.contains(&"10.96.0.1".to_owned()) && names.contains(&"a.example".to_owned()));
+        assert_eq!(names.iter().filter(|name| *name == "localhost").count(), 1);
+        let everywhere = server_names("0.0.0.0:1".parse().unwrap(), &[]);
         assert_eq!(everywhere.iter().filter(|name| *name == "127.0.0.1").count(), 1);
     }
 

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what is not there fails the test")]
 
-use coracle_server::{Patience, RunningServer, ServerConfig, ServerError, start};
+use coracle_server::{RunningServer, ServerConfig, ServerError, start};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
@@ -18,13 +18,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 fn config(data_dir: &Path, listen: SocketAddr) -> ServerConfig {
     let nodes = vec!["one".to_owned()];
-    ServerConfig {
-        data_dir: data_dir.to_owned(),
-        listen,
-        name: "server-1".to_owned(),
-        nodes,
-        patience: Patience::default(),
-    }
+    ServerConfig { nodes, ..ServerConfig::new(data_dir.to_owned(), listen) }
 }
 
 fn any_port() -> SocketAddr {

@@ -55,6 +55,7 @@ pub struct Credentials {
     key: Arc<PrivateKeyDer<'static>>,
     not_before: i64,
     not_after: i64,
+    issued_at: u64,
 }
 
 impl Credentials {
@@ -79,6 +80,7 @@ impl Credentials {
         if parsed.public_key().subject_public_key.data.as_ref() != pair.public_key_raw() {
             return Err(unusable("the certificate", &"it is for another key"));
         }
+        let issued_at = coracle_objects::nodes::issued_at(parsed.raw_serial());
         let (not_before, not_after) =
             (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
         Ok(Self {
@@ -92,6 +94,7 @@ impl Credentials {
             key: Arc::new(key),
             not_before,
             not_after,
+            issued_at,
         })
     }
 
@@ -199,15 +202,16 @@ pub(crate) struct Wallet {
 }
 
 impl Wallet {
-    /// Begins with `given`, or with those in `data_dir` where these are the same node's, of the same cluster, and last
-    /// longer: the agent has renewed them since.
+    /// Begins with `given`, or with those in `data_dir` where these are the same node's, of the same cluster, and were
+    /// issued later: the agent has renewed them since.
     pub(crate) fn open(data_dir: &Path, given: Credentials) -> Self {
         let directory = data_dir.join(DIRECTORY);
         let kept = Credentials::are_in(&directory).then(|| Credentials::read(&directory)).and_then(|read| {
             read.inspect_err(|error| tracing::warn!(%error, "the credentials that were kept cannot be used")).ok()
         });
         let newer = kept.filter(|kept| {
-            kept.node_name == given.node_name && kept.ca == given.ca && kept.not_after > given.not_after
+            let age = |credentials: &Credentials| (credentials.issued_at, credentials.not_after);
+            kept.node_name == given.node_name && kept.ca == given.ca && age(kept) > age(&given)
         });
         Self { directory, current: watch::Sender::new(Arc::new(newer.unwrap_or(given))) }
     }
@@ -282,6 +286,16 @@ pub(crate) mod tests {
             params.not_after = time::OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
             let key = KeyPair::generate().unwrap();
             (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
+        }
+
+        /// The certificate for a signing request object, as its status has it.
+        pub(crate) fn sign(&self, request: &serde_json::Value, seconds: i64) -> String {
+            use base64::{Engine as _, engine::general_purpose::STANDARD};
+            let pem = STANDARD.decode(request["spec"]["request"].as_str().unwrap()).unwrap();
+            let pem = String::from_utf8(pem).unwrap();
+            let mut request = rcgen::CertificateSigningRequestParams::from_pem(&pem).unwrap();
+            request.params.not_after = time::OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
+            STANDARD.encode(request.signed_by(&self.0).unwrap().pem())
         }
 
         pub(crate) fn node(&self, name: &str, seconds: i64) -> Credentials {

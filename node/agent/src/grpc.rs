@@ -109,10 +109,17 @@ impl Service<Request> for Connection {
 }
 
 fn channel(server: &str, credentials: &Credentials) -> Result<Channel, AgentError> {
+    let identity = Identity::from_pem(credentials.certificate_pem(), credentials.key_pem());
+    channel_as(server, credentials.ca_pem(), Some(identity))
+}
+
+/// A channel to a server with a certificate of that CA; it does not connect yet. Without an identity it shows none.
+pub(crate) fn channel_as(server: &str, ca_pem: &str, identity: Option<Identity>) -> Result<Channel, AgentError> {
     let bad = |error: tonic::transport::Error| AgentError::Connection(chain(&error));
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(credentials.ca_pem()))
-        .identity(Identity::from_pem(credentials.certificate_pem(), credentials.key_pem()));
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca_pem));
+    if let Some(identity) = identity {
+        tls = tls.identity(identity);
+    }
     let endpoint = Endpoint::from_shared(server.to_owned()).map_err(bad)?;
     let endpoint = endpoint
         .tls_config(tls)
@@ -140,7 +147,7 @@ impl GrpcLink {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "message fields are optional in generated code")]
-fn wire(resource: Resource) -> Option<v1::Resource> {
+pub(crate) fn wire(resource: Resource) -> Option<v1::Resource> {
     Some(v1::Resource {
         group: resource.group.to_owned(),
         version: resource.version.to_owned(),
@@ -149,7 +156,7 @@ fn wire(resource: Resource) -> Option<v1::Resource> {
 }
 
 /// An error and what caused it, as one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
@@ -185,7 +192,7 @@ pub(crate) fn refusal(status: &Status) -> ApiError {
     ApiError::new(reason, message)
 }
 
-fn decode(bytes: &[u8]) -> Result<Value, ApiError> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Value, ApiError> {
     serde_json::from_slice(bytes)
         .map(fitted)
         .map_err(|error| ApiError::internal(format!("the server sent no JSON: {error}")))
@@ -209,7 +216,7 @@ fn fitted(value: Value) -> Value {
     }
 }
 
-fn encode(object: &Value) -> Result<bytes::Bytes, ApiError> {
+pub(crate) fn encode(object: &Value) -> Result<bytes::Bytes, ApiError> {
     let bytes = serde_json::to_vec(object).map_err(|error| ApiError::internal(error.to_string()))?;
     Ok(bytes.into())
 }
@@ -226,7 +233,7 @@ fn change(event: &v1::WatchEvent) -> Result<Change, ApiError> {
     }
 }
 
-async fn timed<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, ApiError> {
+pub(crate) async fn timed<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, ApiError> {
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) => Err(refusal(&status)),

@@ -27,6 +27,7 @@ mod grpc;
 mod guests;
 mod heartbeat;
 mod homes;
+pub mod join;
 mod ledger;
 mod link;
 mod logs;
@@ -37,11 +38,13 @@ mod output;
 mod pod;
 mod pressure;
 mod reflector;
+mod renewal;
 mod reports;
 mod retry;
 mod samples;
 mod sandbox;
 mod sessions;
+mod signing_request;
 mod sizing;
 mod static_pods;
 mod stats;
@@ -81,6 +84,7 @@ use crate::{
     },
     pressure::{Pressure, images::RoomOnDisk, thresholds::allocatable},
     reflector::{Cache, Sink},
+    renewal::Renewal,
     reports::Reports,
     sandbox::Owners,
     sessions::{NodeLink, Sessions},
@@ -157,7 +161,7 @@ pub struct AgentConfig {
     /// API server, `https://HOST:PORT`.
     pub server: String,
     /// What it shows (user `system:node:NAME`, group `system:nodes`); those that it renewed itself and keeps in
-    /// `data_dir` count where they last longer.
+    /// `data_dir` count where they were issued later.
     pub credentials: Credentials,
     /// The node's address as other hosts know it.
     pub address: String,
@@ -223,7 +227,7 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     network::raise_descriptor_limit();
     let unusable = |error| AgentError::DataDir(config.data_dir.clone(), error);
     prepare_directory(&config.data_dir).map_err(unusable)?;
-    let wallet = Wallet::open(&config.data_dir, config.credentials.clone());
+    let wallet = Arc::new(Wallet::open(&config.data_dir, config.credentials.clone()));
     let connection = Connection::new(&config.server, wallet.watch())?;
     let ledger = Ledger::open(config.data_dir.join("ledger")).map_err(unusable)?;
     let entries = ledger.load().map_err(unusable)?;
@@ -263,7 +267,7 @@ fn prepare_directory(data_dir: &Path) -> io::Result<()> {
 struct Agent {
     config: AgentConfig,
     /// Whose `watch` gives the node's credentials, now and later.
-    wallet: Wallet,
+    wallet: Arc<Wallet>,
     connection: Connection,
     link: Arc<dyn Link>,
     context: Arc<Context>,
@@ -284,7 +288,7 @@ struct Agent {
 impl Agent {
     fn open(
         config: AgentConfig,
-        wallet: Wallet,
+        wallet: Arc<Wallet>,
         connection: Connection,
         ledger: Ledger,
         settings: RegistrySettings,
@@ -449,6 +453,7 @@ impl Agent {
             pods,
         };
         tasks.spawn(link.run(stop_link.clone()));
+        tasks.spawn(Renewal { link: self.link.clone(), wallet: self.wallet.clone() }.run(stop_link.clone()));
         let felt = self.context.pressure.clone();
         let relief = pressure::Keeper {
             stats,

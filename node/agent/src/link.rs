@@ -31,6 +31,8 @@ pub(crate) const SECRETS: Resource = Resource::core("secrets");
 pub(crate) const EVENTS: Resource = Resource::core("events");
 pub(crate) const ENDPOINT_SLICES: Resource =
     Resource { group: "discovery.k8s.io", version: "v1", plural: "endpointslices" };
+pub(crate) const SIGNING_REQUESTS: Resource =
+    Resource { group: "certificates.k8s.io", version: "v1", plural: "certificatesigningrequests" };
 pub(crate) const LEASES: Resource = Resource { group: "coordination.k8s.io", version: "v1", plural: "leases" };
 
 /// A consistent listing.

@@ -3,6 +3,7 @@
 //!
 //! It must never know the control plane: a device carries this crate and nothing of that.
 
+mod join;
 mod logging;
 mod node;
 pub mod process;

@@ -1,11 +1,13 @@
 //! A node alone, whose control plane is elsewhere: `coracle-node`, and `coracle node`.
 
-use crate::{Signals, Supervisor, WorkloadOptions, absolute, process};
+use crate::{Signals, Supervisor, WorkloadOptions, absolute, join::Join, process};
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 use coracle_agent::{
     AgentConfig, HEARTBEAT_INTERVAL_DEFAULT, ImageLimits, Reserved, SHUTDOWN_BEYOND_GRACE, SHUTDOWN_GRACE_DEFAULT,
-    Size, Thresholds, credentials::Credentials,
+    Size, Thresholds,
+    credentials::{self, Credentials},
+    join,
 };
 use coracle_runner::compile::CompileLimits;
 use std::{
@@ -25,21 +27,36 @@ const TUNNEL_PORT: u16 = 6444;
 /// Name of the file in the data directory with the address that the node had last.
 const ADDRESS_FILE: &str = "address";
 
-/// Its options.
+/// Its options: how to join, or how to run with what it has.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Node {
-    /// Name of the node, as its credentials have it [default: theirs]
+    #[command(subcommand)]
+    what: Option<What>,
+    /// Address of the control plane [default: the one that it has joined]
+    #[arg(long, value_name = "https://HOST:PORT")]
+    server: Option<String>,
+    /// Directory with the node's credentials, as `coracle server --node NAME` makes it [default: those that it has got by joining]
+    #[arg(long, value_name = "DIR", requires = "server")]
+    credentials: Option<PathBuf>,
+    #[command(flatten)]
+    run: Option<Run>,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    Join(Join),
+}
+
+/// How it runs, whatever it has to show.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Name of the node, as its credentials have it [default: theirs; of one that joins: this machine's]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Process that has started this one, which does not outlive it
     #[arg(long, hide = true, value_name = "PID")]
     parent: Option<i32>,
-    /// Address of the control plane
-    #[arg(long, value_name = "https://HOST:PORT")]
-    server: String,
-    /// Directory with the node's credentials, as `coracle server --node NAME` makes it
-    #[arg(long, value_name = "DIR")]
-    credentials: PathBuf,
     /// Directory for everything the node keeps; made when it is not there
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
@@ -62,28 +79,58 @@ impl Node {
     /// # Errors
     /// When the options, the credentials or the directory cannot be used, or the agent fails.
     pub async fn run(self) -> Result<ExitCode> {
+        if let Some(What::Join(join)) = self.what {
+            return join.run().await;
+        }
+        let run = self.run.context("--data-dir is missing")?;
+        let own = run.data_dir()?.join(credentials::DIRECTORY);
+        let directory = match &self.credentials {
+            Some(directory) => directory,
+            None if Credentials::are_in(&own) => &own,
+            None => bail!(
+                "{} is not the directory of a node: join with the line that `coracle token create` prints, or name --server and --credentials",
+                run.data_dir.display()
+            ),
+        };
+        let credentials = Credentials::read(directory)?;
+        if let Some(name) = run.name().filter(|name| *name != credentials.node_name()) {
+            bail!("the credentials in {} are those of {}, not of {name}", directory.display(), credentials.node_name());
+        }
+        let server = match self.server {
+            Some(server) => server,
+            None => join::server_of(directory)?,
+        };
+        run.run(server, credentials).await
+    }
+}
+
+impl Run {
+    /// The name that is asked for.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// The node's directory.
+    pub(crate) fn data_dir(&self) -> Result<PathBuf> {
+        absolute(&self.data_dir)
+    }
+
+    /// Runs until a signal asks it to stop.
+    pub(crate) async fn run(self, server: String, credentials: Credentials) -> Result<ExitCode> {
         let mut signals = Signals::listen()?;
         if let Some(parent) = self.parent {
             process::end_with(parent)?;
         }
-        let credentials = Credentials::read(&self.credentials)?;
-        if let Some(name) = self.name.filter(|name| *name != credentials.node_name()) {
-            bail!(
-                "the credentials in {} are those of {}, not of {name}",
-                self.credentials.display(),
-                credentials.node_name()
-            );
-        }
         let address = match self.address {
             Some(address) => address,
-            None => own_address(&self.server).or_else(|error| remembered_address(&self.data_dir).ok_or(error))?,
+            None => own_address(&server).or_else(|error| remembered_address(&self.data_dir).ok_or(error))?,
         };
         let node_ports: IpAddr = address.parse().with_context(|| format!("--address {address} is no IP address"))?;
         remember_address(&self.data_dir, &address);
         let config = AgentConfig {
             labels: self.labels.into_iter().collect(),
             tunnel_listen: self.tunnel_listen.unwrap_or(SocketAddr::new(node_ports, TUNNEL_PORT)),
-            ..self.workloads.apply(config(credentials, absolute(&self.data_dir)?, self.server, address, node_ports)?)?
+            ..self.workloads.apply(config(credentials, absolute(&self.data_dir)?, server, address, node_ports)?)?
         };
         run_agent(config, &mut signals).await
     }

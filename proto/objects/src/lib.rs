@@ -5,6 +5,7 @@
 //! This crate must never read a clock, a file, a socket or a random number.
 
 pub mod apply;
+pub mod bootstrap;
 pub mod catalogue;
 pub mod decode;
 pub mod discovery;

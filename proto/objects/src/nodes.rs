@@ -33,6 +33,31 @@ pub fn is_pod_marked(pod: &Value) -> bool {
     conditions.any(|one| one["type"] == "Ready" && one["reason"] == POD_MARK_REASON)
 }
 
+/// By how many seconds servers backdate certificates, since clocks of other machines may be behind.
+pub const CERTIFICATES_BACKDATED_SECONDS: i64 = 600;
+
+/// Random bytes at the end of the serial number of a node's certificate.
+pub const SERIAL_RANDOM_BYTES: usize = 8;
+
+/// The serial number of a certificate that is issued when the store is at `revision`.
+#[must_use]
+pub fn serial(revision: u64, random: [u8; SERIAL_RANDOM_BYTES]) -> [u8; 8 + SERIAL_RANDOM_BYTES] {
+    let mut serial = [0; 8 + SERIAL_RANDOM_BYTES];
+    serial[..8].copy_from_slice(&revision.to_be_bytes());
+    serial[8..].copy_from_slice(&random);
+    serial
+}
+
+/// The store's revision when the certificate with this serial number (bytes as in the certificate) was issued; 0 for
+/// those that say nothing about it.
+#[must_use]
+pub fn issued_at(serial: &[u8]) -> u64 {
+    let first = serial.iter().position(|byte| *byte != 0).unwrap_or(serial.len());
+    let serial = &serial[first..];
+    let Some(length) = serial.len().checked_sub(SERIAL_RANDOM_BYTES).filter(|length| *length <= 8) else { return 0 };
+    serial[..length].iter().fold(0, |revision, byte| revision << 8 | u64::from(*byte))
+}
+
 /// The user of the node called `node`.
 #[must_use]
 pub fn user(node: &str) -> String {
@@ -48,6 +73,15 @@ pub fn of_user(user: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_serial_begins_with_the_revision() {
+        for revision in [0, 1, 255, 258, u64::MAX] {
+            assert_eq!(issued_at(&serial(revision, [9; 8])), revision);
+            assert_eq!(issued_at(&serial(revision, [0; 8])), revision);
+        }
+        assert_eq!((issued_at(&[1; 20]), issued_at(&[]), issued_at(&[5])), (0, 0, 0), "made by somebody else");
+    }
 
     #[test]
     fn a_node_and_its_user_name_each_other() {

@@ -4,10 +4,12 @@
 use std::net::Ipv4Addr;
 
 /// IPv4 range of all pods: first address and prefix length. Every node has a part of it.
-pub const POD_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 16);
-/// Prefix length of the smallest part of [`POD_RANGE`] that a node gets: 1024 addresses. Larger ones are made of these.
+pub const POD_RANGE: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 244, 0, 0), 14);
+/// Prefix length of the part of [`POD_RANGE`] that a node gets that does not say for how many pods it is made: 1024 addresses.
 pub const NODE_RANGE_BITS: u8 = 22;
-/// Prefix length of the largest part: half of all.
+/// Prefix length of the smallest part that a node gets: 64 addresses. Larger ones are made of these.
+pub const SMALLEST_NODE_RANGE_BITS: u8 = 26;
+/// Prefix length of the largest part: an eighth of all.
 pub const LARGEST_NODE_RANGE_BITS: u8 = 17;
 /// Addresses of a node's part that no pod gets: the first two and the last.
 pub const RESERVED_ADDRESSES: u32 = 3;
@@ -46,17 +48,17 @@ pub fn contains((first, length): (Ipv4Addr, u8), address: Ipv4Addr) -> bool {
 #[must_use]
 pub fn node_range_bits(pods: u32) -> Option<u8> {
     let fits = |bits: &u8| pods.checked_add(RESERVED_ADDRESSES).is_some_and(|wanted| wanted <= 1 << (32 - bits));
-    (LARGEST_NODE_RANGE_BITS..=NODE_RANGE_BITS).rev().find(fits)
+    (LARGEST_NODE_RANGE_BITS..=SMALLEST_NODE_RANGE_BITS).rev().find(fits)
 }
 
 /// The parts of [`POD_RANGE`] with a prefix of `bits`, in order.
 pub fn node_ranges(bits: u8) -> impl ExactSizeIterator<Item = (Ipv4Addr, u8)> + Clone {
-    parts(POD_RANGE, bits.clamp(LARGEST_NODE_RANGE_BITS, NODE_RANGE_BITS))
+    parts(POD_RANGE, bits.clamp(LARGEST_NODE_RANGE_BITS, SMALLEST_NODE_RANGE_BITS))
 }
 
 /// The smallest parts that a node's part is made of, in order.
 pub fn blocks(range: (Ipv4Addr, u8)) -> impl ExactSizeIterator<Item = (Ipv4Addr, u8)> + Clone {
-    parts(range, NODE_RANGE_BITS.max(range.1))
+    parts(range, SMALLEST_NODE_RANGE_BITS.max(range.1))
 }
 
 fn parts(range: (Ipv4Addr, u8), bits: u8) -> impl ExactSizeIterator<Item = (Ipv4Addr, u8)> + Clone {
@@ -86,7 +88,7 @@ mod tests {
     #[test]
     fn nodes_share_the_pods_range_without_overlap() {
         let all: Vec<_> = node_ranges(NODE_RANGE_BITS).collect();
-        assert_eq!((all.len(), all[0], all[1]), (64, (POD_RANGE.0, 22), (Ipv4Addr::new(10, 244, 4, 0), 22)));
+        assert_eq!((all.len(), all[0], all[1]), (256, (POD_RANGE.0, 22), (Ipv4Addr::new(10, 244, 4, 0), 22)));
         for range in &all {
             assert!(contains(POD_RANGE, range.0) && parse(&text(*range)).is_some());
             assert_eq!(all.iter().filter(|other| contains(**other, range.0)).count(), 1, "{range:?}");
@@ -95,22 +97,30 @@ mod tests {
 
     #[test]
     fn a_part_is_as_large_as_its_node() {
-        let sizes = [(0, Some(22)), (1021, Some(22)), (1022, Some(21)), (10_000, Some(18)), (32_765, Some(17))];
+        let sizes = [
+            (0, Some(26)),
+            (61, Some(26)),
+            (62, Some(25)),
+            (1021, Some(22)),
+            (1022, Some(21)),
+            (10_000, Some(18)),
+            (32_765, Some(17)),
+        ];
         for (pods, bits) in sizes {
             assert_eq!(node_range_bits(pods), bits, "{pods}");
         }
         assert_eq!((node_range_bits(32_766), node_range_bits(u32::MAX)), (None, None));
         let large: Vec<_> = node_ranges(18).collect();
-        assert_eq!((large.len(), large[1]), (4, (Ipv4Addr::new(10, 244, 64, 0), 18)));
+        assert_eq!((large.len(), large[1]), (16, (Ipv4Addr::new(10, 244, 64, 0), 18)));
         let blocks: Vec<_> = blocks(large[1]).collect();
-        assert_eq!((blocks.len(), blocks[0], blocks[15].0), (16, (large[1].0, 22), Ipv4Addr::new(10, 244, 124, 0)));
+        assert_eq!((blocks.len(), blocks[0], blocks[15].0), (256, (large[1].0, 26), Ipv4Addr::new(10, 244, 67, 192)));
     }
 
     #[test]
     fn ranges_end_where_they_should() {
         assert!(contains(SERVICE_RANGE, CLUSTER_DNS) && !contains(POD_RANGE, CLUSTER_DNS));
-        assert!(contains(POD_RANGE, Ipv4Addr::new(10, 244, 255, 255)));
-        assert!(!contains(POD_RANGE, Ipv4Addr::new(10, 245, 0, 0)));
+        assert!(contains(POD_RANGE, Ipv4Addr::new(10, 247, 255, 255)));
+        assert!(!contains(POD_RANGE, Ipv4Addr::new(10, 248, 0, 0)));
         assert!(contains((Ipv4Addr::UNSPECIFIED, 0), CLUSTER_DNS));
     }
 }

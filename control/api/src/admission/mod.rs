@@ -5,6 +5,7 @@
 //! two servers can never give the same address twice.
 
 pub(crate) mod binding;
+pub(crate) mod certificate;
 pub(crate) mod default_tolerations;
 pub(crate) mod eviction;
 pub(crate) mod namespace;
@@ -55,7 +56,9 @@ pub(crate) fn allocate(
         let uniques = service::allocate(door, target, object, old)?;
         Ok(Claims { uniques, ..Claims::default() })
     } else if target.kind == catalogue::nodes() {
-        node_range::allocate(door, target, object, old)
+        let mut claims = node_range::allocate(door, target, object, old)?;
+        certificate::stamp_since(door, target, object, old, &mut claims)?;
+        Ok(claims)
     } else {
         Ok(Claims::default())
     }

@@ -2,7 +2,7 @@
 
 use super::{nodes, roles};
 use crate::identity::{Attributes, GROUP_MASTERS, Identity};
-use coracle_objects::ApiError;
+use coracle_objects::{ApiError, bootstrap, catalogue};
 use serde_json::{Value, json};
 
 /// Whether `identity` may do what `attributes` say.
@@ -12,8 +12,24 @@ use serde_json::{Value, json};
 pub fn authorize(identity: &Identity, attributes: &Attributes<'_>) -> Result<(), ApiError> {
     let allowed = identity.is_in(GROUP_MASTERS)
         || roles::allow(roles::of_user(&identity.user), attributes)
-        || identity.node_name().is_some_and(|node| nodes::may(node, attributes));
+        || identity.node_name().is_some_and(|node| nodes::may(node, attributes))
+        || requests_certificate(identity, attributes);
     if allowed { Ok(()) } else { Err(refusal(identity, attributes)) }
+}
+
+/// Whether this is a machine that is to become a node, or a node, with a request for its own certificate: it makes one and
+/// looks at what became of it.
+fn requests_certificate(identity: &Identity, attributes: &Attributes<'_>) -> bool {
+    let Attributes { verb, group, resource, subresource, object, .. } = *attributes;
+    let asks = identity.is_in(bootstrap::GROUP) || identity.node_name().is_some();
+    let is_own = object.is_none_or(|request| request["spec"]["username"] == identity.user);
+    let kind = catalogue::certificate_signing_requests();
+    asks && (group, resource, subresource) == (kind.group, kind.plural, "")
+        && match verb {
+            "create" => true,
+            "get" => is_own,
+            _ => false,
+        }
 }
 
 /// What `identity` may do in any namespace, in the shape of a rules review's `resourceRules`, and whether that is all: what a

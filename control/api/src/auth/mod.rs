@@ -4,17 +4,21 @@
 //! user. Authorization is a pure function of the identity, the request's attributes and the objects given with them.
 
 mod authorize;
+pub mod bootstrap;
 mod nodes;
 mod pods;
+pub mod revocation;
 mod roles;
 
 pub use authorize::{authorize, rules};
 pub use pods::PodLookup;
 
-use crate::identity::Identity;
+use crate::{door::stamp, identity::Identity};
 use base64::Engine as _;
 use coracle_objects::{ApiError, Reason};
+use coracle_store::Store;
 use http::{Extensions, HeaderMap, header, request::Parts};
+use revocation::NodeConnections;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use std::{collections::HashMap, sync::Arc};
@@ -28,6 +32,8 @@ const MAX_AUTHORIZATION_BYTES: usize = 8 * 1024;
 #[derive(Debug, Clone)]
 pub struct PeerCertificates {
     identity: Arc<Identity>,
+    issued_at: u64,
+    not_after: i64,
 }
 
 impl PeerCertificates {
@@ -42,7 +48,23 @@ impl PeerCertificates {
         let user = subject.iter_common_name().find_map(|name| name.as_str().ok()).filter(|user| !user.is_empty());
         let groups: Vec<&str> = subject.iter_organization().filter_map(|name| name.as_str().ok()).collect();
         let user = user.ok_or_else(unauthorized)?;
-        Ok(Self { identity: Arc::new(Identity::new(user, &groups)) })
+        Ok(Self {
+            identity: Arc::new(Identity::new(user, &groups)),
+            issued_at: coracle_objects::nodes::issued_at(certificate.raw_serial()),
+            not_after: certificate.validity().not_after.timestamp(),
+        })
+    }
+
+    /// The store's revision when it was issued; 0 where the certificate does not say.
+    #[must_use]
+    pub fn issued_at(&self) -> u64 {
+        self.issued_at
+    }
+
+    /// When it ends, in seconds since 1970.
+    #[must_use]
+    pub fn not_after(&self) -> i64 {
+        self.not_after
     }
 
     /// Who the certificate speaks for.
@@ -57,6 +79,8 @@ impl PeerCertificates {
 pub struct Authenticator {
     /// By SHA-256 of the token, so that how long a lookup takes tells nothing about a token's characters.
     tokens: HashMap<[u8; 32], Identity>,
+    /// With the store, which knows bootstrap tokens and which credentials of nodes have ended.
+    nodes: Option<Arc<NodeConnections>>,
 }
 
 impl Authenticator {
@@ -73,6 +97,20 @@ impl Authenticator {
             self.tokens.insert(Sha256::digest(token).into(), identity);
         }
         self
+    }
+
+    /// Knows the bootstrap tokens in `store`, and refuses nodes whose credentials have ended by what is there. Without it
+    /// there are no such tokens, and credentials do not end before they expire.
+    #[must_use]
+    pub fn with_store(mut self, store: Store) -> Self {
+        self.nodes = Some(NodeConnections::new(store));
+        self
+    }
+
+    /// The open connections of nodes, where there is a store.
+    #[must_use]
+    pub fn node_connections(&self) -> Option<&Arc<NodeConnections>> {
+        self.nodes.as_ref()
     }
 
     /// Whose request this is: by client certificate, bearer token, or basic credentials whose password is a token.
@@ -100,11 +138,21 @@ impl Authenticator {
 
     fn identify(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<Identity, ApiError> {
         if let Some(peer) = extensions.get::<PeerCertificates>() {
-            return Ok(peer.identity().clone());
+            let identity = peer.identity();
+            if let (Some(node), Some(nodes)) = (identity.node_name(), &self.nodes)
+                && !nodes.counts(node, peer.issued_at)
+            {
+                return Err(revocation::refusal(node));
+            }
+            return Ok(identity.clone());
         }
         let token = headers.get(header::AUTHORIZATION).and_then(|value| token_of(value.as_bytes()));
-        let hash: [u8; 32] = Sha256::digest(token.ok_or_else(unauthorized)?).into();
-        self.tokens.get(&hash).cloned().ok_or_else(unauthorized)
+        let token = token.ok_or_else(unauthorized)?;
+        let hash: [u8; 32] = Sha256::digest(&token).into();
+        let known = self.tokens.get(&hash).cloned();
+        let bootstrapper =
+            || self.nodes.as_ref().and_then(|nodes| bootstrap::identify(nodes.store(), &token, stamp::now_seconds()));
+        known.or_else(bootstrapper).ok_or_else(unauthorized)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The fixed roles, in RBAC's shape: until roles can be stored, these are all there are.
 
-use crate::identity::{Attributes, USER_CONTROLLER_MANAGER, USER_SCHEDULER};
+use crate::identity::{Attributes, USER_CONTROLLER_MANAGER, USER_SCHEDULER, USER_SIGNER};
 
 /// One rule: any of the verbs on any of the resources of any of the groups. `*` stands for all.
 pub(super) struct Rule {
@@ -13,6 +13,7 @@ pub(super) struct Rule {
 const READ: &[&str] = &["get", "list", "watch"];
 const RECORD: &[&str] = &["create", "update", "patch"];
 const CORE: &[&str] = &[""];
+const CERTIFICATES: &[&str] = &["certificates.k8s.io"];
 
 /// User → what it may do, everywhere.
 const ROLES: &[(&str, &[Rule])] = &[
@@ -40,6 +41,24 @@ const ROLES: &[(&str, &[Rule])] = &[
                 resources: &["namespaces/status", "namespaces/finalize"],
             },
             Rule { verbs: RECORD, groups: &["coordination.k8s.io"], resources: &["leases"] },
+        ],
+    ),
+    (
+        USER_SIGNER,
+        &[
+            Rule {
+                verbs: &["get", "list", "watch", "delete"],
+                groups: CERTIFICATES,
+                resources: &["certificatesigningrequests"],
+            },
+            Rule {
+                verbs: &["update"],
+                groups: CERTIFICATES,
+                resources: &["certificatesigningrequests/approval", "certificatesigningrequests/status"],
+            },
+            Rule { verbs: &["get", "list"], groups: CORE, resources: &["nodes"] },
+            // Tokens: who used them up is written there, and those that have expired go.
+            Rule { verbs: &["get", "list", "update", "delete"], groups: CORE, resources: &["secrets"] },
         ],
     ),
 ];

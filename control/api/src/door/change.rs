@@ -148,7 +148,9 @@ impl Door {
             }
             let command = if released {
                 let uniques = admission::release(target, &old);
-                Command { ops: vec![Op::Delete { key: target.key(), expect }], uniques, ..Command::default() }
+                let revoke = admission::certificate::revoke(self, target)?;
+                let ops = std::iter::once(Op::Delete { key: target.key(), expect }).chain(revoke).collect();
+                Command { ops, uniques, ..Command::default() }
             } else {
                 let ops = std::iter::once(encoded.put(target.key(), expect)).chain(claims.checks).collect();
                 Command { ops, uniques: claims.uniques, ..Command::default() }

@@ -113,10 +113,11 @@ impl Door {
                 self.disown_dependents(identity, target, &old).await?;
             }
             let expect = Expect::Revision(entry.revision);
+            let revoke = admission::certificate::revoke(self, target)?;
             let (command, changed) = match plan(target, &old, options, stamp::now_seconds()) {
                 Plan::Unchanged => return Ok(Removed { bytes: entry.value, gone: false }),
                 Plan::Remove => {
-                    let ops = vec![Op::Delete { key: target.key(), expect }];
+                    let ops = std::iter::once(Op::Delete { key: target.key(), expect }).chain(revoke).collect();
                     (Command { ops, uniques: admission::release(target, &old), ..Command::default() }, None)
                 }
                 Plan::Keep(mut marked) => {
@@ -124,7 +125,7 @@ impl Door {
                         admission::eviction::mark(&mut marked, stamp::now_seconds());
                     }
                     let encoded = Encoded::new(&mut marked)?;
-                    let ops = vec![encoded.put(target.key(), expect)];
+                    let ops = std::iter::once(encoded.put(target.key(), expect)).chain(revoke).collect();
                     (Command { ops, ..Command::default() }, Some(encoded))
                 }
             };

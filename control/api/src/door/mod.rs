@@ -33,8 +33,12 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
+
+/// How long a deleted node's range of addresses rests: what runs on there without a server has been noticed by then.
+pub const RANGE_REST: Duration = Duration::from_mins(10);
 
 /// What the door stands on.
 pub struct DoorConfig {
@@ -44,6 +48,8 @@ pub struct DoorConfig {
     pub store: Store,
     /// IPv4 range from which Services get their cluster IPs, e.g. `10.96.0.0/16`.
     pub service_range: (Ipv4Addr, u8),
+    /// How long a deleted node's range of addresses rests before another node may get it: [`RANGE_REST`] is usual.
+    pub range_rest: Duration,
     /// Where the registry keeps blobs.
     pub blob_dir: PathBuf,
     /// How long pods that say nothing else stay on a node that is lost.
@@ -166,6 +172,11 @@ impl Door {
     /// What nodes said of what they use.
     pub(crate) fn summaries(&self) -> &Summaries {
         &self.summaries
+    }
+
+    /// How long a deleted node's range of addresses rests before another node may get it.
+    pub(crate) fn range_rest_seconds(&self) -> i64 {
+        i64::try_from(self.config.range_rest.as_secs()).unwrap_or(i64::MAX)
     }
 
     /// Ends every watch, session and log stream that runs through this door; called once when the server stops.

@@ -204,6 +204,7 @@ async fn nothing_is_born_in_a_namespace_that_ends_meanwhile() {
         store: store.clone(),
         proposer: Arc::new(NamespaceEnds(proposer)),
         service_range: (Ipv4Addr::new(10, 96, 0, 0), 16),
+        range_rest: std::time::Duration::ZERO,
         blob_dir: PathBuf::from("/nonexistent"),
         tolerations: TolerationDefaults::default(),
     });

@@ -3,6 +3,7 @@
 use super::dispatch::App;
 use crate::{
     auth::PeerCertificates,
+    door::stamp,
     nodelink::{MAX_FORWARDS_PER_NODE, MAX_SESSIONS_PER_NODE, SESSION_WINDOW_BYTES},
 };
 use hyper::{Request, body::Incoming, service::service_fn};
@@ -19,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) const ALPN_HTTP2: &[u8] = b"h2";
 /// A handshake that takes longer is given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is looked at whether a connection's certificate has expired.
+const EXPIRY_LOOK: Duration = Duration::from_mins(1);
 /// HTTP/1.1: a request's head must be complete within this time; also ends idle connections.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(32);
 /// HTTP/2: a silent peer is asked for a sign of life this often …
@@ -59,7 +62,11 @@ async fn serve_http(stream: TlsStream<TcpStream>, app: App, shutdown: Cancellati
             return;
         }
     };
-    let is_node = peer.as_ref().is_some_and(|peer| peer.identity().node_name().is_some());
+    let node = peer.as_ref().and_then(|peer| peer.identity().node_name().map(|node| (node, peer.issued_at())));
+    let entered = node.and_then(|(node, issued_at)| Some(app.node_connections()?.enter(node, issued_at)));
+    let ended =
+        end_of(peer.as_ref().map(PeerCertificates::not_after), entered.as_ref().map(|entered| &entered.revoked));
+    let is_node = node.is_some();
     let service = service_fn(move |mut request: Request<Incoming>| {
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
@@ -75,9 +82,35 @@ async fn serve_http(stream: TlsStream<TcpStream>, app: App, shutdown: Cancellati
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        why = ended => {
+            // Nothing is finished first: who has no right to be here any more is not served to the end.
+            tracing::info!(why, "a connection is cut");
+            return;
+        }
     };
     if let Err(error) = outcome {
         tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// Resolves when the client's certificate does not count any more.
+async fn end_of(not_after: Option<i64>, revoked: Option<&CancellationToken>) -> &'static str {
+    let expires = async {
+        let Some(not_after) = not_after else { return std::future::pending().await };
+        // Looked at again and again, since the clock may be set.
+        while let Ok(left @ 0..) = u64::try_from(not_after.saturating_sub(stamp::now_seconds())) {
+            tokio::time::sleep(Duration::from_secs(left + 1).min(EXPIRY_LOOK)).await;
+        }
+    };
+    let revoked = async {
+        match revoked {
+            Some(revoked) => revoked.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = expires => "the client's certificate has expired",
+        () = revoked => "the node's credentials have ended",
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who answers a request: gRPC services by content type, everything else by path.
 
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, revocation::NodeConnections};
 use axum::{Router, body::Body};
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
@@ -22,6 +22,11 @@ impl App {
     #[must_use]
     pub fn new(http: Router, grpc: Routes, authenticator: Arc<Authenticator>) -> Self {
         Self { http: http.with_state(()), grpc: grpc.prepare().into_axum_router(), authenticator }
+    }
+
+    /// The open connections of nodes, where they are kept account of.
+    pub(super) fn node_connections(&self) -> Option<&Arc<NodeConnections>> {
+        self.authenticator.node_connections()
     }
 
     /// Answers one request.

@@ -58,7 +58,7 @@ async fn every_node_gets_its_own_range_until_none_is_left() {
     let late: Value = serde_json::from_slice(&written.bytes).unwrap();
     assert_eq!(range_of(&late), "");
     assert!(
-        written.warnings[0].contains("all 64 ranges (/22) of 10.244.0.0/16 belong to other nodes, at least in part"),
+        written.warnings[0].contains("all 256 ranges (/22) of 10.244.0.0/14 belong to other nodes, at least in part"),
         "{written:?}"
     );
     // One that came too late gets a range as soon as there is one.
@@ -80,6 +80,31 @@ async fn a_range_stays_with_the_name_of_its_node() {
     assert_eq!(created(&door, "a").await, first, "the node that comes back");
 }
 
+#[tokio::test]
+async fn a_range_rests_before_another_node_gets_it() {
+    let (door, _) = testing::door_with_rest(std::time::Duration::from_secs(600)).await;
+    fill(&door).await;
+    let entry = door.store().get(&one("n7").key()).unwrap().unwrap();
+    let freed: Value = serde_json::from_slice(&entry.value).unwrap();
+    delete(&door, "n7").await;
+    assert_eq!(created(&door, "late").await, "", "what node n7 had still rests");
+    let asked = create_raw(&door, "later", json!({"podCIDR": range_of(&freed)})).await.unwrap_err();
+    assert!(asked.message.contains("already allocated to node n7"), "{asked}");
+    assert_eq!(created(&door, "n7").await, range_of(&freed), "but not for itself");
+}
+
+#[tokio::test]
+async fn thousands_of_small_nodes_have_room() {
+    let (door, _) = testing::door().await;
+    let mut object = node("tiny", &json!({}));
+    object["metadata"]["annotations"] = json!({ranges::MAX_PODS_ANNOTATION: "61"});
+    let tiny = testing::create(&door, &nodes(), object).await.unwrap();
+    assert!(range_of(&tiny).ends_with("/26"), "{tiny}");
+    assert_eq!(ranges::node_ranges(26).len(), 4096);
+    let usual = ranges::parse(&created(&door, "usual").await).unwrap();
+    assert!(usual.1 == 22 && !ranges::contains(usual, ranges::parse(range_of(&tiny)).unwrap().0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nodes_created_at_once_never_share_a_range() {
     let (door, _) = testing::door().await;
@@ -89,7 +114,7 @@ async fn nodes_created_at_once_never_share_a_range() {
         delete(&door, &name).await;
     }
     // Half of them return while others want what is theirs.
-    let names = (0..32).flat_map(|index| [format!("n{index}"), format!("new{index}")]);
+    let names = (0..128).flat_map(|index| [format!("n{index}"), format!("new{index}")]);
     let tasks: Vec<_> = names
         .map(|name| {
             let door = Arc::clone(&door);
@@ -100,7 +125,7 @@ async fn nodes_created_at_once_never_share_a_range() {
     for task in tasks {
         all.insert(task.await.unwrap());
     }
-    assert_eq!(all.len(), 64);
+    assert_eq!(all.len(), 256);
 }
 
 #[tokio::test]
@@ -110,7 +135,7 @@ async fn a_range_never_changes_and_is_nobodys_choice_twice() {
     let code = |outcome: Result<Written, ApiError>| outcome.map_or_else(|error| error.code(), |_| 200);
     let refused = [
         json!({"podCIDR": own}),
-        json!({"podCIDR": "10.244.4.0/24"}),
+        json!({"podCIDR": "10.244.4.0/27"}),
         json!({"podCIDR": "10.9.0.0/22"}),
         json!({"podCIDR": "10.244.4.1/22"}),
         json!({"podCIDR": "10.244.4.0/22", "podCIDRs": ["10.244.8.0/22"]}),
@@ -176,7 +201,7 @@ async fn nodes_for_many_pods_get_large_ranges_that_meet_no_others() {
         held.push(range);
     }
     let blocks: Vec<Range> = held.iter().flat_map(|text| ranges::blocks(ranges::parse(text).unwrap())).collect();
-    assert_eq!(blocks.len(), 1 + 16 + 16 + 1 + 4);
+    assert_eq!(blocks.len(), 16 * (1 + 16 + 16 + 1 + 4));
     assert_eq!(blocks.iter().collect::<BTreeSet<_>>().len(), blocks.len(), "{held:?}");
 
     // It comes back with its size, or with another one, which gives the rest to others.

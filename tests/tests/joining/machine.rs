@@ -1,0 +1,132 @@
+//! A machine that joins a fleet's cluster by the line that a person would type, and one who has its credentials.
+
+use coracle_tests::{Fleet, Kubectl, eventually, site::binary};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+/// See the module. Dropping it kills the process.
+pub struct Machine {
+    pub name: String,
+    pub directory: PathBuf,
+    log: PathBuf,
+    address: String,
+    child: Option<Child>,
+}
+
+impl Machine {
+    /// Nothing runs yet. It has the address of the fleet's node `place`, which must not run.
+    pub fn new(fleet: &Fleet, place: usize, name: &str) -> Self {
+        let (directory, log) = (fleet.path(&format!("machine-{name}")), fleet.path(&format!("machine-{name}.log")));
+        Self { name: name.to_owned(), directory, log, address: fleet.address(place).to_string(), child: None }
+    }
+
+    /// Types `line` (`coracle node join …`) with a name and a directory of its own.
+    pub fn join(&mut self, line: &str) {
+        let mut words: Vec<String> = line.split_whitespace().skip(1).map(str::to_owned).collect();
+        let at = words.iter().position(|word| word == "--data-dir").expect("the line says where");
+        words[at + 1] = self.directory.display().to_string();
+        words.extend(["--name".to_owned(), self.name.clone()]);
+        self.start(words);
+    }
+
+    /// Starts the node that has joined before.
+    pub fn go_on(&mut self) {
+        self.start(vec!["node".to_owned(), "--data-dir".to_owned(), self.directory.display().to_string()]);
+    }
+
+    fn start(&mut self, mut words: Vec<String>) {
+        self.kill();
+        words.extend(["--address".to_owned(), self.address.clone()]);
+        let log = File::options().create(true).append(true).open(&self.log).unwrap();
+        let mut command = Command::new(binary().unwrap());
+        command.args(words).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until the process has ended by itself.
+    pub fn ended(&mut self) -> ExitStatus {
+        let log = self.log.clone();
+        let child = self.child.as_mut().expect("it was started");
+        eventually("its end", || match child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            _ => Err(fs::read_to_string(&log).unwrap_or_default()),
+        })
+    }
+
+    /// Joins by `line` in vain; what it said.
+    pub fn refused(&mut self, line: &str) -> String {
+        self.join(line);
+        assert!(!self.ended().success(), "{}", self.log());
+        self.child = None;
+        assert!(!self.credentials().join("node.pem").exists(), "nothing was got");
+        self.log()
+    }
+
+    /// Waits until the node is ready.
+    pub fn until_ready(&self, kubectl: &Kubectl) {
+        eventually(&format!("{} to be ready", self.name), || {
+            let node = kubectl.json(&format!("get node {}", self.name));
+            let node = node.map_err(|error| format!("{error}\n{}", self.log()))?;
+            let mut conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default().into_iter();
+            let ready = conditions.any(|one| one["type"] == "Ready" && one["status"] == "True");
+            if ready { Ok(()) } else { Err(node["status"].to_string()) }
+        });
+    }
+
+    pub fn credentials(&self) -> PathBuf {
+        self.directory.join("credentials")
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- log of {} ---\n{}", self.name, self.log());
+        }
+    }
+}
+
+/// kubectl as whoever has this certificate and key (both in `pair`).
+pub fn with_certificate(fleet: &Fleet, program: &Path, pair: &Path) -> Kubectl {
+    let pair = pair.display();
+    as_user(fleet, program, &format!("client-certificate: {pair}, client-key: {pair}"))
+}
+
+/// kubectl as whoever has this bearer token.
+pub fn with_token(fleet: &Fleet, program: &Path, token: &str) -> Kubectl {
+    as_user(fleet, program, &format!("token: {token}"))
+}
+
+fn as_user(fleet: &Fleet, program: &Path, user: &str) -> Kubectl {
+    let number = fs::read_dir(fleet.path(".")).unwrap().count();
+    let path = fleet.path(&format!("kubeconfig-{number}"));
+    let ca = fleet.server_dir().join("pki/ca.crt");
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\n\
+         clusters: [{{name: c, cluster: {{server: '{}', certificate-authority: {}}}}}]\n\
+         users: [{{name: u, user: {{{user}}}}}]\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n",
+        fleet.server_url(),
+        ca.display(),
+    );
+    fs::write(&path, text).unwrap();
+    Kubectl::new(program, &path, &fleet.path(&format!("cache-{number}")))
+}

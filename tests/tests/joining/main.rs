@@ -1,0 +1,284 @@
+//! Machines become nodes with a token, stay nodes by renewing, and are out when their node is deleted; and who has no
+//! right to any of it is refused, with the reason.
+
+mod machine;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use coracle_tests::{
+    Fleet, Kubectl, eventually, guest,
+    pods::{self, on, running, toolbox},
+    wait::contains,
+};
+use machine::{Machine, with_certificate, with_token};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::Read as _,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+/// A control plane without nodes, and places for so many machines.
+fn cluster(places: usize, arguments: &[&str]) -> (Fleet, Kubectl) {
+    let mut fleet = Fleet::unstarted(places).with_server_arguments(arguments);
+    fleet.start_server();
+    let kubectl = fleet.kubectl();
+    (fleet, kubectl)
+}
+
+/// The line for a machine to join with.
+fn line(fleet: &Fleet, options: &str) -> String {
+    fleet.coracle(&format!("token create {options}")).unwrap()
+}
+
+fn token_of(line: &str) -> &str {
+    line.split_whitespace().skip_while(|word| *word != "--token").nth(1).expect("the line has a token")
+}
+
+/// A request for the certificate of `user` in `group`.
+fn request(name: &str, user: &str, group: &str) -> String {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, group);
+    params.distinguished_name.push(DnType::CommonName, user);
+    let pem = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+    json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
+        "spec": {"request": STANDARD.encode(pem), "usages": ["client auth"],
+            "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
+            // Whoever it says that asks: the server writes who does.
+            "username": "admin", "groups": ["system:masters"]}})
+    .to_string()
+}
+
+/// Waits until the request is decided; what was said.
+fn decision(kubectl: &Kubectl, name: &str) -> Value {
+    eventually("a decision", || {
+        let object = kubectl.json(&format!("get csr {name}"))?;
+        let found = object["status"]["conditions"][0].clone();
+        if found.is_null() { Err(object.to_string()) } else { Ok(found) }
+    })
+}
+
+#[test]
+fn a_machine_joins_by_the_line_that_is_printed_and_stays_a_node() {
+    let (fleet, kubectl) = cluster(1, &[]);
+    let line = line(&fleet, "--description lab");
+    assert!(line.starts_with(&format!("coracle node join {} --token ", fleet.server_url())), "{line}");
+    contains(&fleet.coracle("token list").unwrap(), "lab").unwrap();
+    let mut edge = Machine::new(&fleet, 0, "edge");
+    edge.join(&line);
+    edge.until_ready(&kubectl);
+    for kubectl in fleet.kubectls() {
+        let requests = kubectl.run("get csr").unwrap();
+        contains(&requests, "Approved,Issued").unwrap();
+        contains(&requests, "kubernetes.io/kube-apiserver-client-kubelet").unwrap();
+    }
+    // Images too are had with the certificate alone.
+    fleet.push(&guest("toolbox.wasm"), "toolbox:1");
+    pods::apply(&kubectl, "default", &[on("edge", toolbox("web", "Always", &["wait-eof"]))]);
+    running(&kubectl, "web");
+
+    fleet.coracle(&format!("token delete {}", token_of(&line))).unwrap();
+    edge.kill();
+    let renewed = |kubectl: &Kubectl| {
+        let lease = kubectl.json("-n kube-node-lease get lease edge").unwrap();
+        lease["spec"]["renewTime"].as_str().unwrap().to_owned()
+    };
+    let before = renewed(&kubectl);
+    edge.go_on();
+    eventually("its lease", || if renewed(&kubectl) > before { Ok(()) } else { Err(edge.log()) });
+    // The whole line once more changes nothing either, though its token is gone.
+    let before = renewed(&kubectl);
+    edge.join(&line);
+    eventually("its lease", || if renewed(&kubectl) > before { Ok(()) } else { Err(edge.log()) });
+}
+
+#[test]
+fn a_person_may_have_to_decide() {
+    let (fleet, admin) = cluster(1, &[]);
+    let line = line(&fleet, "--manual");
+    for (number, kubectl) in fleet.kubectls().iter().enumerate() {
+        let pending = || -> Result<String, String> {
+            let all = kubectl.json("get csr")?;
+            let mut items = all["items"].as_array().cloned().unwrap_or_default().into_iter();
+            let found = items.find(|one| one["status"]["conditions"].is_null()).ok_or("none waits")?;
+            Ok(found["metadata"]["name"].as_str().unwrap_or_default().to_owned())
+        };
+        let mut good = Machine::new(&fleet, 0, &format!("good-{number}"));
+        good.join(&line);
+        let name = eventually("the request", pending);
+        contains(&kubectl.run(&format!("get csr {name}")).unwrap(), "Pending").unwrap();
+        contains(&kubectl.run(&format!("certificate approve {name}")).unwrap(), "approved").unwrap();
+        good.until_ready(&admin);
+        good.kill();
+
+        let mut bad = Machine::new(&fleet, 0, &format!("bad-{number}"));
+        bad.join(&line);
+        let name = eventually("the request", pending);
+        contains(&kubectl.run(&format!("certificate deny {name}")).unwrap(), "denied").unwrap();
+        assert!(!bad.ended().success());
+        contains(&bad.log(), "refused").unwrap();
+        contains(&kubectl.run(&format!("get csr {name}")).unwrap(), "Denied").unwrap();
+        assert!(fleet.coracle(&format!("certificate approve {name}")).is_err(), "a decision is final");
+        // It may ask again, with another request.
+        bad.join(&line);
+        let name = eventually("the request", pending);
+        fleet.coracle(&format!("certificate approve {name}")).unwrap();
+        bad.until_ready(&admin);
+    }
+}
+
+#[test]
+fn who_shows_nothing_good_does_not_join_and_hears_why() {
+    let (fleet, kubectl) = cluster(2, &[]);
+    let good = line(&fleet, "");
+    let mut stranger = Machine::new(&fleet, 0, "stranger");
+    let hash = good.split("sha256:").nth(1).unwrap().split_whitespace().next().unwrap();
+    let other = format!("{}{}", if hash.starts_with('0') { "1" } else { "0" }, &hash[1..]);
+    contains(&stranger.refused(&good.replace(hash, &other)), "is not of the cluster").unwrap();
+    let token = token_of(&good);
+    for bad in ["abcdef.0123456789abcdef", "nonsense", &format!("{}.aaaaaaaaaaaaaaaa", &token[..6])] {
+        contains(&stranger.refused(&good.replace(token, bad)), "does not take the token").unwrap();
+    }
+    let short = line(&fleet, "--ttl 1s");
+    eventually("its end", || contains(&stranger.refused(&short), "does not take the token"));
+    let deleted = line(&fleet, "");
+    fleet.coracle(&format!("token delete {}", token_of(&deleted))).unwrap();
+    contains(&stranger.refused(&deleted), "does not take the token").unwrap();
+
+    let once = line(&fleet, "--single-use");
+    let mut first = Machine::new(&fleet, 1, "first");
+    first.join(&once);
+    first.until_ready(&kubectl);
+    contains(&stranger.refused(&once), "was used for first").unwrap();
+    contains(&fleet.coracle("token list").unwrap(), "used by first").unwrap();
+
+    // The name of a node that is there is not to be had with the best of tokens.
+    let mut thief = Machine::new(&fleet, 0, "first");
+    thief.directory = fleet.path("thief");
+    contains(&thief.refused(&good), "there is a node first").unwrap();
+    let mut odd = Machine::new(&fleet, 0, "Odd_Name");
+    contains(&odd.refused(&good), "common name").unwrap();
+    assert_eq!(kubectl.json("get nodes").unwrap()["items"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn nobody_gets_more_than_a_certificate_of_their_own() {
+    let (fleet, admin) = cluster(1, &[]);
+    let line = line(&fleet, "");
+    let mut edge = Machine::new(&fleet, 0, "edge");
+    edge.join(&line);
+    edge.until_ready(&admin);
+    for (number, program) in Kubectl::programs().iter().enumerate() {
+        let bootstrapper = with_token(&fleet, program, token_of(&line));
+        let node = with_certificate(&fleet, program, &edge.credentials().join("node.pem"));
+        let cases = [
+            (&bootstrapper, "system:node:edge", "system:nodes", "NameTaken"),
+            (&bootstrapper, "admin", "system:masters", "InvalidRequest"),
+            (&bootstrapper, "system:node:other", "system:masters", "InvalidRequest"),
+            (&node, "system:node:other", "system:nodes", "NotItsOwn"),
+            (&node, "system:node:edge", "system:masters", "InvalidRequest"),
+        ];
+        for (index, (kubectl, user, group, reason)) in cases.into_iter().enumerate() {
+            let name = format!("hostile-{number}-{index}");
+            kubectl.run_with_input("create -f -", &request(&name, user, group)).unwrap();
+            let condition = decision(&admin, &name);
+            assert_eq!((&condition["type"], &condition["reason"]), (&json!("Denied"), &json!(reason)), "{condition}");
+            let object = kubectl.json(&format!("get csr {name}")).unwrap();
+            assert_ne!(object["spec"]["username"], "admin", "who asks is not theirs to say");
+            assert!(object["status"]["certificate"].is_null());
+            assert!(kubectl.run(&format!("certificate approve {name}")).is_err());
+            assert!(kubectl.run(&format!("delete csr {name}")).is_err());
+        }
+        for words in ["get csr", "get secrets -A", "get pods -A", "get nodes", "-n kube-system get cm"] {
+            let refused = bootstrapper.run(words).unwrap_err();
+            contains(&refused, "orbidden").unwrap();
+        }
+        // What a person lets through by mistake is not signed all the same.
+        let name = format!("mistake-{number}");
+        admin.run_with_input("create -f -", &request(&name, "admin", "system:masters")).unwrap();
+        admin.run(&format!("certificate approve {name}")).unwrap();
+        eventually("it fails", || contains(&admin.run(&format!("get csr {name}"))?, "Approved,Failed"));
+    }
+}
+
+#[test]
+fn a_deleted_node_is_out_at_once_and_its_certificate_is_worth_nothing_ever_after() {
+    let (fleet, admin) = cluster(2, &[]);
+    let line = line(&fleet, "");
+    let mut edge = Machine::new(&fleet, 0, "edge");
+    edge.join(&line);
+    edge.until_ready(&admin);
+    let program = &Kubectl::programs()[0];
+    let stolen = fleet.path("stolen.pem");
+    fs::copy(edge.credentials().join("node.pem"), &stolen).unwrap();
+    let thief = with_certificate(&fleet, program, &stolen);
+    thief.run("get node edge").unwrap();
+    let mut watch =
+        thief.command(["get", "services", "-A", "-w"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut first = [0; 1];
+    watch.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    let range = admin.json("get node edge").unwrap()["spec"]["podCIDR"].clone();
+
+    admin.run("delete node edge").unwrap();
+    let refused = thief.run("get node edge").unwrap_err();
+    contains(&refused, "nauthorized").or_else(|_| contains(&refused, "logged in")).unwrap();
+    eventually("the end of what it was watching", || match watch.try_wait() {
+        Ok(Some(_)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    // The node itself is told, and does not come back by itself.
+    eventually("the node to hear of it", || contains(&edge.log(), "ended when the node was deleted"));
+    assert!(admin.run("get node edge").is_err());
+
+    // A new machine of the same name is another node, with nothing of the old one's.
+    edge.kill();
+    let mut again = Machine::new(&fleet, 1, "edge");
+    again.directory = fleet.path("again");
+    again.join(&line);
+    again.until_ready(&admin);
+    let node = admin.json("get node edge").unwrap();
+    let since = node["metadata"]["annotations"]["coracle.dev/credentials-since"].as_str().unwrap_or_default();
+    assert!(since.parse::<u64>().is_ok_and(|since| since > 0), "{node}");
+    assert_eq!(node["spec"]["podCIDR"], range, "the name's own range");
+    assert!(thief.run("get node edge").is_err());
+    let mine = with_certificate(&fleet, program, &again.credentials().join("node.pem"));
+    mine.run("get node edge").unwrap();
+    mine.run("annotate --overwrite node edge coracle.dev/credentials-since=0").ok();
+    let node = admin.json("get node edge").unwrap();
+    assert_eq!(node["metadata"]["annotations"]["coracle.dev/credentials-since"], since, "only servers write it");
+}
+
+#[test]
+fn a_certificate_is_renewed_without_a_restart() {
+    let (fleet, admin) = cluster(1, &["--certificate-lifetime", "12"]);
+    let mut edge = Machine::new(&fleet, 0, "edge");
+    edge.join(&line(&fleet, ""));
+    edge.until_ready(&admin);
+    let (pid, pair) = (edge.pid(), edge.credentials().join("node.pem"));
+    let first = fleet.path("first.pem");
+    fs::copy(&pair, &first).unwrap();
+    let mut seen = vec![fs::read_to_string(&first).unwrap()];
+    let began = Instant::now();
+    while seen.len() < 4 {
+        let next = eventually("another certificate", || match fs::read_to_string(&pair) {
+            Ok(text) if !seen.contains(&text) => Ok(text),
+            _ => Err(edge.log()),
+        });
+        seen.push(next);
+    }
+    // Three lives of at least 7 s each: what it began with has expired.
+    let old = with_certificate(&fleet, &Kubectl::programs()[0], &first);
+    eventually("the first one to expire", || match old.run("get node edge") {
+        Ok(_) => Err("it still counts".to_owned()),
+        Err(_) => Ok(()),
+    });
+    assert!(began.elapsed() > Duration::from_secs(12));
+    assert_eq!(edge.pid(), pid);
+    fleet.push(&guest("toolbox.wasm"), "toolbox:1");
+    pods::apply(&admin, "default", &[on("edge", toolbox("late", "Always", &["wait-eof"]))]);
+    running(&admin, "late");
+    edge.until_ready(&admin);
+    contains(&admin.run("get csr").unwrap(), "system:node:edge").unwrap();
+}
