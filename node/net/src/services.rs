@@ -7,6 +7,8 @@ pub(crate) mod build;
 mod endpoints;
 
 #[cfg(test)]
+mod published;
+#[cfg(test)]
 mod tests;
 
 pub use endpoints::{Endpoint, Endpoints, Health};

@@ -26,7 +26,7 @@ mod pump;
 mod reassembly;
 mod record;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use elsewhere::{Arrivals, Carrier, Elsewhere, Relay};
 pub use identity::Credentials;

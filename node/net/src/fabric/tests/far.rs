@@ -85,7 +85,7 @@ impl Elsewhere for End {
 }
 
 /// Nodes `n1` with pods `a` to `d`, and `n2` with `x` and `y` at `10.244.8.2` and `10.244.8.3`.
-struct Two {
+struct Joined {
     one: World,
     two: World,
     wires: Arc<Wires>,
@@ -95,7 +95,7 @@ fn limits() -> Limits {
     Limits { far_dial_patience: Duration::from_millis(50), ..Limits::default() }
 }
 
-impl Two {
+impl Joined {
     fn new() -> Self {
         let one = World::with(limits());
         let two = World::bare("n2", &["10.244.8.0/22"], limits(), Arc::new(FakeMachine::default()));
@@ -126,7 +126,7 @@ fn web() -> Value {
 
 #[tokio::test]
 async fn pods_of_two_nodes_talk_by_address_and_through_a_service() {
-    let mut both = Two::new();
+    let mut both = Joined::new();
     both.set_services(&[web()], &[slice("web", &["~10.244.8.2"])]);
     for to in ["10.244.8.2:8080", "10.96.0.20:80"] {
         let near = both.one.dial(to).await.unwrap();
@@ -145,7 +145,7 @@ async fn pods_of_two_nodes_talk_by_address_and_through_a_service() {
 
 #[tokio::test]
 async fn what_one_node_refuses_another_takes() {
-    let both = Two::new();
+    let both = Joined::new();
     both.set_services(&[web()], &[slice("web", &["10.244.0.2", "~10.244.8.2", "~10.244.8.3"])]);
     for refuses in ["x", "y"] {
         both.two.manner(refuses, Manner::Refuses);
@@ -158,7 +158,7 @@ async fn what_one_node_refuses_another_takes() {
 
 #[tokio::test]
 async fn a_node_that_falls_silent_costs_no_connection_and_is_asked_last_until_it_is_heard_of() {
-    let both = Two::new();
+    let both = Joined::new();
     // Four of its endpoints stand together in the order of addresses.
     let addresses = ["~10.244.8.2", "~10.244.8.3", "~10.244.8.4", "~10.244.8.5", "10.244.0.2"];
     both.set_services(&[web()], &[slice("web", &addresses)]);
@@ -184,7 +184,7 @@ async fn a_node_that_falls_silent_costs_no_connection_and_is_asked_last_until_it
 
 #[tokio::test]
 async fn a_node_that_is_known_to_be_gone_is_not_even_asked_while_others_are_left() {
-    let both = Two::new();
+    let both = Joined::new();
     both.set_services(&[web()], &[slice("web", &["~10.244.8.2", "10.244.0.2"])]);
     both.wires.gone.lock().insert("n2".into());
     both.wires.silent.lock().insert("n2".into());
@@ -196,7 +196,7 @@ async fn a_node_that_is_known_to_be_gone_is_not_even_asked_while_others_are_left
 
 #[tokio::test]
 async fn a_client_of_a_node_port_reaches_pods_of_any_node() {
-    let mut both = Two::new();
+    let mut both = Joined::new();
     let web = node_port_service("web", "10.96.0.20", 30_080);
     both.set_services(&[web], &[slice("web", &["~10.244.8.2"])]);
     let mut near = soon(async {
@@ -219,7 +219,7 @@ async fn a_client_of_a_node_port_reaches_pods_of_any_node() {
 
 #[tokio::test]
 async fn datagrams_go_to_other_nodes_and_come_back() {
-    let mut both = Two::new();
+    let mut both = Joined::new();
     both.set_services(&[web()], &[slice("web", &["~10.244.8.2"])]);
     for (to, arrives_at) in [("10.244.8.3:7", "10.244.8.3:7"), ("10.96.0.20:53", "10.244.8.2:5353")] {
         both.one.send("a", "10.244.0.1:9", to, "question");
@@ -239,7 +239,7 @@ async fn datagrams_go_to_other_nodes_and_come_back() {
 
 #[tokio::test]
 async fn datagrams_of_a_node_ports_clients_are_answered_through_it() {
-    let mut both = Two::new();
+    let mut both = Joined::new();
     let web = node_port_service("web", "10.96.0.20", 30_053);
     both.set_services(&[web], &[slice("web", &["~10.244.8.2"])]);
     until(|| both.one.fabric.0.open_sockets.lock().contains_key(&SocketAddr::new(both.one.node_ports, 30_053))).await;
@@ -259,7 +259,7 @@ async fn datagrams_of_a_node_ports_clients_are_answered_through_it() {
 
 #[tokio::test]
 async fn a_flow_leaves_a_node_that_is_gone_and_stays_when_all_are() {
-    let mut both = Two::new();
+    let mut both = Joined::new();
     both.set_services(&[web()], &[slice("web", &["~10.244.8.2"])]);
     both.one.send("a", "10.244.0.1:9", "10.96.0.20:53", "first");
     both.two.delivered().await;
@@ -273,7 +273,7 @@ async fn a_flow_leaves_a_node_that_is_gone_and_stays_when_all_are() {
 
 #[tokio::test]
 async fn a_node_speaks_for_its_own_pods_and_reaches_pods_of_this_node_only() {
-    let mut both = Two::new();
+    let mut both = Joined::new();
     both.set_services(&[web()], &[slice("web", &["10.244.0.2"])]);
     let rows = [
         // Addresses that are not its own.

@@ -10,6 +10,7 @@ mod node_ports;
 mod outside;
 mod own_network;
 mod services;
+mod tunnels;
 
 use super::{
     DialFailure, Fabric, FabricConfig, Limits, Notice, PodEntry, Pods,

@@ -36,13 +36,13 @@ pub(super) const HANGS: u16 = 82;
 pub(super) const TAKEN: u16 = 83;
 
 /// A cluster's CA.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     certificate: rustls_pki_types::CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -72,7 +72,7 @@ impl Authority {
         }
     }
 
-    pub(super) fn node(&self, name: &str, revision: u64) -> Credentials {
+    pub(crate) fn node(&self, name: &str, revision: u64) -> Credentials {
         self.issue(&format!("system:node:{name}"), "system:nodes", revision, ExtendedKeyUsagePurpose::ClientAuth)
     }
 }
