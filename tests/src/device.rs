@@ -35,13 +35,11 @@ impl Device {
         let made = HIERARCHIES.iter().find_map(|(hierarchy, file)| {
             let group = Path::new(hierarchy).join(&name);
             fs::create_dir(&group).ok()?;
-            match fs::write(group.join(file), bytes.to_string()) {
-                Ok(()) => Some(Self { group }),
-                Err(_) => {
-                    drop(fs::remove_dir(&group));
-                    None
-                }
+            if fs::write(group.join(file), bytes.to_string()).is_ok() {
+                return Some(Self { group });
             }
+            drop(fs::remove_dir(&group));
+            None
         });
         made.expect("a control group with a limit of memory; that takes root, and the controller \"memory\"")
     }

@@ -152,12 +152,11 @@ impl Fleet {
         arguments.extend(["--credentials".to_owned(), shown(&credentials)]);
         arguments.extend(["--data-dir".to_owned(), shown(&directory)]);
         arguments.extend(self.node_arguments.iter().chain(&self.nodes[node].arguments).cloned());
-        let command = match &self.nodes[node].device {
-            Some(device) => self.site.printing(&log_of(node), device.command(&directory, &arguments)),
-            None => {
-                arguments.insert(0, "node".to_owned());
-                self.site.command(&log_of(node), &arguments)
-            }
+        let command = if let Some(device) = &self.nodes[node].device {
+            self.site.printing(&log_of(node), device.command(&directory, &arguments))
+        } else {
+            arguments.insert(0, "node".to_owned());
+            self.site.command(&log_of(node), &arguments)
         };
         self.nodes[node].daemon.start(command);
     }
@@ -207,9 +206,9 @@ impl Fleet {
     /// When something of it runs on, or it does not start.
     pub fn restart_node(&mut self, node: usize) {
         self.kill_node(node);
-        eventually("the end of the dead node's processes", || match self.strays(node) {
-            strays if strays.is_empty() => Ok(()),
-            strays => Err(format!("{strays:?}")),
+        eventually("the end of the dead node's processes", || {
+            let strays = self.strays(node);
+            if strays.is_empty() { Ok(()) } else { Err(format!("{strays:?}")) }
         });
         self.start_node(node);
     }
