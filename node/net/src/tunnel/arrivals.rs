@@ -126,7 +126,7 @@ async fn take_stream(shared: &Shared, link: &Arc<Link>, sending: SendStream, mut
         return;
     }
     match result {
-        Ok(end) => pump(end, sending, receiving).await,
+        Ok(end) => pump(end, sending, receiving, shared.patience()).await,
         Err(_) => sending.finish(),
     }
 }

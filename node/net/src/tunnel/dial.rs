@@ -85,8 +85,8 @@ struct Taken {
 impl Taken {
     fn join(self, end: End) {
         let Self { shared, sending, receiving, in_use } = self;
-        shared.tasks.spawn(async move {
-            pump(end, sending, receiving).await;
+        shared.tasks.clone().spawn(async move {
+            pump(end, sending, receiving, shared.patience()).await;
             drop(in_use);
         });
     }

@@ -9,6 +9,11 @@ pub struct TunnelLimits {
     pub streams_per_peer: u32,
     /// Bytes of one connection, in one direction, that wait for a pod to read them.
     pub stream_window_bytes: u32,
+    /// Bytes that wait for pods that have stopped to read, of all connections. Of all that comes from one peer, stalled or not,
+    /// twice as much may wait.
+    pub stalled_bytes: u32,
+    /// A pod that has read nothing for so long, although something waits, has stopped to read.
+    pub stall: Duration,
     /// Bytes to one peer that are sent and not acknowledged.
     pub send_window_bytes: u64,
     /// How long a direct connection to a peer may take to be made.
@@ -32,7 +37,9 @@ impl Default for TunnelLimits {
     fn default() -> Self {
         Self {
             streams_per_peer: 2048,
-            stream_window_bytes: 1024 * 1024,
+            stream_window_bytes: 512 * 1024,
+            stalled_bytes: 64 * 1024 * 1024,
+            stall: Duration::from_secs(5),
             send_window_bytes: 8 * 1024 * 1024,
             direct_timeout: Duration::from_secs(3),
             relay_delay: Duration::from_millis(700),
@@ -42,6 +49,13 @@ impl Default for TunnelLimits {
             unused: Duration::from_secs(180),
             direct_retry: Duration::from_secs(5),
         }
+    }
+}
+
+impl TunnelLimits {
+    /// Connections that may stall at a time: each takes a window.
+    pub(super) fn stalled_max(&self) -> usize {
+        usize::try_from(self.stalled_bytes / self.stream_window_bytes.max(1)).unwrap_or(usize::MAX).max(1)
     }
 }
 

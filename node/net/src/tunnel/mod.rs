@@ -25,6 +25,7 @@ mod peers;
 mod pump;
 mod reassembly;
 mod record;
+mod stalls;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -40,8 +41,10 @@ use link::Link;
 use notices::Reporter;
 use parking_lot::{Mutex, RwLock};
 use paths::{Paths, Relayed};
+use pump::Patience;
 use quinn::{Endpoint, TokioRuntime, VarInt};
 use record::Record;
+use stalls::Stalls;
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 use thiserror::Error;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -105,6 +108,7 @@ struct Shared {
     handshakes: Arc<Semaphore>,
     /// There is a connection to look after.
     has_links: Notify,
+    stalls: Arc<Stalls>,
     /// Held while peers change, so that the last ones are those that stay.
     changing: Mutex<()>,
     tasks: TaskTracker,
@@ -141,6 +145,7 @@ impl Tunnel {
             Endpoint::new_with_abstract_socket(settings, Some(server.clone()), paths, Arc::new(TokioRuntime))
                 .map_err(listen)?;
         let (reporter, notices) = Reporter::new();
+        let stalls = Stalls::new(config.limits.stalled_max());
         let shared = Arc::new(Shared {
             config,
             endpoint,
@@ -152,6 +157,7 @@ impl Tunnel {
             reporter,
             handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES_MAX)),
             has_links: Notify::new(),
+            stalls,
             changing: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -296,6 +302,10 @@ impl Shared {
         record.changed.notify_waiters();
         self.has_links.notify_one();
         Ok(link)
+    }
+
+    fn patience(&self) -> Patience {
+        Patience { stall: self.config.limits.stall, stalls: Arc::clone(&self.stalls) }
     }
 
     /// A connection is over.

@@ -2,7 +2,10 @@
 //! where they cannot be delivered the connection is broken, at both ends. What waits is bounded by QUIC's windows and the
 //! kernel's buffers; nothing is kept here.
 
-use super::marked::{Look, Marked, READ_BYTES_MAX, readable_bytes};
+use super::{
+    marked::{Look, Marked, READ_BYTES_MAX, readable_bytes},
+    stalls::Stalls,
+};
 use bytes::Bytes;
 use nix::{
     errno::Errno,
@@ -13,6 +16,7 @@ use quinn::{RecvStream, SendStream, VarInt, WriteError};
 use std::{
     io::{self, IoSlice},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{io::unix::AsyncFd, sync::Notify};
@@ -137,15 +141,23 @@ fn look_at_socket(socket: &OwnedFd) -> io::Result<Look> {
 /// The connection broke, at one end or in between.
 struct Broken;
 
+/// When a pod has stopped to read, and who has to know.
+#[derive(Debug, Clone)]
+pub(super) struct Patience {
+    pub(super) stall: Duration,
+    pub(super) stalls: Arc<Stalls>,
+}
+
 /// Carries both ways until both are over, or one breaks, which breaks the other.
-pub(super) async fn pump(end: End, mut sending: Sending, mut receiving: RecvStream) {
+pub(super) async fn pump(end: End, mut sending: Sending, mut receiving: RecvStream, patience: Patience) {
     // SAFETY: the descriptor is owned by what is registered, stays the same, and is closed with it.
     let Ok(end) = (unsafe { AsyncFd::register(end) }) else {
         // The system takes no more descriptors: dropping all three breaks the connection at both ends.
         return;
     };
     let read_all = Notify::new();
-    let both = tokio::try_join!(outward(&end, &mut sending, &read_all), inward(&end, &mut receiving, &read_all));
+    let both =
+        tokio::try_join!(outward(&end, &mut sending, &read_all), inward(&end, &mut receiving, &read_all, &patience));
     let end = end.into_inner();
     if both.is_ok() {
         end.close();
@@ -178,7 +190,12 @@ async fn outward(end: &AsyncFd<End>, sending: &mut Sending, read_all: &Notify) -
     Ok(())
 }
 
-async fn inward(end: &AsyncFd<End>, receiving: &mut RecvStream, read_all: &Notify) -> Result<(), Broken> {
+async fn inward(
+    end: &AsyncFd<End>,
+    receiving: &mut RecvStream,
+    read_all: &Notify,
+    patience: &Patience,
+) -> Result<(), Broken> {
     let hung_up = async {
         read_all.notified().await;
         hung_up(end).await;
@@ -201,7 +218,19 @@ async fn inward(end: &AsyncFd<End>, receiving: &mut RecvStream, read_all: &Notif
                 return Ok(());
             }
         };
-        if write(end, &mut pieces[..count]).await.is_err() {
+        let mut writing = std::pin::pin!(write(end, &mut pieces[..count]));
+        let written = match tokio::time::timeout(patience.stall, &mut writing).await {
+            Ok(written) => written,
+            Err(_) => {
+                let stalled = patience.stalls.enter();
+                tokio::select! {
+                    biased;
+                    written = writing => written,
+                    () = stalled.over.cancelled() => return Err(Broken),
+                }
+            }
+        };
+        if written.is_err() {
             let _over = receiving.stop(UNREAD);
             return Ok(());
         }

@@ -145,6 +145,39 @@ async fn who_does_not_read_holds_the_writer_back_and_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn few_may_stop_to_read_and_the_others_go_on() {
+    let authority = Authority::new();
+    let tight = TunnelLimits {
+        stream_window_bytes: 64 * 1024,
+        stalled_bytes: 4 * 64 * 1024,
+        stall: Duration::from_millis(300),
+        ..limits()
+    };
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let one = Node::start(&authority, "one", 1);
+    let mut two = Node::with("two", 2, listen, authority.node("two", 0), tight, None);
+    introduce(&[&one, &two]);
+    let (mut unread, mut writers) = (Vec::new(), Vec::new());
+    for number in 0..12 {
+        let mut mine = one.connect("two", address(1, number + 1), address(2, TAKEN)).await.unwrap();
+        unread.push(two.next_taken().await);
+        writers.push(tokio::spawn(async move { while mine.write_all(&[0; 16 * 1024]).await.is_ok() {} }));
+    }
+    // More than may wait of one peer would wait: those that stalled first are broken, and room is made.
+    until("all but those that may stall are broken", || {
+        writers.iter().filter(|writer| writer.is_finished()).count() == 12 - 4
+    })
+    .await;
+    let mut other = one.connect("two", address(1, 100), address(2, ECHO)).await.unwrap();
+    echoes(&mut other, &pattern(1_000_000)).await;
+    assert_eq!(writers.iter().filter(|writer| !writer.is_finished()).count(), 4);
+    drop(unread);
+    for writer in writers {
+        tokio::time::timeout(LIMIT, writer).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_told_and_a_withdrawn_dial_forgotten() {
     let (one, two) = two();
     let refused = one.connect("two", address(1, 1), address(2, REFUSES)).await.unwrap_err();
