@@ -21,6 +21,7 @@ pub mod openapi;
 pub mod patch;
 pub mod quantity;
 pub mod ranges;
+pub mod references;
 pub mod registry_auth;
 pub mod resources;
 pub mod reviews;

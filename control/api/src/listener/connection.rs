@@ -67,6 +67,13 @@ async fn serve_http(stream: TlsStream<TcpStream>, app: App, shutdown: Cancellati
     let ended =
         end_of(peer.as_ref().map(PeerCertificates::not_after), entered.as_ref().map(|entered| &entered.revoked));
     let is_node = node.is_some();
+    let _counted = match node.map(|(node, _)| app.count_connection(node)).transpose() {
+        Ok(counted) => counted.flatten(),
+        Err(error) => {
+            tracing::debug!(%error, "a node's connection is not served");
+            return;
+        }
+    };
     let service = service_fn(move |mut request: Request<Incoming>| {
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());

@@ -1,8 +1,12 @@
 //! Who answers a request: gRPC services by content type, everything else by path.
 
-use crate::auth::{Authenticator, revocation::NodeConnections};
+use crate::{
+    auth::{Authenticator, PeerCertificates, revocation::NodeConnections},
+    nodelink::{Counted, NodeBounds},
+};
 use axum::{Router, body::Body};
-use http::{HeaderValue, Request, Response, header};
+use coracle_objects::ApiError;
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use std::{convert::Infallible, sync::Arc};
 use tonic::{Status, service::Routes};
@@ -14,6 +18,7 @@ pub struct App {
     http: Router,
     grpc: Router,
     authenticator: Arc<Authenticator>,
+    bounds: Option<Arc<NodeBounds>>,
 }
 
 impl App {
@@ -21,7 +26,28 @@ impl App {
     /// own words; every gRPC call is authenticated here, reflection included.
     #[must_use]
     pub fn new(http: Router, grpc: Routes, authenticator: Arc<Authenticator>) -> Self {
-        Self { http: http.with_state(()), grpc: grpc.prepare().into_axum_router(), authenticator }
+        Self { http: http.with_state(()), grpc: grpc.prepare().into_axum_router(), authenticator, bounds: None }
+    }
+
+    /// Lets nodes ask no more than `bounds` allow.
+    #[must_use]
+    pub fn with_bounds(mut self, bounds: Arc<NodeBounds>) -> Self {
+        self.bounds = Some(bounds);
+        self
+    }
+
+    /// Counts a connection of a node, until what is answered is dropped; `None` where nobody counts.
+    ///
+    /// # Errors
+    /// 429 when it has too many.
+    pub(super) fn count_connection(&self, node: &str) -> Result<Option<Counted>, ApiError> {
+        self.bounds.as_ref().map(|bounds| bounds.connection(node)).transpose()
+    }
+
+    /// Whether a request comes from a node that asks too much.
+    fn refused_for_flooding(&self, request: &Request<Incoming>) -> Option<ApiError> {
+        let peer = request.extensions().get::<PeerCertificates>()?;
+        self.bounds.as_ref()?.request(peer.identity().node_name()?).err()
     }
 
     /// The open connections of nodes, where they are kept account of.
@@ -35,6 +61,7 @@ impl App {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + use<> {
         let is_grpc = is_grpc(request.headers().get(header::CONTENT_TYPE));
+        let flooding = self.refused_for_flooding(&request);
         let refusal = if is_grpc {
             self.authenticator.authenticate_with(request.headers(), request.extensions()).err()
         } else {
@@ -42,6 +69,9 @@ impl App {
         };
         let mut router = if is_grpc { self.grpc.clone() } else { self.http.clone() };
         async move {
+            if let Some(error) = flooding {
+                return Ok(too_many(error, is_grpc));
+            }
             match refusal {
                 Some(error) if error.code() == 403 => Ok(Status::permission_denied(error.message).into_http()),
                 Some(error) => Ok(Status::unauthenticated(error.message).into_http()),
@@ -49,6 +79,18 @@ impl App {
             }
         }
     }
+}
+
+fn too_many(error: ApiError, is_grpc: bool) -> Response<Body> {
+    if is_grpc {
+        return Status::resource_exhausted(error.message).into_http();
+    }
+    let mut response = Response::new(Body::from(error.to_status().to_string()));
+    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 /// `application/grpc`, `application/grpc+proto` and the like, but not `application/grpc-web`.

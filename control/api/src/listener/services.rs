@@ -5,7 +5,7 @@ use crate::{
     Door,
     auth::Authenticator,
     grpc, http,
-    nodelink::{NodeLinkService, NodeLinks},
+    nodelink::{NodeBounds, NodeLinkService, NodeLinks},
     registry::{self, Registry},
 };
 use coracle_wire::{FILE_DESCRIPTOR_SET, v1::node_link_server::NodeLinkServer};
@@ -32,6 +32,7 @@ impl Services {
     /// When this build's gRPC descriptors cannot be read.
     pub fn into_app(self) -> Result<App, ReflectionError> {
         let Self { door, links, registry, authenticator } = self;
+        let bounds = NodeBounds::new(&door);
         let objects = http::routes(Arc::clone(&door), Arc::clone(&authenticator));
         let http = objects.merge(registry::routes(registry, Arc::clone(&authenticator)));
         // Clients ask for either version of reflection.
@@ -40,8 +41,13 @@ impl Services {
             .add_service(reflection().build_v1alpha()?)
             .add_service(grpc::objects::service(Arc::clone(&door), Arc::clone(&authenticator)))
             .add_service(grpc::logs::service(Arc::clone(&door), Arc::clone(&authenticator)))
-            .add_service(grpc::sessions::service(door, Arc::clone(&authenticator)))
-            .add_service(NodeLinkServer::new(NodeLinkService::new(links, Arc::clone(&authenticator))));
-        Ok(App::new(http, services, authenticator))
+            .add_service(grpc::sessions::service(Arc::clone(&door), Arc::clone(&authenticator)))
+            .add_service(NodeLinkServer::new(NodeLinkService::new(
+                links,
+                Arc::clone(&authenticator),
+                door,
+                Arc::clone(&bounds),
+            )));
+        Ok(App::new(http, services, authenticator).with_bounds(bounds))
     }
 }

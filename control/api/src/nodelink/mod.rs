@@ -2,10 +2,13 @@
 //!
 //! Nobody dials a node. Each node holds one control stream; what the control plane wants from it (a log, a command in a
 //! container, a connection to a pod) is announced there with an unguessable session id, and the node answers with one
-//! more stream that names it. Session data never passes through the control stream, every channel is bounded, and a reader that
+//! more stream that names it. A third stream tells each node what it has to know ([`follow`]). Session data never passes through the control stream, every channel is bounded, and a reader that
 //! does not read slows down its own session only.
 
+mod bounds;
 mod data;
+mod follow;
+mod lease;
 mod links;
 mod logs;
 mod relay;
@@ -17,6 +20,9 @@ mod relay_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub(crate) use bounds::Counted;
+pub use bounds::NodeBounds;
+pub use follow::Feed;
 pub use links::NodeLinks;
 pub use service::NodeLinkService;
 pub use session::{Said, Session, SessionReader, SessionWriter};

@@ -1,16 +1,20 @@
 //! The gRPC service that node agents call.
 
 use super::{
+    Feed, NodeBounds,
+    bounds::{Bucket, Rate},
+    lease::LeaseKeeper,
     links::{Connected, NodeLinks, Signals},
     session::Opened,
 };
-use crate::auth::Authenticator;
+use crate::{Door, auth::Authenticator};
 use coracle_wire::v1::{
-    NodeHello, NodeSignal, RelayedPackets, ServerPong, ServerSignal, SessionFrame, node_link_server::NodeLink,
-    node_signal, server_signal, session_frame,
+    FollowRequest, NodeHello, NodeSignal, RelayedPackets, ServerPong, ServerSignal, SessionFrame, ViewUpdate,
+    node_link_server::NodeLink, node_signal, server_signal, session_frame,
 };
+use futures::stream::BoxStream;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -18,6 +22,8 @@ use tonic::{Request, Response, Status, Streaming};
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A control stream that is silent for longer is taken for dead; agents ping several times within it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(40);
+/// Pings of a node: a second's, and at once.
+const PING_RATE: Rate = Rate { per_second: 1.0, burst: 100.0 };
 /// Frames to a node that wait for it to read them.
 const SESSION_QUEUE: usize = 4;
 
@@ -25,13 +31,22 @@ const SESSION_QUEUE: usize = 4;
 pub struct NodeLinkService {
     links: Arc<NodeLinks>,
     authenticator: Arc<Authenticator>,
+    door: Arc<Door>,
+    feed: Arc<Feed>,
+    bounds: Arc<NodeBounds>,
 }
 
 impl NodeLinkService {
-    /// A service that feeds `links`.
+    /// A service that feeds `links`, and tells nodes what is behind `door`.
     #[must_use]
-    pub fn new(links: Arc<NodeLinks>, authenticator: Arc<Authenticator>) -> Self {
-        Self { links, authenticator }
+    pub fn new(
+        links: Arc<NodeLinks>,
+        authenticator: Arc<Authenticator>,
+        door: Arc<Door>,
+        bounds: Arc<NodeBounds>,
+    ) -> Self {
+        let feed = Feed::new(door.store().clone(), door.closing().clone());
+        Self { links, authenticator, door, feed, bounds }
     }
 
     /// The name of the node that calls.
@@ -56,13 +71,23 @@ impl NodeLink for NodeLinkService {
         Ok(Response::new(ReceiverStream::new(to_node)))
     }
 
+    type FollowStream = BoxStream<'static, Result<ViewUpdate, Status>>;
+
+    async fn follow(&self, request: Request<FollowRequest>) -> Result<Response<Self::FollowStream>, Status> {
+        let node = self.caller(&request)?;
+        self.bounds.view(&node)?;
+        let ended = self.door.closing().child_token();
+        Ok(Response::new(self.feed.follow(&node, request.get_ref(), ended).await?))
+    }
+
     async fn control(&self, request: Request<Streaming<NodeSignal>>) -> Result<Response<Self::ControlStream>, Status> {
         let node = self.caller(&request)?;
         let (signals, receiver) = NodeLinks::signal_channel();
         let links = Arc::clone(&self.links);
+        let door = Arc::clone(&self.door);
         // The answer begins before the node says hello: a client may wait for it before it sends anything.
         tokio::spawn(async move {
-            if let Err(status) = serve_control(links, &node, request.into_inner(), &signals).await {
+            if let Err(status) = serve_control(links, &node, request.into_inner(), &signals, door).await {
                 tracing::debug!(node, status = status.message(), "control stream ended");
                 // Fails only when the node has gone, and then there is nobody to tell.
                 signals.try_send(Err(status)).ok();
@@ -94,18 +119,21 @@ async fn serve_control(
     node: &str,
     mut inbound: Streaming<NodeSignal>,
     signals: &Signals,
+    door: Arc<Door>,
 ) -> Result<(), Status> {
-    match next(&mut inbound, HELLO_TIMEOUT).await?.and_then(|message| message.signal) {
-        Some(node_signal::Signal::Hello(NodeHello { node_name })) if node_name == node => {}
-        Some(node_signal::Signal::Hello(NodeHello { node_name })) => {
+    let lease = match next(&mut inbound, HELLO_TIMEOUT).await?.and_then(|message| message.signal) {
+        Some(node_signal::Signal::Hello(NodeHello { node_name, lease_seconds })) if node_name == node => {
+            LeaseKeeper::start(door, node, lease_seconds)
+        }
+        Some(node_signal::Signal::Hello(NodeHello { node_name, .. })) => {
             let message = format!("the credentials are those of node \"{node}\", not of \"{node_name}\"");
             return Err(Status::permission_denied(message));
         }
         _ => return Err(Status::invalid_argument("a control stream begins with hello")),
-    }
+    };
     let connected = links.connect(node, signals.clone());
     tracing::info!(node, "node connected");
-    let outcome = answer_pings(&connected, &mut inbound, signals).await;
+    let outcome = answer_pings(&connected, &mut inbound, signals, &lease).await;
     tracing::info!(node, "node disconnected");
     outcome
 }
@@ -114,7 +142,9 @@ async fn answer_pings(
     connected: &Connected,
     inbound: &mut Streaming<NodeSignal>,
     signals: &Signals,
+    lease: &LeaseKeeper,
 ) -> Result<(), Status> {
+    let mut pings = Bucket::new(PING_RATE);
     loop {
         let message = tokio::select! {
             () = connected.ended.cancelled() => {
@@ -125,6 +155,10 @@ async fn answer_pings(
         match message.map(|message| message.signal) {
             None => return Ok(()),
             Some(Some(node_signal::Signal::Ping(_))) => {
+                if !pings.take(Instant::now()) {
+                    return Err(Status::resource_exhausted("too many pings"));
+                }
+                lease.renew();
                 let pong = ServerSignal { signal: Some(server_signal::Signal::Pong(ServerPong {})) };
                 // A node that does not read its control stream is as good as gone; waiting for it would hide that.
                 signals.try_send(Ok(pong)).map_err(|_| Status::resource_exhausted("signals are not being read"))?;

@@ -1,15 +1,21 @@
 //! Control streams and sessions between a server and nodes.
 
 use super::*;
-use crate::{auth::Authenticator, identity::Identity};
-use coracle_objects::Reason;
+use crate::{
+    Door,
+    auth::Authenticator,
+    door::{DeleteOptions, Target, read::At},
+    identity::Identity,
+};
+use coracle_objects::{Reason, catalogue};
 use coracle_wire::v1::{
-    ChannelFrame, ExecRequest, NodeHello, NodePing, NodeSignal, OpenSession, PortForwardRequest, ServerSignal,
-    SessionEnd, SessionFrame, node_link_client::NodeLinkClient, node_link_server::NodeLinkServer, node_signal,
-    open_session::Purpose, server_signal, session_frame::Frame,
+    ChannelFrame, ExecRequest, FollowRequest, NodeHello, NodePing, NodeSignal, OpenSession, PortForwardRequest,
+    ServerSignal, SessionEnd, SessionFrame, node_link_client::NodeLinkClient, node_link_server::NodeLinkServer,
+    node_signal, open_session::Purpose, server_signal, session_frame::Frame,
 };
 use futures::StreamExt;
 use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
 use std::{io, sync::Arc};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,6 +29,7 @@ pub(crate) struct Setting {
     pub(crate) links: Arc<NodeLinks>,
     pub(crate) channel: Channel,
     pub(crate) closing: CancellationToken,
+    door: Arc<Door>,
 }
 
 pub(crate) async fn setting() -> Setting {
@@ -32,7 +39,10 @@ pub(crate) async fn setting() -> Setting {
     for node in ["one", "two"] {
         authenticator = authenticator.with_token(node, Identity::node(node));
     }
-    let service = NodeLinkServer::new(NodeLinkService::new(Arc::clone(&links), Arc::new(authenticator)));
+    let (door, _proposer) = crate::testing::door().await;
+    let bounds = NodeBounds::new(&door);
+    let service = NodeLinkService::new(Arc::clone(&links), Arc::new(authenticator), Arc::clone(&door), bounds);
+    let service = NodeLinkServer::new(service);
     let (client, server) = tokio::io::duplex(1 << 16);
     let incoming = futures::stream::iter([Ok::<_, io::Error>(server)]);
     tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
@@ -41,7 +51,7 @@ pub(crate) async fn setting() -> Setting {
         std::future::ready(client.take().ok_or_else(|| io::Error::other("there is one connection only")))
     });
     let channel = Endpoint::from_static("http://server").connect_with_connector(connector).await.unwrap();
-    Setting { links, channel, closing }
+    Setting { links, channel, closing, door }
 }
 
 pub(crate) fn with_token<T>(token: &str, message: T) -> Request<T> {
@@ -51,7 +61,7 @@ pub(crate) fn with_token<T>(token: &str, message: T) -> Request<T> {
 }
 
 fn hello(node: &str) -> NodeSignal {
-    NodeSignal { signal: Some(node_signal::Signal::Hello(NodeHello { node_name: node.to_owned() })) }
+    NodeSignal { signal: Some(node_signal::Signal::Hello(NodeHello { node_name: node.to_owned(), lease_seconds: 8 })) }
 }
 
 fn frame(frame: Frame) -> SessionFrame {
@@ -169,6 +179,60 @@ async fn a_reader_that_goes_away_ends_the_nodes_call() {
     sender.send(frame(Frame::Data(Bytes::from_static(b"x")))).await.unwrap();
     drop(reading.await.unwrap());
     assert!(matches!(answer.message().await, Ok(None) | Err(_)), "the node is told that nobody listens");
+}
+
+#[tokio::test]
+async fn pings_renew_the_nodes_lease() {
+    let setting = setting().await;
+    let namespaces = Target::collection(catalogue::namespaces(), "");
+    let made = json!({"metadata": {"name": "kube-node-lease"}});
+    crate::testing::create(&setting.door, &namespaces, made).await.unwrap();
+    let mut node = Node::ready(&setting, "one").await;
+    let kind = catalogue::by_kind("coordination.k8s.io/v1", "Lease").unwrap();
+    let target = Target::object(kind, "kube-node-lease", "one");
+    let mut seen = std::collections::BTreeSet::new();
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    // Also where somebody removes it in between.
+    while seen.len() < 3 {
+        assert!(tokio::time::Instant::now() < deadline, "{seen:?}");
+        node.ping().await.unwrap();
+        if let Ok(entry) = setting.door.get(&Identity::admin(), &target, At::Any).await {
+            let lease: Value = serde_json::from_slice(&entry.value).unwrap();
+            assert_eq!(
+                (&lease["spec"]["holderIdentity"], &lease["spec"]["leaseDurationSeconds"]),
+                (&json!("one"), &json!(8))
+            );
+            if seen.insert(lease["spec"]["renewTime"].to_string()) && seen.len() == 2 {
+                setting.door.delete(&Identity::admin(), &target, &DeleteOptions::default()).await.unwrap();
+            }
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn too_many_pings_end_the_link() {
+    let setting = setting().await;
+    let mut node = Node::ready(&setting, "one").await;
+    let refused = loop {
+        if let Err(error) = node.ping().await {
+            break error;
+        }
+    };
+    assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, "too many pings"));
+}
+
+#[tokio::test]
+async fn a_view_is_for_nodes_and_each_follows_its_own() {
+    let setting = setting().await;
+    let mut client = NodeLinkClient::new(setting.channel.clone());
+    for (token, code) in [("admin", Code::PermissionDenied), ("wrong", Code::Unauthenticated)] {
+        let error = client.follow(with_token(token, FollowRequest::default())).await.unwrap_err();
+        assert_eq!(error.code(), code, "{token}");
+    }
+    let mut view = client.follow(with_token("one", FollowRequest::default())).await.unwrap().into_inner();
+    let first = view.message().await.unwrap().unwrap();
+    assert!(first.whole && first.revision > 0, "{first:?}");
 }
 
 #[tokio::test]
