@@ -1,6 +1,5 @@
 //! Who asks, and for what.
 
-use crate::auth::PodLookup;
 use coracle_objects::nodes;
 use std::fmt;
 
@@ -102,9 +101,6 @@ pub struct Attributes<'a> {
     pub object: Option<&'a serde_json::Value>,
     /// Field selector of a list or watch; "" when there is none.
     pub field_selector: &'a str,
-    /// Where a node's pods can be looked up, to see which secrets and config maps they name. Without it a node
-    /// reads none.
-    pub pods: Option<&'a dyn PodLookup>,
 }
 
 impl fmt::Debug for Attributes<'_> {

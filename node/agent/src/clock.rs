@@ -10,12 +10,6 @@ pub(crate) fn seconds(at: OffsetDateTime) -> String {
     at.format(format).unwrap_or_default()
 }
 
-/// Microseconds, as `metav1.MicroTime`.
-pub(crate) fn micros(at: OffsetDateTime) -> String {
-    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
-    at.format(format).unwrap_or_default()
-}
-
 /// Nanoseconds of fixed width, as a CRI log has them.
 pub(crate) fn nanos(at: OffsetDateTime) -> String {
     let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:9]Z");
@@ -74,7 +68,6 @@ mod tests {
     fn times_are_spelt_as_the_api_does() {
         let at = parse("2026-11-20T11:41:57.0123456789Z").unwrap();
         assert_eq!(seconds(at), "2026-11-20T11:41:57Z");
-        assert_eq!(micros(at), "2026-11-20T11:41:57.012345Z");
         assert_eq!(nanos(at), "2026-11-20T11:41:57.012345678Z");
         assert_eq!(parse("2026-11-20T12:41:57+01:00").map(|at| at == at.to_offset(time::UtcOffset::UTC)), Some(true));
         assert_eq!(parse("yesterday"), None);

@@ -7,7 +7,7 @@ use crate::{
     guests::Guests,
     homes::Homes,
     ledger::Ledger,
-    link::{Link, NAMESPACES},
+    link::Link,
     logs::Logs,
     network::Network,
     pod::{admission::Room, checks::Checks, probes::Probes},
@@ -18,7 +18,7 @@ use crate::{
     static_pods::{self, manifest::is_static_uid},
     workloads::Workloads,
 };
-use coracle_objects::{ApiError, ObjectKey, meta};
+use coracle_objects::{ApiError, ObjectKey, Reason, meta};
 use serde_json::Value;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -30,13 +30,31 @@ pub(crate) struct Caches {
     pub(crate) namespaces: Cache,
     /// All nodes of the cluster, this one too.
     pub(crate) nodes: Cache,
+    pub(crate) slices: Cache,
+    /// Those that this node's pods name.
+    pub(crate) config_maps: Cache,
+    /// Those that this node's pods name.
+    pub(crate) secrets: Cache,
 }
 
 impl Caches {
     /// Nothing is known yet.
     pub(crate) fn new() -> Self {
-        Self { services: Cache::new(), namespaces: Cache::new(), nodes: Cache::new() }
+        Self {
+            services: Cache::new(),
+            namespaces: Cache::new(),
+            nodes: Cache::new(),
+            slices: Cache::new(),
+            config_maps: Cache::new(),
+            secrets: Cache::new(),
+        }
     }
+}
+
+/// The node has not been told of any `plural` yet.
+pub(crate) fn not_told(plural: &str) -> ApiError {
+    let message = format!("the node has not been told of its {plural} yet");
+    ApiError::new(Reason::ServiceUnavailable, message)
 }
 
 /// See the module.
@@ -66,9 +84,8 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// The uid of a pod's namespace: from the cache, or from the server where the cache is behind. That of a static pod
-    /// needs no server.
-    pub(crate) async fn namespace_uid(&self, pod: &Value) -> Result<String, ApiError> {
+    /// The uid of a pod's namespace, as far as the node was told. That of a static pod needs no server.
+    pub(crate) fn namespace_uid(&self, pod: &Value) -> Result<String, ApiError> {
         let name = meta::namespace(pod);
         if is_static_uid(meta::uid(pod)) {
             return Ok(static_pods::namespace_uid(name));
@@ -76,7 +93,8 @@ impl Context {
         let key = ObjectKey::cluster(name);
         let uid = match self.caches.namespaces.get(&key) {
             Some(namespace) => meta::uid(&namespace).to_owned(),
-            None => meta::uid(&self.link.get(NAMESPACES, &key).await?).to_owned(),
+            None if self.caches.namespaces.is_known() => return Err(ApiError::not_found("", "namespaces", name)),
+            None => return Err(not_told("namespaces")),
         };
         if crate::ledger::is_file_name(&uid) {
             Ok(uid)

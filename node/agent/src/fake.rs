@@ -4,7 +4,7 @@
 use crate::{
     context::Context,
     guests::{Guests, Launch, RunEvent},
-    link::{Change, Changes, Link, Listing, Resource},
+    link::{Change, FOLLOWED, Link, PODS, Position, Resource, Update, Updates},
     network::{Network, Switch, addresses::Addresses},
     output::{Attached, Output, Screen},
     pod::{
@@ -76,17 +76,18 @@ type Place = (&'static str, ObjectKey);
 #[derive(Default)]
 struct State {
     objects: BTreeMap<Place, Value>,
-    history: Vec<(u64, &'static str, Change)>,
+    history: Vec<(u64, Change)>,
     revision: u64,
     first_kept: u64,
     down: bool,
     refused: usize,
+    wholes: usize,
 }
 
 /// See the module.
 pub(crate) struct FakeLink {
     state: Mutex<State>,
-    changes: Mutex<broadcast::Sender<(u64, &'static str, Change)>>,
+    changes: Mutex<broadcast::Sender<(u64, Change)>>,
     touched: tokio::sync::watch::Sender<u64>,
 }
 
@@ -100,10 +101,10 @@ impl FakeLink {
         Arc::new(Self { state: Mutex::default(), changes, touched: tokio::sync::watch::Sender::new(0) })
     }
 
-    fn record(&self, state: &mut State, plural: &'static str, change: Change) {
+    fn record(&self, state: &mut State, change: Change) {
         let revision = state.revision;
-        state.history.push((revision, plural, change.clone()));
-        let _ = self.changes.lock().unwrap().send((revision, plural, change));
+        state.history.push((revision, change.clone()));
+        let _ = self.changes.lock().unwrap().send((revision, change));
         self.touched.send_modify(|count| *count += 1);
     }
 
@@ -113,7 +114,7 @@ impl FakeLink {
         state.revision += 1;
         object["metadata"]["resourceVersion"] = state.revision.to_string().into();
         state.objects.insert((resource.plural, key_of(&object)), object.clone());
-        self.record(&mut state, resource.plural, Change::Applied(object.clone()));
+        self.record(&mut state, Change::Applied(resource, object.clone()));
         object
     }
 
@@ -121,9 +122,9 @@ impl FakeLink {
     pub(crate) fn remove(&self, resource: Resource, key: &ObjectKey) {
         let mut state = self.state.lock().unwrap();
         state.revision += 1;
-        if let Some(mut object) = state.objects.remove(&(resource.plural, key.clone())) {
-            object["metadata"]["resourceVersion"] = state.revision.to_string().into();
-            self.record(&mut state, resource.plural, Change::Deleted(object));
+        if let Some(object) = state.objects.remove(&(resource.plural, key.clone())) {
+            let uid = meta::uid(&object).to_owned();
+            self.record(&mut state, Change::Gone(resource, key.clone(), uid));
         }
     }
 
@@ -152,6 +153,11 @@ impl FakeLink {
             state.history.clear();
         }
         self.break_watches();
+    }
+
+    /// How often everything was told.
+    pub(crate) fn wholes(&self) -> usize {
+        self.state.lock().unwrap().wholes
     }
 
     /// How many calls did not get through since it went down.
@@ -201,24 +207,34 @@ impl Link for FakeLink {
         found.ok_or_else(|| ApiError::not_found(resource.group, resource.plural, &key.name))
     }
 
-    async fn list(&self, resource: Resource, _field_selector: &str) -> Result<Listing, ApiError> {
-        let resource_version = self.reachable()?.revision.to_string();
-        Ok(Listing { items: self.all(resource), resource_version })
-    }
-
-    async fn watch(&self, resource: Resource, _field_selector: &str, from: &str) -> Result<Changes, ApiError> {
-        let from: u64 = from.parse().unwrap();
-        let state = self.reachable()?;
-        if from < state.first_kept {
-            return Err(ApiError::new(Reason::Expired, "too old resource version"));
-        }
-        let missed: Vec<_> = state.history.iter().filter(|entry| entry.0 > from).cloned().collect();
-        let live = BroadcastStream::new(self.changes.lock().unwrap().subscribe()).filter_map(async |event| event.ok());
-        let all = futures::stream::iter(missed).chain(live);
-        let wanted = move |(_, plural, change): (u64, &str, Change)| {
-            futures::future::ready((plural == resource.plural).then_some(Ok(change)))
+    async fn follow(&self, position: &Position) -> Result<Updates, ApiError> {
+        let mut state = self.reachable()?;
+        let update = |revision: u64, changes| Update { changes, revision, ..Update::default() };
+        let objects = |only: Option<Resource>| {
+            let wanted = FOLLOWED.into_iter().filter(move |resource| only.is_none_or(|only| only == *resource));
+            let all = wanted.flat_map(|resource| {
+                let of_kind = state.objects.iter().filter(move |(place, _)| place.0 == resource.plural);
+                of_kind.map(move |(_, object)| Change::Applied(resource, object.clone()))
+            });
+            all.collect::<Vec<_>>()
         };
-        Ok(all.filter_map(wanted).boxed())
+        let mut missed = Vec::new();
+        if position.revision == 0 || position.revision < state.first_kept || position.history != "fake" {
+            // In two parts, as large ones come.
+            missed.push(Update { whole: true, ..update(0, objects(None)) });
+            missed.push(Update { history: "fake".to_owned(), ..update(state.revision.max(1), Vec::new()) });
+            state.wholes += 1;
+        } else {
+            let since = state.history.iter().filter(|entry| entry.0 > position.revision);
+            missed.extend(since.map(|(revision, change)| update(*revision, vec![change.clone()])));
+            if !position.has_pods {
+                let pods = objects(Some(PODS));
+                missed.push(Update { all_pods: true, ..update(state.revision, pods) });
+            }
+        }
+        let live = BroadcastStream::new(self.changes.lock().unwrap().subscribe()).filter_map(async |event| event.ok());
+        let live = live.map(move |(revision, change)| update(revision, vec![change]));
+        Ok(futures::stream::iter(missed).chain(live).map(Ok).boxed())
     }
 
     async fn create(&self, resource: Resource, object: &Value) -> Result<Value, ApiError> {

@@ -5,7 +5,10 @@
 use crate::{
     AgentError,
     credentials::Credentials,
-    link::{Change, Changes, Link, Listing, Resource},
+    link::{
+        CONFIG_MAPS, Change, ENDPOINT_SLICES, Link, NAMESPACES, NODES, PODS, Position, Resource, SECRETS, SERVICES,
+        Update, Updates,
+    },
 };
 use async_trait::async_trait;
 use coracle_objects::{ApiError, ObjectKey, Reason};
@@ -25,12 +28,10 @@ use tonic::{
 };
 use tower::Service;
 use tracing::warn;
-use v1::objects_client::ObjectsClient;
+use v1::{ViewKind, node_link_client::NodeLinkClient, objects_client::ObjectsClient, view_change};
 
-/// Largest message that is taken: a page of [`PAGE_OBJECTS`] large objects.
-const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Objects per page of a listing.
-const PAGE_OBJECTS: i64 = 250;
+/// Largest message that is taken: the server cuts views into smaller ones, but for an object that is larger by itself.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A call that is no stream gets this long.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -40,8 +41,9 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024 + SESSIONS_AT_ONCE * STREAM_WINDOW_BYTES;
 /// What a server opens at most: logs and commands, and forwarded connections.
 const SESSIONS_AT_ONCE: u32 = 64 + 128;
-/// How often an idle connection is tried, and how long it may stay silent: a dead server is noticed in between.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
+/// When a connection that was silent is tried, and how long it may stay silent then. The answers to heartbeats come more
+/// often, so that this costs nothing while all is well.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(10));
 
 type Request = http::Request<Body>;
 
@@ -138,11 +140,13 @@ pub(crate) fn channel_as(server: &str, ca_pem: &str, identity: Option<Identity>)
 #[derive(Clone)]
 pub(crate) struct GrpcLink {
     client: ObjectsClient<Connection>,
+    view: NodeLinkClient<Connection>,
 }
 
 impl GrpcLink {
     pub(crate) fn new(connection: Connection) -> Self {
-        Self { client: ObjectsClient::new(connection).max_decoding_message_size(MESSAGE_BYTES_MAX) }
+        let view = NodeLinkClient::new(connection.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        Self { client: ObjectsClient::new(connection).max_decoding_message_size(MESSAGE_BYTES_MAX), view }
     }
 }
 
@@ -221,15 +225,29 @@ pub(crate) fn encode(object: &Value) -> Result<bytes::Bytes, ApiError> {
     Ok(bytes.into())
 }
 
-fn change(event: &v1::WatchEvent) -> Result<Change, ApiError> {
-    use v1::watch_event::Type;
-    let object = decode(&event.object)?;
-    match event.r#type() {
-        Type::Added | Type::Modified => Ok(Change::Applied(object)),
-        Type::Deleted => Ok(Change::Deleted(object)),
-        Type::Bookmark => Ok(Change::Bookmark(coracle_objects::meta::resource_version(&object).to_owned())),
-        Type::Error => Err(ApiError::from_status(&object)),
-        Type::Unspecified => Err(ApiError::internal("the server sent a watch event without a type")),
+fn update(update: v1::ViewUpdate) -> Result<Update, ApiError> {
+    let v1::ViewUpdate { whole, changes, revision, history, all_pods } = update;
+    // A kind that this agent does not know is none of its business.
+    let changes = changes.into_iter().filter_map(|one| Some((resource(one.kind())?, one.change?)));
+    let changes = changes.map(|(resource, change)| match change {
+        view_change::Change::Object(object) => Ok(Change::Applied(resource, decode(&object)?)),
+        view_change::Change::Gone(v1::ViewGone { namespace, name, uid }) => {
+            Ok(Change::Gone(resource, ObjectKey { namespace, name }, uid))
+        }
+    });
+    Ok(Update { whole, all_pods, changes: changes.collect::<Result<_, ApiError>>()?, revision, history })
+}
+
+fn resource(kind: ViewKind) -> Option<Resource> {
+    match kind {
+        ViewKind::Unspecified => None,
+        ViewKind::Namespace => Some(NAMESPACES),
+        ViewKind::Node => Some(NODES),
+        ViewKind::ConfigMap => Some(CONFIG_MAPS),
+        ViewKind::Secret => Some(SECRETS),
+        ViewKind::Service => Some(SERVICES),
+        ViewKind::EndpointSlice => Some(ENDPOINT_SLICES),
+        ViewKind::Pod => Some(PODS),
     }
 }
 
@@ -250,47 +268,15 @@ impl Link for GrpcLink {
         decode(&timed(client.get(request)).await?.json)
     }
 
-    async fn list(&self, resource: Resource, field_selector: &str) -> Result<Listing, ApiError> {
-        let mut client = self.client.clone();
-        let mut listing = Listing::default();
-        let mut continue_token = String::new();
-        loop {
-            let request = v1::ListRequest {
-                resource: wire(resource),
-                field_selector: field_selector.to_owned(),
-                limit: PAGE_OBJECTS,
-                continue_token,
-                ..v1::ListRequest::default()
-            };
-            let page = timed(client.list(request)).await?;
-            for item in &page.items {
-                listing.items.push(decode(item)?);
-            }
-            listing.resource_version = page.resource_version;
-            continue_token = page.continue_token;
-            if continue_token.is_empty() {
-                return Ok(listing);
-            }
-        }
-    }
-
-    async fn watch(
-        &self,
-        resource: Resource,
-        field_selector: &str,
-        resource_version: &str,
-    ) -> Result<Changes, ApiError> {
-        let mut client = self.client.clone();
-        let request = v1::WatchRequest {
-            resource: wire(resource),
-            field_selector: field_selector.to_owned(),
-            resource_version: resource_version.to_owned(),
-            bookmarks: true,
-            ..v1::WatchRequest::default()
+    async fn follow(&self, position: &Position) -> Result<Updates, ApiError> {
+        let mut client = self.view.clone();
+        let request = v1::FollowRequest {
+            revision: position.revision,
+            history: position.history.clone(),
+            without_pods: !position.has_pods,
         };
-        let stream = timed(client.watch(request)).await?;
-        let changes = stream.map(|event| event.map_err(|status| refusal(&status)).and_then(|event| change(&event)));
-        Ok(changes.boxed())
+        let stream = timed(client.follow(request)).await?;
+        Ok(stream.map(|one| one.map_err(|status| refusal(&status)).and_then(update)).boxed())
     }
 
     async fn create(&self, resource: Resource, object: &Value) -> Result<Value, ApiError> {
@@ -356,16 +342,22 @@ mod tests {
     }
 
     #[test]
-    fn watch_events_are_told_apart() {
-        use v1::watch_event::Type;
-        let event =
-            |kind: Type, json: &str| change(&v1::WatchEvent { r#type: kind.into(), object: json.to_owned().into() });
-        assert!(matches!(event(Type::Modified, "{}"), Ok(Change::Applied(_))));
-        assert!(matches!(event(Type::Deleted, "{}"), Ok(Change::Deleted(_))));
-        let bookmark = event(Type::Bookmark, r#"{"metadata":{"resourceVersion":"7"}}"#);
-        assert_eq!(bookmark, Ok(Change::Bookmark("7".to_owned())));
-        let expired = event(Type::Error, r#"{"reason":"Expired","message":"too old"}"#).unwrap_err();
-        assert_eq!(expired.reason, Reason::Expired);
-        assert!(event(Type::Added, "{").is_err());
+    fn what_a_view_says_is_told_apart() {
+        let told = |kind: ViewKind, change| v1::ViewChange { kind: kind.into(), change: Some(change) };
+        let object = |text: &str| view_change::Change::Object(text.to_owned().into());
+        let gone = v1::ViewGone { namespace: "a".to_owned(), name: "b".to_owned(), uid: "u".to_owned() };
+        let changes = vec![
+            told(ViewKind::Service, object("{}")),
+            told(ViewKind::Unspecified, object("{}")),
+            told(ViewKind::Pod, view_change::Change::Gone(gone)),
+        ];
+        let read = update(v1::ViewUpdate { whole: true, changes, revision: 7, ..v1::ViewUpdate::default() }).unwrap();
+        let expected = vec![
+            Change::Applied(SERVICES, serde_json::json!({})),
+            Change::Gone(PODS, ObjectKey::namespaced("a", "b"), "u".to_owned()),
+        ];
+        assert_eq!((read.whole, read.revision, read.changes), (true, 7, expected));
+        let broken = v1::ViewUpdate { changes: vec![told(ViewKind::Pod, object("{"))], ..v1::ViewUpdate::default() };
+        assert!(update(broken).is_err());
     }
 }

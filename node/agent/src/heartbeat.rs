@@ -1,16 +1,15 @@
-//! Registers the Node, keeps its status true and its lease fresh.
+//! Registers the Node and keeps its status true. Its lease is renewed by the pings of the node link.
 
 use crate::{
     clock,
-    contact::Contact,
-    link::{LEASES, Link, NODES},
+    link::{Link, NODES},
     network::addresses::Addresses,
     node,
     pressure::Pressure,
     reflector::Cache,
     retry::Reconnect,
 };
-use coracle_objects::{ApiError, ObjectKey, Reason, meta, nodes::TUNNEL_ANNOTATION};
+use coracle_objects::{ApiError, ObjectKey, Reason, nodes::TUNNEL_ANNOTATION};
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -20,12 +19,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// How often the lease is renewed, where nobody says otherwise.
+/// How often the node's lease is renewed, where nobody says otherwise.
 pub const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 /// How many times the lease is renewed within its duration.
 pub(crate) const RENEWALS_IN_A_LEASE: u32 = 4;
-/// A lease renewed later than after this many intervals may have been found expired, and the node declared unknown.
-const INTERVALS_MISSED_MAX: u32 = 3;
 /// How often the status is looked at, and written if it changed.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the status is written although nothing changed.
@@ -38,16 +35,14 @@ pub(crate) struct Heartbeat {
     pub(crate) pressure: watch::Receiver<Pressure>,
     /// Whether the agent knows its pods and can run them.
     pub(crate) ready: watch::Receiver<bool>,
-    /// Hears of every lease that the server took, and of those that it did not.
-    pub(crate) contact: Arc<Contact>,
     /// The agent ends, and its pods before it.
     pub(crate) ending: CancellationToken,
     /// Learns from the Node object which range is this node's.
     pub(crate) addresses: Arc<Addresses>,
+    /// Told when the node was not heard of for so long that somebody may have declared it unknown.
+    pub(crate) resumed: Arc<Notify>,
     /// Where other nodes reach this one's end of the tunnel, as its annotation says; empty for nowhere.
     pub(crate) reached_at: watch::Receiver<String>,
-    /// How often the lease is renewed.
-    pub(crate) interval: Duration,
     /// How others see this node.
     pub(crate) nodes: Cache,
 }
@@ -55,17 +50,15 @@ pub(crate) struct Heartbeat {
 impl Heartbeat {
     /// Runs until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let resumed = Notify::new();
         tokio::select! {
-            () = self.keep_status(&resumed) => {}
-            () = self.keep_lease(&resumed) => {}
+            () = self.keep_status() => {}
             () = stop.cancelled() => {}
         }
     }
 
     /// Writes the status when it changed, when it is due, when `resumed` (somebody may have declared the node unknown while
     /// it was not heard of), and when it is seen that somebody has.
-    async fn keep_status(&self, resumed: &Notify) {
+    async fn keep_status(&self) {
         let (mut ready, mut pressure, mut reached_at) =
             (self.ready.clone(), self.pressure.clone(), self.reached_at.clone());
         let mut reconnect = Reconnect::new();
@@ -101,7 +94,7 @@ impl Heartbeat {
                 changed = ready.changed() => if changed.is_err() { std::future::pending::<()>().await },
                 Ok(()) = pressure.changed() => {}
                 Ok(()) = reached_at.changed() => written = None,
-                () = resumed.notified() => written = None,
+                () = self.resumed.notified() => written = None,
                 () = self.declared_unknown(&mut view, &mut is_unknown) => written = None,
                 () = self.ending.cancelled(), if !said => said = true,
                 () = tokio::time::sleep(STATUS_INTERVAL) => {}
@@ -177,49 +170,6 @@ impl Heartbeat {
         self.link.update(NODES, "status", &found).await?;
         Ok(status)
     }
-
-    async fn keep_lease(&self, resumed: &Notify) {
-        let mut reconnect = Reconnect::new();
-        let mut renewed_at = clock::now();
-        let mut held: Option<Value> = None;
-        loop {
-            let sent = self.contact.now();
-            match self.renew(held.take()).await {
-                Ok(lease) => {
-                    self.contact.made(sent);
-                    held = Some(lease);
-                    reconnect.reset();
-                    // By the wall clock: it goes on while the machine sleeps.
-                    let now = clock::now();
-                    if now - renewed_at > self.interval * INTERVALS_MISSED_MAX {
-                        resumed.notify_one();
-                    }
-                    renewed_at = now;
-                    tokio::time::sleep(self.interval).await;
-                }
-                Err(error) => {
-                    self.contact.missed();
-                    if reconnect.is_first() {
-                        warn!(%error, "cannot renew the node's lease");
-                    }
-                    tokio::time::sleep(reconnect.delay()).await;
-                }
-            }
-        }
-    }
-
-    async fn renew(&self, held: Option<Value>) -> Result<Value, ApiError> {
-        let mut lease = node::lease(&self.identity.name, self.interval * RENEWALS_IN_A_LEASE, clock::now());
-        let current = match held {
-            Some(held) => held,
-            None => match self.link.get(LEASES, &meta::key(&lease)).await {
-                Err(error) if error.reason == Reason::NotFound => return self.link.create(LEASES, &lease).await,
-                other => other?,
-            },
-        };
-        lease["metadata"] = current["metadata"].clone();
-        self.link.update(LEASES, "", &lease).await
-    }
 }
 
 #[cfg(test)]
@@ -253,11 +203,9 @@ mod tests {
         addresses.set_range("10.244.8.0/22");
         let pressure = watch::Sender::new(Pressure::default()).subscribe();
         let reached_at = watch::Sender::new("192.0.2.1:6444".to_owned()).subscribe();
-        let (interval, nodes) = (HEARTBEAT_INTERVAL_DEFAULT, Cache::new());
-        let contact = Arc::new(Contact::open(directory.path(), interval * RENEWALS_IN_A_LEASE));
-        let (link, ending) = (link.clone(), CancellationToken::new());
-        let heartbeat =
-            Heartbeat { link, identity, pressure, ready, contact, ending, addresses, reached_at, interval, nodes };
+        let (resumed, nodes, ending) = (Arc::default(), Cache::new(), CancellationToken::new());
+        let link = link.clone();
+        let heartbeat = Heartbeat { link, identity, pressure, ready, ending, addresses, resumed, reached_at, nodes };
         (heartbeat, ready_sender)
     }
 
@@ -270,9 +218,6 @@ mod tests {
         link.wait("not ready at first", |link| ready_status(link).as_deref() == Some("False")).await;
         ready_sender.send(true).unwrap();
         link.wait("ready once the pods are known", |link| ready_status(link).as_deref() == Some("True")).await;
-
-        let lease_key = ObjectKey::namespaced(node::LEASE_NAMESPACE, "n");
-        link.wait("a lease", |link| link.stored(LEASES, &lease_key).is_some()).await;
         stop.cancel();
         task.await.unwrap();
     }
@@ -358,11 +303,8 @@ mod tests {
         let link = FakeLink::new();
         let (heartbeat, ready_sender) = heartbeat(&link);
         ready_sender.send(true).unwrap();
-        let resumed = Arc::new(Notify::new());
-        let task = tokio::spawn({
-            let resumed = resumed.clone();
-            async move { heartbeat.keep_status(&resumed).await }
-        });
+        let resumed = heartbeat.resumed.clone();
+        let task = tokio::spawn(async move { heartbeat.keep_status().await });
         link.wait("ready", |link| ready_status(link).as_deref() == Some("True")).await;
         let mut node = link.stored(NODES, &ObjectKey::cluster("n")).unwrap();
         for condition in node["status"]["conditions"].as_array_mut().unwrap() {
@@ -378,14 +320,6 @@ mod tests {
     async fn what_somebody_deletes_comes_back() {
         let link = FakeLink::new();
         let (heartbeat, _ready) = heartbeat(&link);
-        let lease_key = ObjectKey::namespaced(node::LEASE_NAMESPACE, "n");
-        let held = heartbeat.renew(None).await.unwrap();
-        let renewed = heartbeat.renew(Some(held)).await.unwrap();
-        link.remove(LEASES, &lease_key);
-        assert_eq!(heartbeat.renew(Some(renewed)).await.unwrap_err().reason, Reason::NotFound);
-        heartbeat.renew(None).await.unwrap();
-        assert!(link.stored(LEASES, &lease_key).is_some());
-
         heartbeat.write_status(true).await.unwrap();
         link.remove(NODES, &ObjectKey::cluster("n"));
         heartbeat.write_status(true).await.unwrap();

@@ -1,7 +1,7 @@
 //! The node agent: one owner task per pod drives it from desired to actual and reports status.
 //!
 //! ```text
-//!  control plane ──watch──▶ reflector ──▶ manager ──desired──▶ worker (one per pod, owns PodState)
+//!  control plane ──Follow──▶ view ──────▶ manager ──desired──▶ worker (one per pod, owns PodState)
 //!       ▲  ▲                                                     │ attempts: images, compiler, volumes, environment
 //!       │  └──status──── reports ◀──────────────────────────────┤
 //!       │                ledger  ◀──────────────────────────────┤ what must survive, before it is reported
@@ -50,6 +50,7 @@ mod static_pods;
 mod stats;
 mod terminal;
 mod tools;
+mod view;
 mod workloads;
 
 use crate::{
@@ -63,7 +64,7 @@ use crate::{
     heartbeat::{Heartbeat, RENEWALS_IN_A_LEASE},
     homes::{Homes, Known},
     ledger::Ledger,
-    link::{ENDPOINT_SLICES, Link, NAMESPACES, NODES, PODS, Resource, SERVICES},
+    link::Link,
     logs::Logs,
     machine::Facts,
     network::{
@@ -83,13 +84,13 @@ use crate::{
         volumes::{self, live::Refresher},
     },
     pressure::{Pressure, images::RoomOnDisk, thresholds::allocatable},
-    reflector::{Cache, Sink},
     renewal::Renewal,
     reports::Reports,
     sandbox::Owners,
     sessions::{NodeLink, Sessions},
     static_pods::{StaticPods, mirror::Keeper},
     stats::Stats,
+    view::View,
     workloads::LocalWorkloads,
 };
 use coracle_images::{ClientIdentity, ClusterRegistry, Images, RegistrySettings, SettingsError};
@@ -114,7 +115,7 @@ use std::{
     time::Duration,
 };
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
@@ -131,6 +132,8 @@ pub const SHUTDOWN_BEYOND_GRACE: Duration =
     SHUTDOWN_SLACK.saturating_add(LAST_WORDS_MAX).saturating_add(NETWORK_STOP_MAX);
 /// How long node ports and connections under way get to end with the agent.
 const NETWORK_STOP_MAX: Duration = Duration::from_secs(5);
+/// Name of the directory in the data directory that has what the node was told of its cluster.
+const VIEW_DIRECTORY: &str = "view";
 /// What begins the names of files that get their own when they are whole.
 const TEMPORARY: &[u8] = b".tmp";
 /// How the node looks names up.
@@ -402,16 +405,11 @@ impl Agent {
         tasks.spawn(statics.run(stop_pods.clone()));
         tasks.spawn(keeper.run(stop_link.clone()));
         tasks.spawn(Refresher::new(self.context.clone(), pods.clone()).run(stop_link.clone()));
-        let follow = |resource: Resource, selector: String, sink: Box<dyn Sink>| {
-            tasks.spawn(reflector::run(self.link.clone(), resource, selector, sink, stop_link.clone()));
-        };
-        let slices = Cache::new();
-        follow(PODS, format!("spec.nodeName={}", self.config.node_name), Box::new(manager));
-        follow(SERVICES, String::new(), Box::new(self.context.caches.services.clone()));
-        follow(NAMESPACES, String::new(), Box::new(self.context.caches.namespaces.clone()));
-        follow(NODES, String::new(), Box::new(self.context.caches.nodes.clone()));
-        follow(ENDPOINT_SLICES, String::new(), Box::new(slices.clone()));
-        let services = self.context.caches.services.clone();
+        let caches = self.context.caches.clone();
+        let (services, slices) = (caches.services.clone(), caches.slices.clone());
+        let directory = self.config.data_dir.join(VIEW_DIRECTORY);
+        let view = View::open(self.link.clone(), caches, Box::new(manager), Some(&directory));
+        tasks.spawn(view.run(stop_link.clone()));
         let known =
             Known { namespaces: self.context.caches.namespaces.clone(), pods: ready.clone(), statics: statics_known };
         tasks.spawn(self.context.homes.clone().tidy(self.context.guests.clone(), known, stop_link.clone()));
@@ -444,6 +442,7 @@ impl Agent {
             self.config.data_dir.clone(),
         ));
         let (pods_in_use, manager_pods) = (pods.clone(), pods.clone());
+        let resumed = Arc::new(Notify::new());
         let link = NodeLink {
             connection: self.connection,
             stats: stats.clone(),
@@ -451,6 +450,9 @@ impl Agent {
             logs: self.context.logs.clone(),
             sessions: Sessions { context: self.context.clone(), pods: pods.clone() },
             pods,
+            interval: self.config.heartbeat_interval,
+            contact: self.context.contact.clone(),
+            resumed: resumed.clone(),
         };
         tasks.spawn(link.run(stop_link.clone()));
         tasks.spawn(Renewal { link: self.link.clone(), wallet: self.wallet.clone() }.run(stop_link.clone()));
@@ -476,11 +478,10 @@ impl Agent {
             identity: identity(&self.config, self.facts, self.gate.verdict()),
             pressure: felt,
             ready: ready.clone(),
-            contact: self.context.contact.clone(),
             ending: shutdown.clone(),
             addresses: self.context.network.addresses.clone(),
+            resumed,
             reached_at: self.reached_at.subscribe(),
-            interval: self.config.heartbeat_interval,
             nodes: self.context.caches.nodes.clone(),
         };
         tasks.spawn(heartbeat.run(stop_link.clone()));

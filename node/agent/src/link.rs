@@ -33,30 +33,46 @@ pub(crate) const ENDPOINT_SLICES: Resource =
     Resource { group: "discovery.k8s.io", version: "v1", plural: "endpointslices" };
 pub(crate) const SIGNING_REQUESTS: Resource =
     Resource { group: "certificates.k8s.io", version: "v1", plural: "certificatesigningrequests" };
-pub(crate) const LEASES: Resource = Resource { group: "coordination.k8s.io", version: "v1", plural: "leases" };
 
-/// A consistent listing.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Listing {
-    /// All objects that match.
-    pub(crate) items: Vec<Value>,
-    /// Where a watch goes on from.
-    pub(crate) resource_version: String,
+/// What a node is told of, in the order in which it is told: what pods need comes before them.
+pub(crate) const FOLLOWED: [Resource; 7] = [NAMESPACES, NODES, CONFIG_MAPS, SECRETS, SERVICES, ENDPOINT_SLICES, PODS];
+
+/// How far the node knows its view.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Position {
+    /// In which history revisions count.
+    pub(crate) history: String,
+    /// Everything up to here; 0: nothing.
+    pub(crate) revision: u64,
+    /// Whether pods are among what it knows.
+    pub(crate) has_pods: bool,
 }
 
-/// What a watch yields.
+/// What happened to one object.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Change {
     /// New or changed.
-    Applied(Value),
-    /// Gone; the last state.
-    Deleted(Value),
-    /// Nothing else happened up to this resource version.
-    Bookmark(String),
+    Applied(Resource, Value),
+    /// Gone; of pods the uid says which one of that name, of others it is empty.
+    Gone(Resource, ObjectKey, String),
 }
 
-/// Changes in order; ends when the connection does.
-pub(crate) type Changes = BoxStream<'static, Result<Change, ApiError>>;
+/// A part of what the node is told. Parts up to one that has a revision belong together.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Update {
+    /// The whole view begins here: what is not told again is gone.
+    pub(crate) whole: bool,
+    /// All pods are among what belongs together here.
+    pub(crate) all_pods: bool,
+    pub(crate) changes: Vec<Change>,
+    /// Everything up to here is told; 0: more follows.
+    pub(crate) revision: u64,
+    /// In which history; empty where it is as before.
+    pub(crate) history: String,
+}
+
+/// Updates in order; ends when the connection does.
+pub(crate) type Updates = BoxStream<'static, Result<Update, ApiError>>;
 
 /// Reads and writes as this node's identity. A server that cannot be reached is `ServiceUnavailable`.
 #[async_trait]
@@ -64,16 +80,8 @@ pub(crate) trait Link: Send + Sync + 'static {
     /// One object.
     async fn get(&self, resource: Resource, key: &ObjectKey) -> Result<Value, ApiError>;
 
-    /// All objects of all namespaces that match the field selector.
-    async fn list(&self, resource: Resource, field_selector: &str) -> Result<Listing, ApiError>;
-
-    /// Changes after `resource_version`; `Expired` when that has left history.
-    async fn watch(
-        &self,
-        resource: Resource,
-        field_selector: &str,
-        resource_version: &str,
-    ) -> Result<Changes, ApiError>;
+    /// The node's view, from where it is on.
+    async fn follow(&self, position: &Position) -> Result<Updates, ApiError>;
 
     /// Creates; answers the object as stored.
     async fn create(&self, resource: Resource, object: &Value) -> Result<Value, ApiError>;

@@ -16,8 +16,6 @@ use time::OffsetDateTime;
 
 /// Pods that a node takes where nobody says otherwise (`status.capacity.pods`).
 pub(crate) const PODS_MAX_DEFAULT: u32 = 1000;
-/// Namespace of the nodes' leases.
-pub(crate) const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// Version that the node claims: the Kubernetes minor whose objects it understands.
 pub(crate) const NODE_VERSION: &str = "v1.33.0+coracle";
 
@@ -184,19 +182,6 @@ pub(crate) fn differs(one: &Value, other: &Value) -> bool {
         status
     };
     without_heartbeat(one) != without_heartbeat(other)
-}
-
-/// The lease by which the node says that it lives; one that is older than `duration` means that it does not.
-pub(crate) fn lease(name: &str, duration: Duration, now: OffsetDateTime) -> Value {
-    json!({
-        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-        "metadata": {"name": name, "namespace": LEASE_NAMESPACE},
-        "spec": {
-            "holderIdentity": name,
-            "leaseDurationSeconds": duration.as_secs().max(1),
-            "renewTime": clock::micros(now),
-        },
-    })
 }
 
 #[cfg(test)]

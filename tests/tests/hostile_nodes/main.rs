@@ -160,7 +160,9 @@ fn a_node_speaks_for_itself_and_its_own_pods_only() {
 /// A control stream whose first word is a hello of this name; what the server says on it.
 fn control(impostor: &Impostor, name: &str) -> (mpsc::Sender<NodeSignal>, Streaming<ServerSignal>) {
     let (sender, receiver) = mpsc::channel(4);
-    let hello = NodeSignal { signal: Some(node_signal::Signal::Hello(NodeHello { node_name: name.to_owned() })) };
+    let hello = NodeSignal {
+        signal: Some(node_signal::Signal::Hello(NodeHello { node_name: name.to_owned(), lease_seconds: 0 })),
+    };
     sender.try_send(hello).unwrap();
     let mut link = impostor.link();
     let stream = impostor.does(async move { link.control(ReceiverStream::new(receiver)).await });

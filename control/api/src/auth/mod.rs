@@ -6,12 +6,10 @@
 mod authorize;
 pub mod bootstrap;
 mod nodes;
-mod pods;
 pub mod revocation;
 mod roles;
 
 pub use authorize::{authorize, rules};
-pub use pods::PodLookup;
 
 use crate::{door::stamp, identity::Identity};
 use base64::Engine as _;

@@ -64,11 +64,7 @@ const ROLES: &[(&str, &[Rule])] = &[
 ];
 
 /// What every node agent may do, whichever node it is; the rest depends on the object.
-pub(super) const NODE_RULES: &[Rule] = &[
-    Rule { verbs: READ, groups: CORE, resources: &["services", "endpoints", "namespaces"] },
-    Rule { verbs: READ, groups: &["discovery.k8s.io"], resources: &["endpointslices"] },
-    Rule { verbs: RECORD, groups: CORE, resources: &["events"] },
-];
+pub(super) const NODE_RULES: &[Rule] = &[Rule { verbs: RECORD, groups: CORE, resources: &["events"] }];
 
 /// The rules of `user`.
 pub(super) fn of_user(user: &str) -> &'static [Rule] {

@@ -40,7 +40,6 @@ impl Door {
             name: if asked.new_name.is_empty() { &target.name } else { asked.new_name },
             object: asked.object,
             field_selector: asked.field_selector,
-            pods: Some(self.store()),
         };
         auth::authorize(identity, &attributes)
     }

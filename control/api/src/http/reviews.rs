@@ -85,7 +85,6 @@ fn may(door: &Door, identity: &Identity, asked: &Value) -> Result<bool, ApiError
         name: field("name"),
         object: object.as_ref(),
         field_selector: "",
-        pods: Some(door.store()),
     };
     Ok(auth::authorize(identity, &attributes).is_ok())
 }

@@ -9,7 +9,13 @@ use crate::{
 use coracle_client::clock::micros_text;
 use coracle_objects::{ApiError, Kind, Reason, catalogue};
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use time::OffsetDateTime;
 use tokio::{
     sync::mpsc,
@@ -23,11 +29,12 @@ const SECONDS_DEFAULT: u32 = 40;
 /// The longest that a node may ask for, in seconds.
 const SECONDS_MAX: u32 = 3600;
 /// Not more often than this: pings in between change nothing.
-const INTERVAL_MIN: Duration = Duration::from_secs(1);
+const INTERVAL_MIN: Duration = Duration::from_millis(500);
 
 /// Renews the lease of one connected node when told to. Dropping it ends that.
 pub(super) struct LeaseKeeper {
     renew: mpsc::Sender<()>,
+    fails: Arc<AtomicBool>,
 }
 
 impl LeaseKeeper {
@@ -35,8 +42,19 @@ impl LeaseKeeper {
     pub(super) fn start(door: Arc<Door>, node: &str, lease_seconds: u32) -> Self {
         let (renew, asked) = mpsc::channel(1);
         let seconds = if lease_seconds == 0 { SECONDS_DEFAULT } else { lease_seconds.min(SECONDS_MAX) };
-        tokio::spawn(keep(door, Lessee { identity: Identity::node(node), node: node.to_owned(), seconds }, asked));
-        Self { renew }
+        let fails = Arc::new(AtomicBool::new(false));
+        tokio::spawn(keep(
+            door,
+            Lessee { identity: Identity::node(node), node: node.to_owned(), seconds },
+            asked,
+            Arc::clone(&fails),
+        ));
+        Self { renew, fails }
+    }
+
+    /// Whether the lease could not be renewed lately.
+    pub(super) fn fails(&self) -> bool {
+        self.fails.load(Ordering::Relaxed)
     }
 
     /// The node has been heard of now.
@@ -53,7 +71,7 @@ struct Lessee {
     seconds: u32,
 }
 
-async fn keep(door: Arc<Door>, lessee: Lessee, mut asked: mpsc::Receiver<()>) {
+async fn keep(door: Arc<Door>, lessee: Lessee, mut asked: mpsc::Receiver<()>, failing: Arc<AtomicBool>) {
     let Some(kind) = catalogue::by_kind("coordination.k8s.io/v1", "Lease") else { return };
     let mut held: Option<Value> = None;
     let mut fails = false;
@@ -66,10 +84,8 @@ async fn keep(door: Arc<Door>, lessee: Lessee, mut asked: mpsc::Receiver<()>) {
             }
             // Written by somebody else, or removed: the next time it is looked at first.
             Err(error) if matches!(error.reason, Reason::Conflict | Reason::NotFound) && !fails => {
-                fails = true;
-                if let Ok(lease) = renew(&door, kind, &lessee, None).await {
-                    held = Some(lease);
-                }
+                held = renew(&door, kind, &lessee, None).await.ok();
+                fails = held.is_none();
             }
             Err(error) => {
                 if !std::mem::replace(&mut fails, true) {
@@ -77,6 +93,7 @@ async fn keep(door: Arc<Door>, lessee: Lessee, mut asked: mpsc::Receiver<()>) {
                 }
             }
         }
+        failing.store(fails, Ordering::Relaxed);
         sleep_until(next).await;
     }
 }

@@ -23,7 +23,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// A control stream that is silent for longer is taken for dead; agents ping several times within it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(40);
 /// Pings of a node: a second's, and at once.
-const PING_RATE: Rate = Rate { per_second: 1.0, burst: 100.0 };
+const PING_RATE: Rate = Rate { per_second: 4.0, burst: 100.0 };
 /// Frames to a node that wait for it to read them.
 const SESSION_QUEUE: usize = 4;
 
@@ -159,7 +159,8 @@ async fn answer_pings(
                     return Err(Status::resource_exhausted("too many pings"));
                 }
                 lease.renew();
-                let pong = ServerSignal { signal: Some(server_signal::Signal::Pong(ServerPong {})) };
+                let pong =
+                    ServerSignal { signal: Some(server_signal::Signal::Pong(ServerPong { unrenewed: lease.fails() })) };
                 // A node that does not read its control stream is as good as gone; waiting for it would hide that.
                 signals.try_send(Ok(pong)).map_err(|_| Status::resource_exhausted("signals are not being read"))?;
             }

@@ -1,6 +1,7 @@
 //! Commands beside a container, on a runner that does what the test says.
 
 use super::*;
+use crate::reflector::Sink as _;
 use crate::{
     fake::{COMMAND, FakeGuests, FakeLink, eventually},
     pod::manager::tests::context,
@@ -23,7 +24,8 @@ impl World {
     pub(crate) async fn new() -> Self {
         let (directory, link, guests) = (tempfile::tempdir().unwrap(), FakeLink::new(), FakeGuests::new());
         let context = context(directory.path(), &link, &guests, &[]).await;
-        link.put(crate::link::NAMESPACES, json!({"metadata": {"name": "default", "uid": "ns-1"}}));
+        let namespace = json!({"metadata": {"name": "default", "uid": "ns-1"}});
+        context.caches.namespaces.clone().replace(vec![namespace]);
         let pod = Arc::new(json!({
             "metadata": {"namespace": "default", "name": "p", "uid": "u"},
             "spec": {"containers": [{"name": "main", "image": "img:1"}, {"name": "down", "image": "img:1"}]},

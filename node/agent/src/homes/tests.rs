@@ -5,6 +5,7 @@ use crate::{
     fake::{FakeGuests, eventually},
     reflector::Sink as _,
 };
+use coracle_objects::ObjectKey;
 use serde_json::{Value, json};
 
 struct World {
@@ -75,7 +76,7 @@ async fn a_home_goes_when_its_namespace_is_gone_and_nobody_stays() {
     world.until(&["kept", "later", "lived-in", "static-a", "static-b"]).await;
     world.statics.send_replace(true);
     world.until(&["kept", "later", "lived-in", "static-b"]).await;
-    world.namespaces.delete(&namespace("later"));
+    world.namespaces.delete(&ObjectKey::cluster("later"), "");
     world.until(&["kept", "lived-in", "static-b"]).await;
     drop(stay);
     world.until(&["kept", "static-b"]).await;

@@ -125,7 +125,7 @@ impl Attempt {
         }
         // Most pods need no secret at all, and a node without its server can still start them.
         if policy == PullPolicy::Always || !matches!(local, Local::Here(_)) {
-            keyring = pull_secrets::keyring(&self.context, &self.pod).await;
+            keyring = pull_secrets::keyring(&self.context, &self.pod);
             local = self.local(name, &keyring)?;
         }
         match (local, policy) {
@@ -223,7 +223,7 @@ impl Attempt {
 
     async fn environment(&self) -> Result<Vec<(String, String)>, String> {
         let (config_maps, secrets) = env::needed(&self.container);
-        let sources = volumes::fetch(&*self.context.link, meta::namespace(&self.pod), config_maps, secrets).await;
+        let sources = volumes::fetch(&self.context.caches, meta::namespace(&self.pod), config_maps, secrets);
         let sources = sources.map_err(|error| format!("cannot read what the environment needs: {error}"))?;
         let services = self.context.caches.services.all();
         let services = env::service_variables(services.iter().map(|service| &**service), &self.pod);

@@ -14,7 +14,7 @@ use crate::{
     reflector::Sink,
     static_pods::{manifest::is_static_uid, mirror::Mirrors},
 };
-use coracle_objects::{meta, static_pods::is_mirror};
+use coracle_objects::{ObjectKey, meta, static_pods::is_mirror};
 use serde_json::Value;
 use std::{
     collections::{HashMap, HashSet},
@@ -364,8 +364,10 @@ impl Sink for Manager {
         if is_mirror(&object) { self.mirrors.apply(object) } else { self.upsert(&Arc::new(object)) }
     }
 
-    fn delete(&mut self, object: &Value) {
-        if is_mirror(object) { self.mirrors.gone(object) } else { self.gone(meta::uid(object)) }
+    fn delete(&mut self, key: &ObjectKey, uid: &str) {
+        // It was one of the two.
+        self.mirrors.gone(key, uid);
+        self.gone(uid);
     }
 }
 

@@ -1,8 +1,12 @@
 //! The credentials that a pod brings for registries: its `imagePullSecrets`. They stay in this process, in memory, for as
 //! long as a pull needs them.
 
-use crate::{context::Context, events::Severity, link::SECRETS, pod::spec};
-use coracle_objects::{ObjectKey, meta, registry_auth::Keyring};
+use crate::{
+    context::{Context, not_told},
+    events::Severity,
+    pod::spec,
+};
+use coracle_objects::{ApiError, ObjectKey, meta, registry_auth::Keyring};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use tracing::debug;
@@ -12,14 +16,16 @@ const SECRETS_MAX: usize = 64;
 
 /// Reads the pod's pull secrets. One that cannot be read or understood is told in an event, and the pull is tried
 /// without it, as kubelet does.
-pub(crate) async fn keyring(context: &Context, pod: &Value) -> Keyring {
+pub(crate) fn keyring(context: &Context, pod: &Value) -> Keyring {
     let mut keyring = Keyring::default();
     let mut missing = Vec::new();
     for name in names(pod) {
         let key = ObjectKey::namespaced(meta::namespace(pod), name);
-        let read = match context.link.get(SECRETS, &key).await {
-            Ok(secret) => Keyring::from_secret(&secret),
-            Err(error) => Err(error.to_string()),
+        let secrets = &context.caches.secrets;
+        let read = match secrets.get(&key) {
+            Some(secret) => Keyring::from_secret(&secret),
+            None if secrets.is_known() => Err(ApiError::not_found("", "secrets", name).to_string()),
+            None => Err(not_told("secrets").to_string()),
         };
         match read {
             Ok(found) => keyring.extend(found),

@@ -18,9 +18,9 @@ use crate::{
         status::EVICTED,
     },
     pressure::Pressure,
-    reflector,
     reports::Reports,
     sandbox::Owners,
+    view::View,
 };
 use coracle_objects::ObjectKey;
 use serde_json::json;
@@ -105,9 +105,9 @@ impl World {
         let (stop, (listed, ready)) = (CancellationToken::new(), watch::channel(false));
         let manager = Manager::new(context.clone(), entries, stop.clone(), listed);
         let (owners, registry) = (manager.tasks(), manager.registry());
-        let follow = reflector::run(link.clone(), PODS, String::new(), Box::new(manager), stop.clone());
+        let view = View::open(link.clone(), context.caches.clone(), Box::new(manager), None);
         let tasks = vec![
-            tokio::spawn(follow),
+            tokio::spawn(view.run(stop.clone())),
             tokio::spawn(context.reports.clone().run(stop.clone())),
             tokio::spawn(writer.run()),
         ];

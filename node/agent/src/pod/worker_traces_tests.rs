@@ -5,11 +5,10 @@ use crate::homes::Known;
 use std::{fs, path::PathBuf};
 
 impl World {
-    /// Follows the namespaces and removes the homes of those that are gone.
+    /// Removes the homes of those that are gone.
     fn tidy(&mut self) {
-        let (cache, link, stop) = (self.context.caches.namespaces.clone(), self.link.clone(), self.stop.clone());
-        let known = Known { namespaces: cache.clone(), pods: self.ready.clone(), statics: watch::channel(false).1 };
-        self.tasks.push(tokio::spawn(reflector::run(link, NAMESPACES, String::new(), Box::new(cache), stop.clone())));
+        let (namespaces, stop) = (self.context.caches.namespaces.clone(), self.stop.clone());
+        let known = Known { namespaces, pods: self.ready.clone(), statics: watch::channel(false).1 };
         self.tasks.push(tokio::spawn(self.context.homes.clone().tidy(self.guests.clone(), known, stop)));
     }
 

@@ -25,7 +25,7 @@ pub(super) async fn serve(
         return Err(ApiError::bad_request(text));
     }
     let run = running(pod, &request.container)?;
-    let namespace_uid = context.namespace_uid(pod).await?;
+    let namespace_uid = context.namespace_uid(pod)?;
     let attached = context.guests.attach(&namespace_uid, &run).await.ok_or_else(|| {
         let text =
             format!("cannot attach to container \"{}\": it has ended or has too many readers", request.container);

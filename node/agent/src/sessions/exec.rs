@@ -29,7 +29,7 @@ pub(super) async fn serve(
     let run = running(pod, &request.container)?;
     let wanted = ExecRequest {
         pod: pod.clone(),
-        namespace_uid: context.namespace_uid(pod).await?,
+        namespace_uid: context.namespace_uid(pod)?,
         container: request.container,
         run,
         command: request.command,

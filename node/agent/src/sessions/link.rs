@@ -3,7 +3,10 @@
 
 use super::{Line, Sessions};
 use crate::{
+    clock,
+    contact::Contact,
     grpc::{Connection, refusal},
+    heartbeat::RENEWALS_IN_A_LEASE,
     logs::{Logs, choose::choose, read::read},
     pod::manager::Registry,
     retry::Reconnect,
@@ -14,9 +17,10 @@ use coracle_objects::{ApiError, Reason};
 use coracle_wire::v1::{
     self, node_link_client::NodeLinkClient, node_signal, open_session, server_signal, session_frame,
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use time::OffsetDateTime;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Notify, Semaphore, mpsc},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
@@ -31,9 +35,12 @@ const FORWARDS_MAX: usize = 256;
 const FRAMES_MAX: usize = 4;
 /// Bytes of a summary in one frame.
 const PIECE_BYTES: usize = 64 * 1024;
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// A server that answers no ping for so long is left.
-const SILENCE_MAX: Duration = Duration::from_secs(35);
+/// A server that answers none of so many pings is left.
+const PINGS_UNANSWERED_MAX: u32 = 3;
+/// But not sooner: sessions end with the stream, and a busy server is no lost one.
+const SILENCE_MIN: Duration = Duration::from_secs(15);
+/// How long a session's end may take to be read.
+const END_MAX: Duration = Duration::from_secs(10);
 
 /// What a session needs.
 pub(crate) struct NodeLink {
@@ -43,6 +50,12 @@ pub(crate) struct NodeLink {
     pub(crate) pods: Registry,
     pub(crate) sessions: Sessions,
     pub(crate) stats: Arc<Stats>,
+    /// Between two pings.
+    pub(crate) interval: Duration,
+    /// Hears of every lease that the server took, and of those that it did not.
+    pub(crate) contact: Arc<Contact>,
+    /// Told when pings are answered again after so long that the lease may have run out.
+    pub(crate) resumed: Arc<Notify>,
 }
 
 /// How many sessions there may be.
@@ -60,15 +73,18 @@ impl NodeLink {
             forwards: Arc::new(Semaphore::new(FORWARDS_MAX)),
         };
         let mut reconnect = Reconnect::new();
+        // By the wall clock: it goes on while the machine sleeps.
+        let mut answered_at = clock::now();
         let keep = async {
             loop {
                 let since = Instant::now();
-                match this.control(&slots, &stop).await {
+                match this.control(&slots, &stop, &mut answered_at).await {
                     Ok(()) => debug!("the control stream ended"),
                     Err(error) if reconnect.is_first() => warn!(%error, "lost the control stream"),
                     Err(error) => debug!(%error, "still no control stream"),
                 }
-                if since.elapsed() > PING_INTERVAL {
+                this.contact.missed();
+                if since.elapsed() > this.interval {
                     reconnect.reset();
                 }
                 tokio::time::sleep(reconnect.delay()).await;
@@ -80,31 +96,54 @@ impl NodeLink {
         }
     }
 
-    async fn control(self: &Arc<Self>, slots: &Slots, stop: &CancellationToken) -> Result<(), ApiError> {
+    async fn control(
+        self: &Arc<Self>,
+        slots: &Slots,
+        stop: &CancellationToken,
+        answered_at: &mut OffsetDateTime,
+    ) -> Result<(), ApiError> {
         let (sender, receiver) = mpsc::channel(FRAMES_MAX);
         let signal = |signal| v1::NodeSignal { signal: Some(signal) };
-        let hello = node_signal::Signal::Hello(v1::NodeHello { node_name: self.node.clone() });
+        let lease_seconds = u32::try_from((self.interval * RENEWALS_IN_A_LEASE).as_secs().max(1)).unwrap_or(u32::MAX);
+        let hello = v1::NodeHello { node_name: self.node.clone(), lease_seconds };
+        let hello = node_signal::Signal::Hello(hello);
         let gone = |_| ApiError::new(Reason::ServiceUnavailable, "the stream is closed");
         sender.send(signal(hello)).await.map_err(gone)?;
         let mut client = NodeLinkClient::new(self.connection.clone());
         let response = client.control(ReceiverStream::new(receiver)).await.map_err(|status| refusal(&status))?;
         let mut incoming = response.into_inner();
         let mut heard = Instant::now();
-        let mut ping = tokio::time::interval(PING_INTERVAL);
+        // Of pings that were not answered yet. They are answered in order.
+        let mut sent = VecDeque::new();
+        let silence_max = (self.interval * PINGS_UNANSWERED_MAX + self.interval / 2).max(SILENCE_MIN);
+        let mut ping = tokio::time::interval(self.interval);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 message = incoming.next() => {
                     heard = Instant::now();
                     let Some(message) = message else { return Ok(()) };
-                    if let Some(server_signal::Signal::OpenSession(open)) = message.map_err(|status| refusal(&status))?.signal {
-                        self.open(open, slots, stop);
+                    match message.map_err(|status| refusal(&status))?.signal {
+                        Some(server_signal::Signal::OpenSession(open)) => self.open(open, slots, stop),
+                        Some(server_signal::Signal::Pong(pong)) => {
+                            match sent.pop_front() {
+                                Some(sent) if !pong.unrenewed => self.contact.made(sent),
+                                _ => self.contact.missed(),
+                            }
+                            let now = clock::now();
+                            if now - *answered_at > self.interval * PINGS_UNANSWERED_MAX {
+                                self.resumed.notify_one();
+                            }
+                            *answered_at = now;
+                        }
+                        None => {}
                     }
                 }
                 _ = ping.tick() => {
-                    if heard.elapsed() > SILENCE_MAX {
+                    if heard.elapsed() > silence_max {
                         return Err(ApiError::new(Reason::Timeout, "the server is silent"));
                     }
+                    sent.push_back(self.contact.now());
                     sender.send(signal(node_signal::Signal::Ping(v1::NodePing {}))).await.map_err(gone)?;
                 }
             }
@@ -187,7 +226,7 @@ impl NodeLink {
         sender.send(frame(end)).await.map_err(gone)?;
         drop(sender);
         // Closing at once could overtake the end; the server closes when it has it.
-        let _ = tokio::time::timeout(PING_INTERVAL, async { while let Some(Ok(_)) = incoming.next().await {} }).await;
+        let _ = tokio::time::timeout(END_MAX, async { while let Some(Ok(_)) = incoming.next().await {} }).await;
         Ok(())
     }
 

@@ -105,15 +105,14 @@ impl Mirrors {
         });
     }
 
-    /// The server has this mirror no more.
-    pub(crate) fn gone(&self, mirror: &Value) {
+    /// The server has the mirror with this uid no more, if it was one.
+    pub(crate) fn gone(&self, key: &ObjectKey, uid: &str) {
         self.change(|state| {
-            let key = meta::key(mirror);
             if let Some(there) = &mut state.there
-                && there.get(&key).is_some_and(|known| meta::uid(known) == meta::uid(mirror))
+                && there.get(key).is_some_and(|known| meta::uid(known) == uid)
             {
-                there.remove(&key);
-                state.marked.remove(&key);
+                there.remove(key);
+                state.marked.remove(key);
             }
         });
     }
@@ -166,7 +165,7 @@ impl Keeper {
                 Err(error) if !matches!(error.reason, Reason::NotFound | Reason::Conflict) => {
                     return Err((mirror, error));
                 }
-                _ => self.mirrors.gone(&mirror),
+                _ => self.mirrors.gone(&meta::key(&mirror), meta::uid(&mirror)),
             },
             Action::Create(pod) => {
                 let created = self.create(&pod).await.map_err(|error| (pod.clone(), error))?;
@@ -273,7 +272,7 @@ mod tests {
         assert!(stored["status"].is_null());
 
         link.remove(PODS, &key);
-        mirrors.gone(&stored);
+        mirrors.gone(&meta::key(&stored), meta::uid(&stored));
         link.wait("the mirror again", |link| link.stored(PODS, &key).is_some()).await;
         mirrors.want(&[]);
         link.wait("no mirror", |link| link.stored(PODS, &key).is_none()).await;

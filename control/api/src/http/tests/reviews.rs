@@ -41,7 +41,8 @@ async fn answers_are_those_of_the_decision_itself() {
     }
     let node = Server { router: routes(Arc::clone(&as_admin.door), authenticator("one")), ..as_admin };
     assert!(!may(&node, delete).await);
-    assert!(may(&node, json!({"verb": "list", "resource": "services"})).await);
+    assert!(!may(&node, json!({"verb": "list", "resource": "services"})).await);
+    assert!(may(&node, json!({"verb": "create", "resource": "events", "namespace": "default"})).await);
     for (name, expected) in [("one", true), ("two", false)] {
         let attributes = json!({"verb": "update", "resource": "pods", "subresource": "status", "namespace": "default", "name": name});
         assert_eq!(may(&node, attributes).await, expected, "{name}");

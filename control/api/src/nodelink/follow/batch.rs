@@ -22,6 +22,7 @@ pub(super) enum Change {
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     whole: bool,
+    all_pods: bool,
     /// Pods by their uids too: one that is gone and one that took its name are two.
     changes: BTreeMap<(Part, Key, String), Change>,
 }
@@ -29,7 +30,12 @@ pub(super) struct Batch {
 impl Batch {
     /// A whole view; nothing is in it yet.
     pub(super) fn whole() -> Self {
-        Self { whole: true, changes: BTreeMap::new() }
+        Self { whole: true, ..Self::default() }
+    }
+
+    /// Says that all pods are in it.
+    pub(super) fn has_all_pods(&mut self) {
+        self.all_pods = true;
     }
 
     /// Notes the newest of an object that is no pod.
@@ -44,7 +50,7 @@ impl Batch {
 
     /// Whether there is nothing to tell.
     pub(super) fn is_empty(&self) -> bool {
-        !self.whole && self.changes.is_empty()
+        !self.whole && !self.all_pods && self.changes.is_empty()
     }
 
     /// As messages; the last says that everything up to `revision` is told. Pods come last, those that are gone in front of
@@ -54,7 +60,7 @@ impl Batch {
         let (last, first): (Vec<_>, Vec<_>) =
             self.changes.into_iter().partition(|((part, ..), change)| arrives((*part, change)));
         let mut messages = VecDeque::new();
-        let mut current = ViewUpdate { whole: self.whole, ..ViewUpdate::default() };
+        let mut current = ViewUpdate { whole: self.whole, all_pods: self.all_pods, ..ViewUpdate::default() };
         let mut bytes = 0;
         for ((part, key, uid), change) in first.into_iter().chain(last) {
             let length = if let Change::Put(object) = &change { object.len() } else { key.0.len() };

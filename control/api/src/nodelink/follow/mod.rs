@@ -19,7 +19,7 @@ use coracle_store::{EventKind, ReadError, Revision, Store, StoreEvent, Watched};
 use coracle_wire::v1::{FollowRequest, ViewUpdate};
 use futures::stream::{self, BoxStream, StreamExt as _};
 use parking_lot::Mutex;
-use state::State;
+use state::{Known, State};
 use std::{
     collections::VecDeque,
     sync::{
@@ -97,6 +97,8 @@ impl Feed {
             // Once more, under the lock under which it is used: meanwhile too much may have gone.
             let from = from.filter(|from| *from >= state.gone_after());
             tracing::debug!(node, from = from.map(|from| from.0), "a node is told what there is");
+            let without_pods = request.without_pods;
+            let from = from.map(|revision| Known { revision, without_pods });
             (state.join(node, from, generation, &self.store), state.history())
         };
         let following = Following {

@@ -54,6 +54,15 @@ enum Gone {
     Pod { uid: String, node: Arc<str>, names: Vec<Key> },
 }
 
+/// What a node knows that comes back.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    /// Everything up to here …
+    pub(super) revision: Revision,
+    /// … but its pods.
+    pub(super) without_pods: bool,
+}
+
 /// A stream to a node.
 struct Follower {
     generation: u64,
@@ -309,11 +318,12 @@ impl State {
     }
 
     /// Begins a stream to `node`, which knows everything up to `from`, or nothing. An earlier stream ends.
-    pub(super) fn join(&mut self, node: &str, from: Option<Revision>, generation: u64, store: &Store) -> Arc<Notify> {
+    pub(super) fn join(&mut self, node: &str, from: Option<Known>, generation: u64, store: &Store) -> Arc<Notify> {
         let batch = match from {
             Some(from) => self.changes_since(node, from, store),
             None => self.everything(node, store),
         };
+        let from = from.map(|from| from.revision);
         let wake = Arc::new(Notify::new());
         wake.notify_one();
         let told = from.unwrap_or_default();
@@ -331,29 +341,38 @@ impl State {
                 batch.note(part, key, Change::Put(bytes.clone()));
             }
         }
-        self.own(node, Revision(0), store, &mut batch);
+        let nothing = Known { revision: Revision(0), without_pods: true };
+        self.own(node, nothing, store, &mut batch);
         batch
     }
 
-    /// Pods of `node` that changed after `from`, and what they name.
-    fn own(&self, node: &str, from: Revision, store: &Store, batch: &mut Batch) {
+    /// Pods of `node` that it does not know as they are, and what they name.
+    fn own(&self, node: &str, from: Known, store: &Store, batch: &mut Batch) {
         for key in self.by_node.get(node).into_iter().flatten() {
             let Some(bound) = self.pods.get(key) else { continue };
-            let is_new = bound.revision > from;
+            let is_new = bound.revision > from.revision;
             for name in &bound.names {
-                note_named(batch, name, store, if is_new { Revision(0) } else { from });
+                note_named(batch, name, store, if is_new { Revision(0) } else { from.revision });
             }
-            // One that went or was made anew since is told with the event that is on its way.
-            if is_new && let Ok(Some(entry)) = store.get(key) {
+            // One that went since, or has given its name to another, which may be another node's, is told with the event that
+            // is on its way.
+            if (is_new || from.without_pods)
+                && let Ok(Some(entry)) = store.get(key)
+                && serde_json::from_slice::<PodHead<'_>>(&entry.value).is_ok_and(|pod| pod.metadata.uid == bound.uid)
+            {
                 batch.note_pod(key, &bound.uid, Change::Put(entry.value));
             }
         }
     }
 
-    fn changes_since(&self, node: &str, from: Revision, store: &Store) -> Batch {
+    fn changes_since(&self, node: &str, from: Known, store: &Store) -> Batch {
         let mut batch = Batch::default();
+        if from.without_pods {
+            batch.has_all_pods();
+        }
+        let after = from.revision;
         let is_named = |key: &Key| self.named.get(key).is_some_and(|nodes| nodes.contains_key(node));
-        for ((_, key), gone) in self.gone.range((Revision(from.0 + 1), Key(String::new()))..) {
+        for ((_, key), gone) in self.gone.range((Revision(after.0 + 1), Key(String::new()))..) {
             match (Part::of(key), gone) {
                 (Some(_), Gone::Pod { uid, node: of, names }) if &**of == node => {
                     batch.note_pod(key, uid, Change::Gone);
@@ -369,7 +388,7 @@ impl State {
         }
         // Behind what went: it may be there again.
         for (key, (revision, bytes)) in &self.shared {
-            if *revision > from
+            if *revision > after
                 && let Some(part) = Part::of(key)
             {
                 batch.note(part, key, Change::Put(bytes.clone()));

@@ -84,6 +84,7 @@ struct Reader {
     history: String,
     stream: BoxStream<'static, Result<ViewUpdate, Status>>,
     wholes: usize,
+    forgot_pods: bool,
     /// Changes since the last [`Self::join`].
     told: usize,
 }
@@ -91,11 +92,13 @@ struct Reader {
 impl Reader {
     fn new(node: &'static str) -> Self {
         let stream = stream::empty().boxed();
-        Self { node, objects: BTreeMap::new(), revision: 0, history: String::new(), stream, wholes: 0, told: 0 }
+        let (objects, history) = (BTreeMap::new(), String::new());
+        Self { node, objects, revision: 0, history, stream, wholes: 0, forgot_pods: false, told: 0 }
     }
 
     async fn join(&mut self, world: &World) {
-        let request = FollowRequest { revision: self.revision, history: self.history.clone() };
+        let (revision, history) = (self.revision, self.history.clone());
+        let request = FollowRequest { revision, history, without_pods: self.forgot_pods };
         self.stream = world.feed.follow(self.node, &request, CancellationToken::new()).await.unwrap();
         self.told = 0;
         self.step().await.unwrap();
@@ -109,6 +112,9 @@ impl Reader {
             if update.whole {
                 self.objects.clear();
                 self.wholes += 1;
+            }
+            if update.all_pods {
+                self.objects.retain(|place, _| place.0 != ViewKind::Pod);
             }
             self.told += update.changes.len();
             for change in update.changes {
@@ -304,15 +310,23 @@ async fn all_ways_lead_to_the_same_view() {
                     }
                 }
                 8 => {
+                    one.forgot_pods = draw(3) == 0;
                     one.stream = stream::empty().boxed();
                     if draw(3) == 0 {
                         world.forget();
                     }
                 }
-                _ => one.join(&world).await,
+                _ => {
+                    if one.forgot_pods {
+                        one.objects.retain(|place, _| place.0 != ViewKind::Pod);
+                    }
+                    one.join(&world).await;
+                    one.forgot_pods = false;
+                }
             }
         }
         world.put(catalogue::services(), testing::service("end")).await;
+        one.forgot_pods = false;
         let at_the_end = |reader: &Reader| reader.has(ViewKind::Service, "default/end");
         one.join(&world).await;
         one.until(at_the_end).await;

@@ -1,119 +1,69 @@
 //! Keeps the files of config maps, secrets and the downward API as they are in the control plane, while pods run.
 //!
-//! Every [`PERIOD`] the objects that running pods mount are asked for, each once, and what differs is put in place all at
-//! once. So a change is seen by guests at most one period and the time of asking after it was made: with
-//! [`PARALLEL_MAX`] questions at a time and a few milliseconds each, some seconds more for thousands of objects. What
-//! cannot be asked for or does not fit any more leaves the files as they are. Parts mounted by `subPath` stay what they
-//! were when their container started, as in Kubernetes.
+//! As soon as the node is told of a change of a config map or secret, and every [`PERIOD`] for what pods say of themselves,
+//! what differs is put in place all at once. What is not known or does not fit any more leaves the files as they are. Parts
+//! mounted by `subPath` stay what they were when their container started, as in Kubernetes.
 
 use super::{
     content::{Content, content, is_made_of_objects, needed},
-    data_of, payload,
+    fetch, payload,
 };
 use crate::{
     context::Context,
     events::Severity,
     ledger::is_file_name,
-    link::{CONFIG_MAPS, SECRETS},
-    pod::{
-        env::{NodeFacts, Sources},
-        manager::Registry,
-        spec,
-    },
+    pod::{env::NodeFacts, manager::Registry, spec},
 };
-use coracle_objects::{ObjectKey, Reason, meta};
-use futures::{StreamExt, stream};
+use coracle_objects::meta;
 use serde_json::Value;
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-/// Between two looks.
+/// Between two looks where nothing is heard of a change.
 pub(crate) const PERIOD: Duration = Duration::from_secs(5);
-/// Objects that are asked for at one time.
-const PARALLEL_MAX: usize = 8;
-
-/// A config map or a secret.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Wanted {
-    namespace: String,
-    name: String,
-    is_secret: bool,
-}
-
-/// What is known of it: its data, or that it does not exist.
-type Data = Option<BTreeMap<String, Vec<u8>>>;
+/// Between two looks at least: what changes in one go is looked at once.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(crate) struct Refresher {
     context: Arc<Context>,
     registry: Registry,
-    /// Objects that never change are asked for once.
-    immutable: HashMap<Wanted, Data>,
 }
 
 impl Refresher {
     pub(crate) fn new(context: Arc<Context>, registry: Registry) -> Self {
-        Self { context, registry, immutable: HashMap::new() }
+        Self { context, registry }
     }
 
     /// Looks again and again until `stop`.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
         let pace = self.context.pace;
-        loop {
-            tokio::select! {
-                () = pace.sleep(PERIOD) => {}
-                () = stop.cancelled() => return,
+        let caches = &self.context.caches;
+        let (mut config_maps, mut secrets) = (caches.config_maps.version(), caches.secrets.version());
+        let look = async {
+            loop {
+                tokio::select! {
+                    () = pace.sleep(PERIOD) => {}
+                    Ok(()) = config_maps.changed() => {}
+                    Ok(()) = secrets.changed() => {}
+                }
+                pace.sleep(PAUSE).await;
+                config_maps.mark_unchanged();
+                secrets.mark_unchanged();
+                for pod in self.registry.all().into_iter().filter(|pod| follows(pod)) {
+                    self.refresh(&pod).await;
+                }
             }
-            tokio::select! {
-                () = self.look() => {}
-                () = stop.cancelled() => return,
-            }
+        };
+        tokio::select! {
+            () = look => {}
+            () = stop.cancelled() => {}
         }
     }
 
-    async fn look(&mut self) {
-        let pods: Vec<Arc<Value>> = self.registry.all().into_iter().filter(|pod| follows(pod)).collect();
-        let wanted: BTreeSet<Wanted> = pods.iter().flat_map(|pod| wanted(pod)).collect();
-        self.immutable.retain(|known, _| wanted.contains(known));
-        let mut known: HashMap<Wanted, Data> = self.immutable.clone();
-        let asked = wanted.into_iter().filter(|wanted| !self.immutable.contains_key(wanted)).map(|wanted| {
-            let link = self.context.link.clone();
-            async move {
-                let resource = if wanted.is_secret { SECRETS } else { CONFIG_MAPS };
-                let answer = link.get(resource, &ObjectKey::namespaced(&wanted.namespace, &wanted.name)).await;
-                (wanted, answer)
-            }
-        });
-        let answers: Vec<_> = stream::iter(asked).buffer_unordered(PARALLEL_MAX).collect().await;
-        for (wanted, answer) in answers {
-            match answer {
-                Ok(mut object) => {
-                    object["kind"] = if wanted.is_secret { "Secret" } else { "ConfigMap" }.into();
-                    let data = Some(data_of(&object));
-                    if object["immutable"] == true {
-                        self.immutable.insert(wanted.clone(), data.clone());
-                    }
-                    known.insert(wanted, data);
-                }
-                Err(error) if error.reason == Reason::NotFound => {
-                    known.insert(wanted, None);
-                }
-                Err(error) => debug!(?wanted, %error, "cannot see whether it changed"),
-            }
-        }
-        for pod in pods {
-            self.refresh(&pod, &known).await;
-        }
-    }
-
-    async fn refresh(&self, pod: &Arc<Value>, known: &HashMap<Wanted, Data>) {
-        let Ok(namespace_uid) = self.context.namespace_uid(pod).await else { return };
+    async fn refresh(&self, pod: &Arc<Value>) {
+        let Ok(namespace_uid) = self.context.namespace_uid(pod) else { return };
         let Some(writing) = self.registry.writing(meta::uid(pod)) else { return };
         let Ok(owner) = self.context.owner(&namespace_uid) else { return };
         let directory = self.context.volumes(&namespace_uid, meta::uid(pod));
@@ -126,7 +76,9 @@ impl Refresher {
             if !is_file_name(name) || payload::current(&target).is_err() {
                 continue;
             }
-            let Some(sources) = sources(meta::namespace(pod), volume, known) else { continue };
+            let (config_maps, secrets) = needed(volume);
+            let known = fetch(&self.context.caches, meta::namespace(pod), config_maps, secrets);
+            let Ok(sources) = known else { continue };
             match content(volume, pod, node, &sources) {
                 Ok(Content::Files(files)) => changes.push((name.to_owned(), target, files)),
                 Ok(Content::Empty) => {}
@@ -161,33 +113,6 @@ fn follows(pod: &Value) -> bool {
     !ends && spec::items(&pod["spec"], "volumes").iter().any(is_made_of_objects)
 }
 
-fn wanted(pod: &Value) -> Vec<Wanted> {
-    let namespace = meta::namespace(pod);
-    let wanted = |name: &str, is_secret| Wanted { namespace: namespace.to_owned(), name: name.to_owned(), is_secret };
-    let volumes = spec::items(&pod["spec"], "volumes").iter().map(needed);
-    let all = volumes.flat_map(|(config_maps, secrets)| {
-        let config_maps = config_maps.into_iter().map(|name| (name, false));
-        config_maps.chain(secrets.into_iter().map(|name| (name, true)))
-    });
-    all.map(|(name, is_secret)| wanted(name, is_secret)).collect()
-}
-
-/// What a volume is made of, if all of it is known.
-fn sources(namespace: &str, volume: &Value, known: &HashMap<Wanted, Data>) -> Option<Sources> {
-    let mut sources = Sources::default();
-    let (config_maps, secrets) = needed(volume);
-    for (names, is_secret) in [(config_maps, false), (secrets, true)] {
-        let into = if is_secret { &mut sources.secrets } else { &mut sources.config_maps };
-        for name in names {
-            let wanted = Wanted { namespace: namespace.to_owned(), name: name.to_owned(), is_secret };
-            if let Some(data) = known.get(&wanted)? {
-                into.insert(name.to_owned(), data.clone());
-            }
-        }
-    }
-    Some(sources)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,20 +139,5 @@ mod tests {
             pod.pointer_mut(above).unwrap()[field] = value;
             assert_eq!(follows(&pod), expected, "{pointer}");
         }
-    }
-
-    #[test]
-    fn a_volume_changes_only_when_all_of_it_is_known() {
-        let pod = pod();
-        let wanted = wanted(&pod);
-        assert_eq!(wanted.len(), 3);
-        let volume = &pod["spec"]["volumes"][1];
-        let data = BTreeMap::from([("k".to_owned(), b"v".to_vec())]);
-        let mut known = HashMap::from([(wanted[0].clone(), Some(data.clone()))]);
-        assert!(sources("ns", volume, &known).is_none(), "the secret could not be asked for");
-        let secret = wanted.iter().find(|wanted| wanted.is_secret).unwrap();
-        known.insert(secret.clone(), None);
-        let sources = sources("ns", volume, &known).unwrap();
-        assert_eq!((sources.config_maps.get("cm"), sources.secrets.get("sec")), (Some(&data), None));
     }
 }

@@ -21,8 +21,8 @@ mod payload;
 pub(crate) use layer::message_path;
 
 use crate::{
+    context::{Caches, not_told},
     ledger::is_file_name,
-    link::{CONFIG_MAPS, Link, Resource, SECRETS},
     pod::{
         env::{NodeFacts, Sources},
         spec,
@@ -61,8 +61,7 @@ impl MountFailure {
 }
 
 /// Decodes a ConfigMap's `data` and `binaryData`, or a Secret's `data`.
-pub(crate) fn data_of(object: &Value) -> BTreeMap<String, Vec<u8>> {
-    let is_secret = object["kind"] == "Secret";
+fn data_of(object: &Value, is_secret: bool) -> BTreeMap<String, Vec<u8>> {
     let mut data = BTreeMap::new();
     for (field, is_encoded) in [("data", is_secret), ("binaryData", true)] {
         for (key, value) in object[field].as_object().into_iter().flatten() {
@@ -74,12 +73,12 @@ pub(crate) fn data_of(object: &Value) -> BTreeMap<String, Vec<u8>> {
     data
 }
 
-/// Reads the named config maps and secrets; those that do not exist are left out.
+/// The named config maps and secrets; those that do not exist are left out.
 ///
 /// # Errors
-/// When the server cannot be asked.
-pub(crate) async fn fetch<'a>(
-    link: &dyn Link,
+/// When the node has not been told of any yet.
+pub(crate) fn fetch<'a>(
+    caches: &Caches,
     namespace: &str,
     config_maps: impl IntoIterator<Item = &'a str>,
     secrets: impl IntoIterator<Item = &'a str>,
@@ -88,18 +87,27 @@ pub(crate) async fn fetch<'a>(
     let wanted: BTreeSet<(&str, bool)> =
         config_maps.into_iter().map(|name| (name, false)).chain(secrets.into_iter().map(|name| (name, true))).collect();
     for (name, is_secret) in wanted {
-        let resource: Resource = if is_secret { SECRETS } else { CONFIG_MAPS };
-        match link.get(resource, &ObjectKey::namespaced(namespace, name)).await {
-            Ok(mut object) => {
-                object["kind"] = if is_secret { "Secret" } else { "ConfigMap" }.into();
-                let into = if is_secret { &mut sources.secrets } else { &mut sources.config_maps };
-                into.insert(name.to_owned(), data_of(&object));
-            }
-            Err(error) if error.reason == Reason::NotFound => {}
-            Err(error) => return Err(error),
+        if let Some(data) = known(caches, namespace, name, is_secret)? {
+            let into = if is_secret { &mut sources.secrets } else { &mut sources.config_maps };
+            into.insert(name.to_owned(), data);
         }
     }
     Ok(sources)
+}
+
+/// The data of a config map or secret, if it exists.
+fn known(
+    caches: &Caches,
+    namespace: &str,
+    name: &str,
+    is_secret: bool,
+) -> Result<Option<BTreeMap<String, Vec<u8>>>, ApiError> {
+    let cache = if is_secret { &caches.secrets } else { &caches.config_maps };
+    match cache.get(&ObjectKey::namespaced(namespace, name)) {
+        Some(object) => Ok(Some(data_of(&object, is_secret))),
+        None if cache.is_known() => Ok(None),
+        None => Err(not_told(if is_secret { "secrets" } else { "config maps" })),
+    }
 }
 
 /// Puts all volumes of a pod below `directory`; an emptyDir that is there keeps what is in it, and is `owner`'s. What is
@@ -108,7 +116,7 @@ pub(crate) async fn fetch<'a>(
 /// # Errors
 /// The first volume that cannot be set up.
 pub(crate) async fn set_up(
-    link: &dyn Link,
+    caches: &Caches,
     pod: &Value,
     node: NodeFacts<'_>,
     (directory, owner): (&Path, Owner),
@@ -121,7 +129,7 @@ pub(crate) async fn set_up(
             return Err(failure("its name is not usable as a directory".to_owned()));
         }
         let (config_maps, secrets) = needed(volume);
-        let sources = match fetch(link, meta::namespace(pod), config_maps, secrets).await {
+        let sources = match fetch(caches, meta::namespace(pod), config_maps, secrets) {
             Ok(sources) => sources,
             // A node that restarts while the control plane is away goes on with what it had.
             Err(error) if is_absence(&error) && payload::current(&directory.join(&name)).is_ok() => continue,

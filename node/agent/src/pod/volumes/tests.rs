@@ -1,7 +1,7 @@
 //! Volumes on disk.
 
 use super::*;
-use crate::{fake::FakeLink, pod::admission::Offer};
+use crate::{pod::admission::Offer, reflector::Sink as _};
 use serde_json::json;
 use std::sync::LazyLock;
 
@@ -20,13 +20,14 @@ fn node(host_ip: &str) -> NodeFacts<'_> {
     NodeFacts { host_ip, offer: &OFFER }
 }
 
-fn link() -> std::sync::Arc<FakeLink> {
-    let link = FakeLink::new();
+fn caches() -> Caches {
+    let mut caches = Caches::new();
     let data = json!({"data": {"a.conf": "alpha", "b.conf": "beta"}, "binaryData": {"bin": "AAEC"},
         "metadata": {"namespace": "default", "name": "cm"}});
-    link.put(CONFIG_MAPS, data);
-    link.put(SECRETS, json!({"data": {"token": "c2VjcmV0"}, "metadata": {"namespace": "default", "name": "sec"}}));
-    link
+    caches.config_maps.replace(vec![data]);
+    let secret = json!({"data": {"token": "c2VjcmV0"}, "metadata": {"namespace": "default", "name": "sec"}});
+    caches.secrets.replace(vec![secret]);
+    caches
 }
 
 fn read(directory: &Path, path: &str) -> Vec<u8> {
@@ -50,7 +51,7 @@ async fn volumes_hold_what_the_objects_hold() {
         ]}},
         {"name": "mix", "projected": {"sources": [{"secret": {"name": "sec"}}, {"configMap": {"name": "cm"}}]}},
     ]));
-    set_up(&*link(), &pod, node("127.0.0.1"), (at, Owner::AGENT), &TaskTracker::new()).await.unwrap();
+    set_up(&caches(), &pod, node("127.0.0.1"), (at, Owner::AGENT), &TaskTracker::new()).await.unwrap();
     assert_eq!(read(at, "all/a.conf"), b"alpha");
     assert_eq!(read(at, "all/bin"), [0, 1, 2]);
     assert_eq!(read(at, "some/sub/x"), b"alpha");
@@ -63,22 +64,19 @@ async fn volumes_hold_what_the_objects_hold() {
     assert_eq!((read(at, "mix/token"), read(at, "mix/b.conf")), (b"secret".to_vec(), b"beta".to_vec()));
 
     fs::write(at.join("scratch/kept"), b"x").unwrap();
-    set_up(&*link(), &pod, node("127.0.0.1"), (at, Owner::AGENT), &TaskTracker::new()).await.unwrap();
+    set_up(&caches(), &pod, node("127.0.0.1"), (at, Owner::AGENT), &TaskTracker::new()).await.unwrap();
     assert_eq!(read(at, "scratch/kept"), b"x", "an emptyDir lives as long as its pod");
 }
 
 #[tokio::test]
 async fn without_the_control_plane_a_pod_keeps_what_it_had() {
     let directory = tempfile::tempdir().unwrap();
-    let (link, pod) = (link(), pod(json!([{"name": "all", "configMap": {"name": "cm"}}])));
-    link.set_down(true);
-    let failure =
-        set_up(&*link, &pod, node(""), (directory.path(), Owner::AGENT), &TaskTracker::new()).await.unwrap_err();
-    assert!(failure.message().contains("connection refused"), "{}", failure.message());
-    link.set_down(false);
-    set_up(&*link, &pod, node(""), (directory.path(), Owner::AGENT), &TaskTracker::new()).await.unwrap();
-    link.set_down(true);
-    set_up(&*link, &pod, node(""), (directory.path(), Owner::AGENT), &TaskTracker::new()).await.unwrap();
+    let pod = pod(json!([{"name": "all", "configMap": {"name": "cm"}}]));
+    let (nothing, place, disk) = (Caches::new(), (directory.path(), Owner::AGENT), TaskTracker::new());
+    let failure = set_up(&nothing, &pod, node(""), place, &disk).await.unwrap_err();
+    assert!(failure.message().contains("has not been told"), "{}", failure.message());
+    set_up(&caches(), &pod, node(""), place, &disk).await.unwrap();
+    set_up(&nothing, &pod, node(""), place, &disk).await.unwrap();
     assert_eq!(read(directory.path(), "all/a.conf"), b"alpha");
 }
 
@@ -112,7 +110,7 @@ async fn what_cannot_be_set_up_is_said_and_leaves_nothing() {
         ),
     ] {
         let failure =
-            set_up(&*link(), &pod(json!([volume])), node(""), (directory.path(), Owner::AGENT), &TaskTracker::new())
+            set_up(&caches(), &pod(json!([volume])), node(""), (directory.path(), Owner::AGENT), &TaskTracker::new())
                 .await
                 .unwrap_err();
         assert_eq!(failure.message(), message);

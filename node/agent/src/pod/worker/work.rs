@@ -217,7 +217,7 @@ impl Worker {
 async fn set_up(context: &Context, pod: &Value, known: String, disk: &TaskTracker) -> Result<Premises, SetUpFailure> {
     let failure = |detail: String| mount_failure(&MountFailure { volume: "pod".to_owned(), detail });
     let namespace_uid = if known.is_empty() {
-        let namespace = context.namespace_uid(pod).await;
+        let namespace = context.namespace_uid(pod);
         namespace.map_err(|error| failure(format!("cannot find the pod's namespace: {error}")))?
     } else {
         known
@@ -232,7 +232,7 @@ async fn set_up(context: &Context, pod: &Value, known: String, disk: &TaskTracke
     made.map_err(|error| failure(error.to_string()))?;
     let owner = context.owner(&namespace_uid).map_err(|error| failure(error.to_string()))?;
     let node = NodeFacts { host_ip: &context.host_ip, offer: context.room.offer() };
-    let set_up = volumes::set_up(&*context.link, pod, node, (&directory, owner), disk).await;
+    let set_up = volumes::set_up(&context.caches, pod, node, (&directory, owner), disk).await;
     set_up.map_err(|failure| mount_failure(&failure))?;
     let on_disk = volumes::in_memory::on_disk(pod, &directory);
     if !on_disk.is_empty() {
