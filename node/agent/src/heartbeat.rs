@@ -281,7 +281,7 @@ mod tests {
         let (heartbeat, ready_sender) = heartbeat(&link);
         ready_sender.send(true).unwrap();
         let mut view = heartbeat.nodes.clone();
-        let task = tokio::spawn(async move { heartbeat.keep_status(&Notify::new()).await });
+        let task = tokio::spawn(async move { heartbeat.keep_status().await });
         link.wait("ready", |link| ready_status(link).as_deref() == Some("True")).await;
         let mut node = link.stored(NODES, &ObjectKey::cluster("n")).unwrap();
         for condition in node["status"]["conditions"].as_array_mut().unwrap() {

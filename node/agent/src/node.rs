@@ -11,7 +11,7 @@ use crate::{
 };
 use coracle_objects::ranges::MAX_PODS_ANNOTATION;
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr};
 use time::OffsetDateTime;
 
 /// Pods that a node takes where nobody says otherwise (`status.capacity.pods`).
