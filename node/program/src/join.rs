@@ -7,7 +7,11 @@ use coracle_agent::{
     credentials::{self, Credentials},
     join::{self, Invitation},
 };
-use std::{path::Path, process::ExitCode};
+use std::{
+    path::Path,
+    process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// Join this machine to a cluster and run it as a node of it; `coracle token create` prints this line
 #[derive(Debug, Args)]
@@ -30,8 +34,9 @@ impl Join {
     pub(crate) async fn run(self) -> Result<ExitCode> {
         let Self { server, token, ca_hashes, run } = self;
         let directory = run.data_dir()?.join(credentials::DIRECTORY);
-        let credentials = if Credentials::are_in(&directory) {
-            already(&directory, &server, run.name())?
+        let there = if Credentials::are_in(&directory) { already(&directory, &server, run.name())? } else { None };
+        let credentials = if let Some(credentials) = there {
+            credentials
         } else {
             let node_name = match run.name() {
                 Some(name) => name.to_owned(),
@@ -48,8 +53,8 @@ impl Join {
     }
 }
 
-/// The credentials that are there, if they are for what is asked for.
-fn already(directory: &Path, server: &str, name: Option<&str>) -> Result<Credentials> {
+/// The credentials that are there, which must be for what is asked for; none if they have expired.
+fn already(directory: &Path, server: &str, name: Option<&str>) -> Result<Option<Credentials>> {
     let credentials = Credentials::read(directory)?;
     let own = join::server_of(directory)?;
     if own.trim_end_matches('/') != server.trim_end_matches('/') {
@@ -61,7 +66,9 @@ fn already(directory: &Path, server: &str, name: Option<&str>) -> Result<Credent
     if let Some(name) = name.filter(|name| *name != credentials.node_name()) {
         bail!("this directory is that of node {}, not of {name}; choose another --data-dir", credentials.node_name());
     }
-    Ok(credentials)
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let is_over = u64::try_from(credentials.validity().1).unwrap_or(0) <= now;
+    Ok((!is_over).then_some(credentials))
 }
 
 /// This machine's name as a node's.

@@ -25,4 +25,25 @@ mod tests {
     fn the_command_line_is_sound() {
         Program::command().debug_assert();
     }
+
+    #[test]
+    fn a_node_joins_or_runs_with_what_it_has() {
+        let understood = |words: &str| {
+            let words = words.split_whitespace();
+            Program::try_parse_from(std::iter::once("coracle-node").chain(words)).map(|program| format!("{program:?}"))
+        };
+        for words in ["--data-dir d", "--data-dir d --name n", "--server https://a:1 --credentials c --data-dir d"] {
+            let understood = understood(words).unwrap();
+            assert!(understood.contains("data_dir: \"d\"") && !understood.contains("Join"), "{words}: {understood}");
+        }
+        let invited = "join https://a:1 --token t --ca-cert-hash sha256:h --data-dir e";
+        let joins = understood(&format!("{invited} --name n")).unwrap();
+        assert!(joins.contains("Join") && joins.contains("data_dir: \"e\""), "{joins}");
+        for words in
+            ["", "--server https://a:1", "--credentials c --data-dir d", "join https://a:1 --token t --data-dir d"]
+        {
+            assert!(understood(words).is_err(), "{words}");
+        }
+        assert!(understood(&format!("--data-dir d {invited}")).is_err(), "a directory is named once");
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::{Signals, Supervisor, WorkloadOptions, absolute, join::Join, process};
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, Subcommand};
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use coracle_agent::{
     AgentConfig, HEARTBEAT_INTERVAL_DEFAULT, ImageLimits, Reserved, SHUTDOWN_BEYOND_GRACE, SHUTDOWN_GRACE_DEFAULT,
     Size, Thresholds,
@@ -31,8 +31,6 @@ const ADDRESS_FILE: &str = "address";
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Node {
-    #[command(subcommand)]
-    what: Option<What>,
     /// Address of the control plane [default: the one that it has joined]
     #[arg(long, value_name = "https://HOST:PORT")]
     server: Option<String>,
@@ -40,7 +38,41 @@ pub struct Node {
     #[arg(long, value_name = "DIR", requires = "server")]
     credentials: Option<PathBuf>,
     #[command(flatten)]
-    run: Option<Run>,
+    run: UnlessCommand<Run>,
+    // Behind the options, which look whether there is a subcommand: reading it takes it away.
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+/// Options that are there unless a subcommand, which has its own, is.
+#[derive(Debug)]
+struct UnlessCommand<T>(Option<T>);
+
+impl<T: Args> Args for UnlessCommand<T> {
+    fn augment_args(command: Command) -> Command {
+        T::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        T::augment_args_for_update(command)
+    }
+}
+
+impl<T: FromArgMatches> FromArgMatches for UnlessCommand<T> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let is_there = matches.subcommand_name().is_none();
+        Ok(Self(if is_there { Some(T::from_arg_matches(matches)?) } else { None }))
+    }
+
+    fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
+        let is_there = matches.subcommand_name().is_none();
+        Ok(Self(if is_there { Some(T::from_arg_matches_mut(matches)?) } else { None }))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -82,7 +114,7 @@ impl Node {
         if let Some(What::Join(join)) = self.what {
             return join.run().await;
         }
-        let run = self.run.context("--data-dir is missing")?;
+        let run = self.run.0.context("--data-dir is missing")?;
         let own = run.data_dir()?.join(credentials::DIRECTORY);
         let directory = match &self.credentials {
             Some(directory) => directory,

@@ -46,7 +46,7 @@ impl Door {
         }
         admission::node::admit_create(identity, target, &object)?;
         let namespace = admission::namespace::admit_create(self, target, new_name).await?;
-        admission::certificate::sign_with(identity, target, &mut object);
+        admission::certificate::admit_create(self, identity, target, &mut object)?;
         (target.kind.default)(&mut object);
         admission::complete(self, target, &mut object);
         (target.kind.prepare_create)(&mut object);
