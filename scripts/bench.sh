@@ -19,6 +19,7 @@ export CORACLE_TEST_KUBECTLS CORACLE_TEST_BINARY="$binary"
 
 printf 'machine: %s, %s cores, %s\n' "$(uname -sr)" "$(nproc)" "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2 | xargs)"
 printf 'rustc %s, binary %s: %s bytes\n' "$(rustc --version | cut -d' ' -f2)" "$binary" "$(stat -c %s "$binary")"
+printf 'the node alone, %s: %s bytes\n' "$(dirname "$binary")/coracle-node" "$(stat -c %s "$(dirname "$binary")/coracle-node")"
 
 [ $# -gt 0 ] || set -- instantiate limits spinners pod_start idle_memory network node_lost tunnel
 benches=()

@@ -1,5 +1,6 @@
 //! What rests: control plane, agent and runners as processes of their own, with no pod, with one, and with many in one
-//! namespace; of these also processor time, mappings of memory and descriptors.
+//! namespace; of these also processor time, mappings of memory and descriptors. A second node is `coracle-node`, the program
+//! for small devices; of both programs the sizes are printed.
 //!
 //! `make bench` runs it against the release binary. Figures are printed, never asserted. `CORACLE_BENCH_PODS` says how
 //! many pods are many (1,000). They have limits and, with `CORACLE_BENCH_PROBED=1`, a TCP readiness probe each (of an HTTP
@@ -9,7 +10,7 @@ use coracle_sdk::{Connection, Credentials};
 use coracle_tests::{Kubectl, crowd, eventually, example, guest, processes, site::binary};
 use serde_json::json;
 use std::{
-    env,
+    env, fs,
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -22,6 +23,8 @@ const REST: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(20);
 /// Many pods, where nobody says otherwise.
 const MANY: usize = 1000;
+/// Name of the node that is `coracle-node`.
+const DEVICE: &str = "device";
 /// Addresses beyond those of the many pods.
 const SPARE: usize = 10;
 
@@ -30,46 +33,55 @@ fn main() {
     let many = env::var("CORACLE_BENCH_PODS").map_or(MANY, |text| text.parse().expect("CORACLE_BENCH_PODS: a number"));
     let directory = tempfile::tempdir().expect("a temporary directory");
     let data = directory.path().join("server");
-    let server = Ended(start(&[
-        "server",
-        "--listen",
-        "127.0.0.1:0",
-        "--node",
-        "node-1",
-        "--data-dir",
-        &data.display().to_string(),
-    ]));
+    let (both, alone) = (binary().expect("the binary"), binary().expect("the binary").with_file_name("coracle-node"));
+    for program in [&both, &alone] {
+        let bytes = fs::metadata(program).expect("the program's size").len();
+        println!("{}: {:.1} MiB", program.file_name().expect("a name").display(), kib(bytes >> 10) / 1024.0);
+    }
+    let nodes = ["--node", "node-1", "--node", DEVICE];
+    let mut server = vec!["server", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().expect("a path")];
+    server.extend(nodes);
+    let server = Ended(start(&both, &server));
     let kubeconfig = data.join("kubeconfig");
     let kubectl = Kubectl::new(&Kubectl::programs()[0], &kubeconfig, &directory.path().join("cache"));
     eventually("the server", || kubectl.run("get namespace default"));
     let address = kubectl.run("config view --minify -o jsonpath={.clusters[0].cluster.server}").expect("the address");
-    let node = Ended(start(&[
-        "node",
-        "--server",
-        address.trim(),
-        "--credentials",
-        &data.join("nodes/node-1").display().to_string(),
-        "--data-dir",
-        &directory.path().join("node").display().to_string(),
-        "--max-pods",
-        &(many + SPARE).to_string(),
-    ]));
-    eventually("readiness", || kubectl.run("get --raw /readyz"));
+    let start_node = |program: &Path, name: &str, host: &str, pods: usize| {
+        let (credentials, directory) = (data.join("nodes").join(name), directory.path().join(name));
+        let words = if program == both { vec!["node".to_owned()] } else { Vec::new() };
+        let more = ["--server", address.trim(), "--address", host, "--max-pods", &pods.to_string(), "--credentials"];
+        let words = words.into_iter().chain(more.map(str::to_owned));
+        let paths = [credentials.display().to_string(), "--data-dir".to_owned(), directory.display().to_string()];
+        let words: Vec<String> = words.chain(paths).collect();
+        Ended(start(program, &words.iter().map(String::as_str).collect::<Vec<_>>()))
+    };
+    let node = start_node(&both, "node-1", "127.0.0.1", many + SPARE);
+    // No room for the many.
+    let device = start_node(&alone, DEVICE, "127.0.0.2", 1);
+    eventually("readiness", || kubectl.run("wait --for=condition=Ready node/node-1 node/device --timeout=5s"));
     thread::sleep(REST);
     println!("idle, no pod:");
     print("control plane", server.0.id());
-    print("agent", node.0.id());
+    print("agent of coracle", node.0.id());
+    print("agent of coracle-node", device.0.id());
 
     push(&kubeconfig, &example("init-pod/app.wasm"), "myapp:1");
-    kubectl.run("run idle --image=myapp:1").expect("a pod");
-    eventually("the pod", || kubectl.run("wait --for=condition=Ready pod/idle --timeout=5s"));
-    thread::sleep(REST);
-    println!("idle, one sleeping pod:");
-    print("control plane", server.0.id());
-    print("agent", node.0.id());
-    for runner in processes::descendants(node.0.id()) {
-        print("runner", runner);
+    for (pod, name) in [("idle", "node-1"), ("idle-too", DEVICE)] {
+        let spec = json!({"apiVersion": "v1", "spec": {"nodeName": name}}).to_string();
+        kubectl.run_arguments(["run", pod, "--image=myapp:1", &format!("--overrides={spec}")]).expect("a pod");
     }
+    eventually("the pods", || kubectl.run("wait --for=condition=Ready pod/idle pod/idle-too --timeout=5s"));
+    thread::sleep(REST);
+    println!("idle, one sleeping pod each:");
+    print("control plane", server.0.id());
+    for (what, agent) in [("coracle", node.0.id()), ("coracle-node", device.0.id())] {
+        print(&format!("agent of {what}"), agent);
+        for runner in processes::descendants(agent) {
+            print(&format!("runner of {what}"), runner);
+        }
+        println!("  agent and runner of {what}: {:.1} MiB PSS", kib(pss_of_node(agent)) / 1024.0);
+    }
+    drop(device);
 
     let container = if env::var_os("CORACLE_BENCH_PROBED").is_some() {
         push(&kubeconfig, &guest("http.wasm"), "http:1");
@@ -145,8 +157,8 @@ impl Drop for Ended {
     }
 }
 
-fn start(arguments: &[&str]) -> Child {
-    let mut command = Command::new(binary().expect("the binary"));
+fn start(program: &Path, arguments: &[&str]) -> Child {
+    let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("a process")
 }
 

@@ -60,6 +60,14 @@ impl Daemon {
     /// When it does not end in time, with `log`.
     pub(crate) fn stop(&mut self, log: impl Fn() -> String) -> ExitStatus {
         self.signal(Signal::SIGTERM);
+        self.end(log)
+    }
+
+    /// Waits for its end and answers its exit status.
+    ///
+    /// # Panics
+    /// When it does not end in time, with `log`.
+    pub(crate) fn end(&mut self, log: impl Fn() -> String) -> ExitStatus {
         let status = eventually("a clean end", || self.ended().ok_or_else(&log));
         self.child = None;
         status

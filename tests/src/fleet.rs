@@ -34,6 +34,7 @@ pub struct Fleet {
     server: Daemon,
     server_arguments: Vec<String>,
     node_arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     site: Site,
 }
 
@@ -66,6 +67,7 @@ impl Fleet {
             server: Daemon::default(),
             server_arguments: Vec::new(),
             node_arguments: Vec::new(),
+            environment: Vec::new(),
             site: Site::new(),
         }
     }
@@ -81,6 +83,13 @@ impl Fleet {
     #[must_use]
     pub fn with_node_arguments(mut self, arguments: &[&str]) -> Self {
         self.node_arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    /// With more variables in the environment of every node.
+    #[must_use]
+    pub fn with_environment(mut self, variables: &[(&str, &str)]) -> Self {
+        self.environment.extend(variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())));
         self
     }
 
@@ -152,12 +161,13 @@ impl Fleet {
         arguments.extend(["--credentials".to_owned(), shown(&credentials)]);
         arguments.extend(["--data-dir".to_owned(), shown(&directory)]);
         arguments.extend(self.node_arguments.iter().chain(&self.nodes[node].arguments).cloned());
-        let command = if let Some(device) = &self.nodes[node].device {
+        let mut command = if let Some(device) = &self.nodes[node].device {
             self.site.printing(&log_of(node), device.command(&directory, &arguments))
         } else {
             arguments.insert(0, "node".to_owned());
             self.site.command(&log_of(node), &arguments)
         };
+        command.envs(self.environment.iter().cloned());
         self.nodes[node].daemon.start(command);
     }
 
@@ -198,6 +208,20 @@ impl Fleet {
     pub fn stop_node(&mut self, node: usize) -> ExitStatus {
         let (site, log) = (&self.site, log_of(node));
         self.nodes[node].daemon.stop(|| site.printed(&log))
+    }
+
+    /// `SIGTERM` to a node; does not wait for anything.
+    pub fn ask_node_to_end(&self, node: usize) {
+        self.nodes[node].daemon.signal(Signal::SIGTERM);
+    }
+
+    /// Waits for the end of a node that was asked to end, and answers its exit status.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub fn node_end(&mut self, node: usize) -> ExitStatus {
+        let (site, log) = (&self.site, log_of(node));
+        self.nodes[node].daemon.end(|| site.printed(&log))
     }
 
     /// `kill -9` of a node, and a new start once nothing of it runs any more.

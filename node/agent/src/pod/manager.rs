@@ -50,6 +50,8 @@ struct Handle {
 #[derive(Clone, Default)]
 pub(crate) struct Registry {
     handles: Arc<Mutex<HashMap<String, Handle>>>,
+    /// Pods of an earlier agent that nobody has spoken of yet.
+    remembered: Arc<Mutex<HashMap<String, Entry>>>,
 }
 
 impl Registry {
@@ -60,6 +62,15 @@ impl Registry {
     /// All pods with their newest statuses, in no order.
     pub(crate) fn all(&self) -> Vec<Arc<Value>> {
         self.handles().values().map(|handle| handle.view.borrow().clone()).collect()
+    }
+
+    /// All pods that run here or may yet, those included that only the ledger knows, in no order.
+    pub(crate) fn known(&self) -> Vec<Arc<Value>> {
+        // What gets its owner task is in one of them all the time.
+        let handles = self.handles();
+        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        let remembered = remembered.values().map(|entry| entry.pod.clone());
+        handles.values().map(|handle| handle.view.borrow().clone()).chain(remembered).collect()
     }
 
     /// A pod with its newest status: by uid, or by name where the uid is empty.
@@ -137,7 +148,8 @@ impl Manager {
         }
         let entries = entries.into_iter().map(|entry| (entry.uid().to_owned(), entry)).collect();
         let ledger = Arc::new(Mutex::new(entries));
-        let (registry, tasks, mirrors) = (Registry::default(), TaskTracker::new(), Arc::default());
+        let registry = Registry { handles: Arc::default(), remembered: ledger.clone() };
+        let (tasks, mirrors) = (TaskTracker::new(), Arc::default());
         let statics_known = watch::Sender::new(false);
         Self { context, registry, ledger, tasks, stop, ready, mirrors, statics_known }
     }

@@ -116,3 +116,18 @@ async fn what_nobody_knows_is_swept_away() {
     .await;
     assert!(volumes.join("uid-listed/scratch").exists() && logs.join("default_pod_uid-listed").exists());
 }
+
+#[tokio::test]
+async fn what_remembered_pods_need_is_in_use_before_they_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let (link, guests) = (FakeLink::new(), FakeGuests::new());
+    link.set_down(true);
+    let context = context(directory.path(), &link, &guests, &["kept"]).await;
+    let entries = context.ledger.load().unwrap();
+    let manager = Manager::new(context, entries, CancellationToken::new(), watch::channel(false).0);
+    let known = || manager.registry().known().iter().map(|pod| meta::name(pod).to_owned()).collect::<Vec<_>>();
+    assert!(manager.registry().all().is_empty());
+    assert_eq!(known(), ["kept"], "its image must not go meanwhile");
+    manager.run_remembered();
+    assert_eq!(known(), ["kept"], "and it is counted once");
+}

@@ -93,7 +93,7 @@ impl RoomOnDisk {
 
     async fn collect(&self, bytes: u64) -> Option<u64> {
         let goal = Goal { bytes, unused_for: self.limits.unused_for };
-        match self.workloads.collect(wanted(&self.registry.all()), goal).await {
+        match self.workloads.collect(wanted(&self.registry.known()), goal).await {
             Ok(freed) => {
                 if freed > 0 {
                     info!(freed_bytes = freed, "removed images and code that nothing uses");
