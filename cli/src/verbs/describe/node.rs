@@ -204,11 +204,11 @@ mod tests {
         let mut out = Vec::new();
         describe(&mut out, &node, &surroundings).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
-        Taints:           node.kubernetes.io/unschedulable:NoSchedule
-                          team=red:NoExecute
-        Unschedulable:    true
-        Lease renewed:    2026-01-01T00:00:09.000000Z
-        Pod CIDR:         10.244.4.0/22
+        Taints:          node.kubernetes.io/unschedulable:NoSchedule
+                         team=red:NoExecute
+        Unschedulable:   true
+        Lease renewed:   2026-01-01T00:00:09.000000Z
+        Pod CIDR:        10.244.4.0/22
         Conditions:
           Type    Status   Last Heartbeat         Last Transition        Reason         Message
           Ready   True     2026-01-01T00:00:05Z   2026-01-01T00:00:00Z   KubeletReady   ready

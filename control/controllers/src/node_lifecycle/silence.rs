@@ -5,14 +5,15 @@ use super::{Settings, ready};
 use crate::{
     Context,
     caches::NODE_LEASES,
-    runtime::{self, Controller, Next},
+    runtime::{self, Controller, Keys, Next},
 };
 use async_trait::async_trait;
 use coracle_client::{Part, Write, clock, events::EventType};
 use coracle_objects::{ApiError, ObjectKey, catalogue, meta};
+use futures::{StreamExt as _, stream};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 
@@ -73,7 +74,33 @@ pub fn plan(node: &Value, silent: Duration, promised: Duration, settings: &Setti
     Plan::Unknown(unknown)
 }
 
-/// The last sign of life of a node, and when it came *here*: the node's clock is not compared with ours.
+/// Time in which this process ran, as far as it can tell: nobody is blamed for silence while we could not listen (a frozen
+/// process or machine, a host that starves it).
+#[derive(Debug, Default)]
+struct Awake {
+    looked: Duration,
+    lost: Duration,
+}
+
+/// How often we look whether we run.
+const TICK: Duration = Duration::from_secs(1);
+/// A gap between two looks that is longer than this was no time of ours.
+const GAP_MAX: Duration = Duration::from_secs(2);
+
+impl Awake {
+    /// The time in which we ran, up to `now`.
+    fn at(&mut self, now: Duration) -> Duration {
+        let gap = now.saturating_sub(self.looked);
+        if gap > GAP_MAX {
+            self.lost += gap;
+        }
+        self.looked = self.looked.max(now);
+        now.saturating_sub(self.lost)
+    }
+}
+
+/// The last sign of life of a node, and when it came *here*, in time in which we ran: the node's clock is not compared with
+/// ours.
 struct Heard {
     sign: String,
     at: Duration,
@@ -83,6 +110,7 @@ struct Silence {
     context: Context,
     settings: Settings,
     heard: Mutex<HashMap<String, Heard>>,
+    awake: Arc<Mutex<Awake>>,
 }
 
 impl Silence {
@@ -92,7 +120,8 @@ impl Silence {
         let lease = self.context.caches.leases.get(&ObjectKey::namespaced(NODE_LEASES, name));
         let renewed = lease.as_ref().and_then(|lease| lease["spec"]["renewTime"].as_str()).unwrap_or_default();
         let beat = ready(node).and_then(|ready| ready["lastHeartbeatTime"].as_str()).unwrap_or_default();
-        let (sign, now) = (format!("{}/{renewed}/{beat}", meta::uid(node)), self.context.clock.monotonic());
+        let now = self.awake.lock().at(self.context.clock.monotonic());
+        let sign = format!("{}/{renewed}/{beat}", meta::uid(node));
         let mut heard = self.heard.lock();
         let last = heard.entry(name.to_owned()).or_insert_with(|| Heard { sign: sign.clone(), at: now });
         if last.sign != sign {
@@ -126,6 +155,17 @@ impl Controller for Silence {
     }
 }
 
+/// No keys, but looks at whether we run.
+fn ticks(context: &Context, awake: &Arc<Mutex<Awake>>) -> Keys<ObjectKey> {
+    let state = (Arc::clone(&context.clock), Arc::clone(awake));
+    let ticks = stream::unfold(state, |(clock, awake)| async move {
+        clock.sleep(TICK).await;
+        awake.lock().at(clock.monotonic());
+        Some((Vec::new(), (clock, awake)))
+    });
+    ticks.boxed()
+}
+
 /// Starts the controller.
 pub fn start(context: &Context, settings: &Settings) -> JoinHandle<()> {
     let settings = settings.clone();
@@ -134,8 +174,9 @@ pub fn start(context: &Context, settings: &Settings) -> JoinHandle<()> {
             let keys = runtime::changed_keys(leases, changed).into_iter();
             keys.filter(|key| key.namespace == NODE_LEASES).map(|key| ObjectKey::cluster(key.name)).collect()
         });
-        let sources = vec![runtime::same_keys(&context.caches.nodes), leases];
-        (Silence { context: context.clone(), settings: settings.clone(), heard: Mutex::default() }, sources)
+        let awake = Arc::new(Mutex::new(Awake { looked: context.clock.monotonic(), lost: Duration::ZERO }));
+        let sources = vec![runtime::same_keys(&context.caches.nodes), leases, ticks(context, &awake)];
+        (Silence { context: context.clone(), settings: settings.clone(), heard: Mutex::default(), awake }, sources)
     })
 }
 
@@ -143,7 +184,6 @@ pub fn start(context: &Context, settings: &Settings) -> JoinHandle<()> {
 mod tests {
     use super::{super::condition, *};
     use coracle_client::fake::{Fake, ManualClock};
-    use std::sync::Arc;
     use time::macros::datetime;
     use tokio_util::sync::CancellationToken;
 
@@ -156,6 +196,13 @@ mod tests {
         json!({"metadata": {"name": "n1"}, "status": {"capacity": {"cpu": "1"}, "conditions": [
             ready, {"type": "DiskPressure", "status": "False"}, {"type": "Own", "status": "True"},
         ]}})
+    }
+
+    #[test]
+    fn time_in_which_we_did_not_run_is_nobodys_silence() {
+        let mut awake = Awake::default();
+        let shown: Vec<u64> = [1, 2, 4, 64, 65, 67, 70].map(|now| awake.at(seconds(now)).as_secs()).to_vec();
+        assert_eq!(shown, [1, 2, 4, 4, 5, 7, 7]);
     }
 
     #[test]

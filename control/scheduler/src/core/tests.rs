@@ -103,6 +103,24 @@ fn a_preference_taint_keeps_nobody_away() {
 }
 
 #[test]
+fn soft_taints_and_preferences_decide_between_nodes_that_would_do() {
+    let soft = with(node("4", "4Gi"), "/spec", json!({"taints": [{"key": "busy", "effect": "PreferNoSchedule"}]}));
+    let ssd = with(node("4", "4Gi"), "/metadata/labels", json!({"disk": "ssd"}));
+    let mut cluster = cluster(&[("a", soft), ("b", node("4", "4Gi")), ("c", ssd)]);
+    let plain = pod("p", &json!({}));
+    let term = |weight: i64| {
+        let preference = json!({"matchExpressions": [{"key": "disk", "operator": "Exists"}]});
+        json!([{"weight": weight, "preference": preference}])
+    };
+    let affinity = json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": term(1)}});
+    let prefers = with(plain.clone(), "/spec/affinity", affinity);
+    let bears = with(prefers.clone(), "/spec/tolerations", json!([{"key": "busy", "operator": "Exists"}]));
+    for (pod, expected) in [(plain, "b"), (prefers, "c"), (bears, "c")] {
+        assert_eq!(cluster.decide(&pending(&pod)), Decision::Place(expected.into()), "{pod}");
+    }
+}
+
+#[test]
 fn a_batch_sees_its_own_placements() {
     let mut cluster = cluster(&[("n", node("1", "1Gi"))]);
     let pods: Vec<_> = (0..3).map(|index| pending(&pod(&format!("p{index}"), &json!({"cpu": "500m"})))).collect();

@@ -107,10 +107,21 @@ pub(crate) fn derive(pod: &Value, state: &PodState, host_ip: &str, previous: &Va
         let pairs = state.containers.iter().zip(specs).filter(|(container, _)| container.is_init() == init);
         pairs.map(|(container, spec)| container_status(state, container, spec, has_init)).collect()
     };
-    if has_init {
-        status.insert("initContainerStatuses".to_owned(), of(true).into());
+    let (mut init, mut app) = (of(true), of(false));
+    if state.failed.is_some() && is_terminal && shown == phase {
+        let has_begun = |one: &Value| {
+            one["state"]["waiting"].is_null() || !one["lastState"]["terminated"].is_null() || one["restartCount"] != 0
+        };
+        let begun = init.iter().rposition(has_begun).map_or(0, |last| last + 1);
+        init[..begun].iter_mut().for_each(never_located);
+        if state.is_initialized() {
+            app.iter_mut().for_each(never_located);
+        }
     }
-    status.insert("containerStatuses".to_owned(), of(false).into());
+    if has_init {
+        status.insert("initContainerStatuses".to_owned(), init.into());
+    }
+    status.insert("containerStatuses".to_owned(), app.into());
     if let Some(class) = previous.get("qosClass").or_else(|| pod["status"].get("qosClass")) {
         status.insert("qosClass".to_owned(), class.clone());
     }
@@ -224,6 +235,17 @@ fn container_status(state: &PodState, container: &Container, spec: &Value, has_i
         status["containerID"] = container.id.as_str().into();
     }
     status
+}
+
+/// A container that waited when its pod was ended has not gone well, as a kubelet tells it.
+fn never_located(status: &mut Value) {
+    if status["state"]["terminated"].is_null() {
+        status["state"] = json!({"terminated": {
+            "exitCode": 137, "reason": "ContainerStatusUnknown",
+            "message": "The container could not be located when the pod was terminated",
+            "startedAt": null, "finishedAt": null,
+        }});
+    }
 }
 
 fn terminated(end: &Ended) -> Value {

@@ -187,6 +187,37 @@ async fn a_pod_that_failed_as_a_whole_says_why() {
     assert_eq!(condition(&status, "Ready").1, "PodFailed");
 }
 
+#[tokio::test]
+async fn what_had_not_begun_when_its_pod_was_ended_did_not_go_well() {
+    let ends = |pod: &Value, begun: usize| {
+        let mut state = PodState::new(pod, String::new());
+        for index in 0..begun {
+            start(&mut state, index);
+            finish(&mut state, index, 0);
+        }
+        state.failed = Some(("DeadlineExceeded".to_owned(), "too long".to_owned()));
+        let status = show(pod, &state);
+        let told = |field: &str| {
+            let statuses = status[field].as_array().cloned().unwrap_or_default();
+            let shown = |one: &Value| match one["state"]["terminated"]["reason"].as_str() {
+                Some(reason) => reason.to_owned(),
+                None => format!("waiting: {}", one["state"]["waiting"]["reason"].as_str().unwrap_or_default()),
+            };
+            statuses.iter().map(shown).collect::<Vec<_>>()
+        };
+        (told("initContainerStatuses"), told("containerStatuses"))
+    };
+    let plain = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "i"}]}});
+    assert_eq!(ends(&plain, 0), (vec![], vec!["ContainerStatusUnknown".to_owned()]));
+    let mut with_init = plain;
+    with_init["spec"]["initContainers"] = json!([{"name": "x", "image": "i"}, {"name": "y", "image": "i"}]);
+    let waits = || "waiting: PodInitializing".to_owned();
+    assert_eq!(ends(&with_init, 0), (vec![waits(), waits()], vec![waits()]), "nothing says that any began");
+    assert_eq!(ends(&with_init, 1), (vec!["Completed".to_owned(), waits()], vec![waits()]));
+    let over = ["Completed", "Completed"].map(str::to_owned).to_vec();
+    assert_eq!(ends(&with_init, 2), (over, vec!["ContainerStatusUnknown".to_owned()]));
+}
+
 /// A container as the phase rules see it.
 #[derive(Clone, Copy, Debug)]
 enum Did {
