@@ -36,8 +36,8 @@ const WARM_UP: usize = 2;
 const DOOMED: &str = "1000000";
 /// Most bytes of a connection from the host.
 const TRANSFER_MAX: usize = 200_000;
-/// A connection from the host on which nothing moves for so long has failed silently.
-const SILENCE: Duration = Duration::from_secs(40);
+/// A connection from the host on which nothing moves for so long has failed silently: a node is given up sooner.
+const SILENCE: Duration = Duration::from_secs(75);
 /// How long a node is frozen at most, in milliseconds.
 const FROZEN_MILLIS_MAX: usize = 4000;
 /// Descriptors of the control plane may vary by so many.
