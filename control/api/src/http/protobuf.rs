@@ -268,6 +268,27 @@ mod tests {
     }
 
     #[test]
+    fn a_decision_on_a_signing_request_is_read() {
+        let condition = [
+            field(1, "Approved"),
+            field(2, "KubectlApprove"),
+            field(3, "yes"),
+            field(4, number(1, 60)),
+            field(5, ""),
+            field(6, "True"),
+        ];
+        let spec = [field(1, "PEM"), field(4, "g"), field(5, "client auth"), field(7, "a/b"), number(8, 0)].concat();
+        let parts = [field(1, field(1, "x")), field(2, spec), field(3, field(1, condition.concat()))];
+        let read = decode(&body("certificates.k8s.io/v1", "CertificateSigningRequest", &parts)).unwrap();
+        let condition = json!({"type": "Approved", "reason": "KubectlApprove", "message": "yes",
+            "lastUpdateTime": "1970-01-01T00:01:00Z", "status": "True"});
+        assert_eq!(read["status"], json!({"conditions": [condition]}));
+        let spec = json!({"request": "UEVN", "groups": ["g"], "usages": ["client auth"], "signerName": "a/b",
+            "expirationSeconds": 0});
+        assert_eq!(read["spec"], spec);
+    }
+
+    #[test]
     fn what_is_not_read_is_refused_aloud() {
         let cases = [
             (body("v1", "Pod", &[]), 415, "v1 Pod"),

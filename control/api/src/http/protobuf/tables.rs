@@ -31,6 +31,7 @@ pub(super) fn of(api_version: &str, kind: &str) -> Option<&'static [Field]> {
         ("v1", "Secret") => Some(SECRET),
         ("v1", "Namespace") => Some(NAMESPACE),
         ("v1", "Service") => Some(SERVICE),
+        ("certificates.k8s.io/v1", "CertificateSigningRequest") => Some(SIGNING_REQUEST),
         ("authentication.k8s.io/v1", "SelfSubjectReview") => Some(SELF_REVIEW),
         ("authorization.k8s.io/v1", "SelfSubjectAccessReview") => Some(ACCESS_REVIEW),
         ("authorization.k8s.io/v1", "SelfSubjectRulesReview") => Some(RULES_REVIEW),
@@ -97,6 +98,36 @@ const NAMESPACE: &[Field] = &[
     METADATA,
     field(2, "spec", &Type::Message(&[field(1, "finalizers", TEXTS)])),
     field(3, "status", &Type::Message(&[field(1, "phase", &Type::Text)])),
+];
+
+const SIGNING_REQUEST: &[Field] = &[
+    METADATA,
+    field(2, "spec", &Type::Message(SIGNING_REQUEST_SPEC)),
+    field(3, "status", &Type::Message(SIGNING_REQUEST_STATUS)),
+];
+
+const SIGNING_REQUEST_SPEC: &[Field] = &[
+    field(1, "request", &Type::Bytes),
+    field(2, "username", &Type::Text),
+    field(3, "uid", &Type::Text),
+    field(4, "groups", TEXTS),
+    field(5, "usages", TEXTS),
+    field(7, "signerName", &Type::Text),
+    pointer(8, "expirationSeconds", &Type::Integer),
+];
+
+const SIGNING_REQUEST_STATUS: &[Field] = &[
+    field(1, "conditions", &Type::List(&Type::Message(SIGNING_REQUEST_CONDITION))),
+    field(2, "certificate", &Type::Bytes),
+];
+
+const SIGNING_REQUEST_CONDITION: &[Field] = &[
+    field(1, "type", &Type::Text),
+    field(2, "reason", &Type::Text),
+    field(3, "message", &Type::Text),
+    field(4, "lastUpdateTime", &Type::Time),
+    field(5, "lastTransitionTime", &Type::Time),
+    field(6, "status", &Type::Text),
 ];
 
 // Of reviews' statuses a client writes only what is empty.
