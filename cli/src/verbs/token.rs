@@ -10,7 +10,6 @@ use rand::{TryRngCore as _, rngs::OsRng};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::{
-    fmt::Write as _,
     io::{self, Write as _},
     process::ExitCode,
 };
@@ -170,11 +169,7 @@ fn hash_of_ca(pem: &str) -> Result<String> {
     let wrong = "the kubeconfig has no CA certificate that nodes could know the cluster by";
     let (_, pem) = parse_x509_pem(pem.as_bytes()).context(wrong)?;
     let certificate = pem.parse_x509().context(wrong)?;
-    let mut digits = String::new();
-    for byte in Sha256::digest(certificate.public_key().raw) {
-        write!(digits, "{byte:02x}")?;
-    }
-    Ok(digits)
+    Ok(hex::encode(Sha256::digest(certificate.public_key().raw)))
 }
 
 fn random(length: usize) -> Result<String> {

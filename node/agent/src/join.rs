@@ -130,14 +130,8 @@ pub async fn join(
 
 fn parse_hashes(texts: &[String]) -> Result<Vec<[u8; 32]>, JoinError> {
     let parse = |text: &String| {
-        let digits = text
-            .strip_prefix(HASH_PREFIX)
-            .filter(|digits| digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        let byte = |index: usize| u8::from_str_radix(digits?.get(2 * index..2 * index + 2)?, 16).ok();
         let mut hash = [0; 32];
-        for (index, slot) in hash.iter_mut().enumerate() {
-            *slot = byte(index)?;
-        }
+        hex::decode_to_slice(text.strip_prefix(HASH_PREFIX)?, &mut hash).ok()?;
         Some(hash)
     };
     let wrong = |text: &String| {
@@ -332,8 +326,7 @@ fn hash_of(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
 }
 
 fn spelled(hash: &[u8; 32]) -> String {
-    let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{HASH_PREFIX}{digits}")
+    format!("{HASH_PREFIX}{}", hex::encode(hash))
 }
 
 /// Where a certificate is asked for.

@@ -35,8 +35,8 @@ impl SigningRequest {
         let request_pem = params.serialize_request(&key)?.pem()?;
         // The same key asks by the same name again, so that asking twice is asking once.
         let digest = Sha256::new().chain_update(key.public_key_raw()).chain_update(node).finalize();
-        let digits = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
-        Ok(Self { name: format!("node-csr-{digits}"), request_pem, key_pem: key_pem.to_owned() })
+        let name = format!("node-csr-{}", hex::encode(&digest[..16]));
+        Ok(Self { name, request_pem, key_pem: key_pem.to_owned() })
     }
 
     /// With a new key.
