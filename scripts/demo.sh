@@ -239,7 +239,7 @@ calls() {
         END { print last }'
 }
 until_shown "calls to" 30 calls web-1 web-2 web-3
-run kubectl logs caller --tail=2
+run kubectl logs caller --tail=4
 
 say "One node is killed: it is NotReady, its pod is marked and no endpoint any more, and the caller goes on"
 printf "$ pkill -9 -f 'node --name node-3'\n"
