@@ -78,12 +78,11 @@ fn a_node_without_its_server_goes_on_for_as_long_as_its_pods_tolerate_it() {
     crasher["spec"]["volumes"] = json!([{"name": "runs", "emptyDir": {}}]);
     // Its registry is the server's: what ran before is what it goes on with.
     crasher["spec"]["containers"][0]["imagePullPolicy"] = json!("Always");
-    let others = [
-        waiter("a", "keeper", "Always", None),
-        waiter("a", "brief", "Always", Some(3)),
-        waiter("a", "once", "Never", Some(3)),
-        crasher,
-    ];
+    // What it reads of the server is what the node remembers.
+    kubectl.run("create configmap settings --from-literal=COLOUR=green").unwrap();
+    let mut keeper = waiter("a", "keeper", "Always", None);
+    keeper["spec"]["containers"][0]["envFrom"] = json!([{"configMapRef": {"name": "settings"}}]);
+    let others = [keeper, waiter("a", "brief", "Always", Some(3)), waiter("a", "once", "Never", Some(3)), crasher];
     pods::apply(&kubectl, "default", &others);
     for pod in ["keeper", "brief", "once"] {
         running(&kubectl, pod);

@@ -1,5 +1,5 @@
 //! Tells a service manager how the process is, in systemd's way: lines of `KEY=VALUE` in a datagram to the socket that
-//! `NOTIFY_SOCKET` names (sd_notify(3)). Where there is none, nothing is said.
+//! `NOTIFY_SOCKET` names (`sd_notify(3)`). Where there is none, nothing is said.
 
 use std::{
     env, io,
