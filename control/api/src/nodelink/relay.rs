@@ -28,7 +28,7 @@ const SHARE_BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
 /// What it may send at once, in bytes.
 pub(super) const BURST_BYTES: u64 = 8 * 1024 * 1024;
 /// How often it is said that a node sends more than its share.
-const SAID_EVERY: Duration = Duration::from_secs(60);
+const SAID_EVERY: Duration = Duration::from_mins(1);
 
 type ToNode = mpsc::Sender<Result<RelayedPackets, Status>>;
 

@@ -45,7 +45,9 @@ fn look_at(shared: &Arc<Shared>, record: &Arc<Record>, now: Instant) -> bool {
         is_relayed && !state.is_connecting && state.is_direct_retry_due(now, shared.config.limits.direct_retry);
     let has_links = !state.links.is_empty();
     drop(state);
-    over.iter().for_each(|(link, code, why)| link.close(*code, why));
+    for (link, code, why) in &over {
+        link.close(*code, why);
+    }
     if tries_directly {
         let (shared, record) = (Arc::clone(shared), Arc::clone(record));
         shared.tasks.clone().spawn(async move {

@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 /// What QUIC calls the other side; who it is, certificates say.
 const SERVER_NAME: &str = "node";
 /// A direct way that failed so recently is not waited for before the relay is tried.
-const FAILURE_REMEMBERED: Duration = Duration::from_secs(60);
+const FAILURE_REMEMBERED: Duration = Duration::from_mins(1);
 /// Connections that a dial may find broken before it gives up.
 const TRIES: usize = 3;
 
@@ -111,7 +111,7 @@ impl Shared {
         let mut state = record.state.lock();
         if let Some(link) = record.best(&state) {
             drop(state);
-            link.send_datagram(frame);
+            link.send_datagram(&frame);
             return;
         }
         if state.is_paused(Instant::now()) {

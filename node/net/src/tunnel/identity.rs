@@ -30,10 +30,6 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The protocol's name and version, as TLS negotiates it.
 const PROTOCOL: &[u8] = b"coracle-tunnel/1";
-/// Bytes of a serial number that says when it was issued: the store's revision, and as many random ones.
-const SERIAL_BYTES: usize = 16;
-/// Bytes of a revision.
-const REVISION_BYTES: usize = 8;
 
 /// What a node proves with who it is.
 pub struct Credentials {
@@ -74,20 +70,7 @@ pub(super) fn known(certificate: &CertificateDer<'_>) -> Result<Known, &'static 
     }
     let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
     let until = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-    Ok(Known { node: node.to_owned(), revision: issued_at(parsed.raw_serial()), until })
-}
-
-/// The store's revision in a serial number, which is a big-endian number without leading zeros. 0 for longer ones, which
-/// were made otherwise.
-fn issued_at(serial: &[u8]) -> u64 {
-    let start = serial.iter().position(|byte| *byte != 0).unwrap_or(serial.len());
-    let digits = &serial[start..];
-    let Some(padding) = SERIAL_BYTES.checked_sub(digits.len()) else { return 0 };
-    let mut whole = [0; SERIAL_BYTES];
-    whole[padding..].copy_from_slice(digits);
-    let mut revision = [0; REVISION_BYTES];
-    revision.copy_from_slice(&whole[..REVISION_BYTES]);
-    u64::from_be_bytes(revision)
+    Ok(Known { node: node.to_owned(), revision: nodes::issued_at(parsed.raw_serial()), until })
 }
 
 /// Whether a certificate is good for a peer as it is known now.
@@ -324,25 +307,5 @@ impl ServerCertVerifier for Check {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.schemes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_serial_number_says_when_it_was_issued() {
-        let rows: [(&[u8], u64); 6] = [
-            (&[], 0),
-            (&[9; 8], 0),
-            (&[5, 1, 2, 3, 4, 5, 6, 7, 8], 5),
-            (&[0, 1, 2, 1, 2, 3, 4, 5, 6, 7, 8], 0x102),
-            (&[0, 0x80, 0, 0, 0, 0, 0, 0, 1, 9, 9, 9, 9, 9, 9, 9, 9], 0x8000_0000_0000_0001),
-            (&[7; 20], 0),
-        ];
-        for (serial, revision) in rows {
-            assert_eq!(issued_at(serial), revision, "{serial:?}");
-        }
     }
 }

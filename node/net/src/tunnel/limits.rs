@@ -46,7 +46,7 @@ impl Default for TunnelLimits {
             answer_timeout: Duration::from_secs(10),
             keep_alive: Duration::from_secs(12),
             silence: Duration::from_secs(30),
-            unused: Duration::from_secs(180),
+            unused: Duration::from_mins(3),
             direct_retry: Duration::from_secs(5),
         }
     }
@@ -60,7 +60,7 @@ impl TunnelLimits {
 }
 
 /// Longest pause between two attempts to reach a relayed peer directly.
-pub(super) const DIRECT_RETRY_MAX: Duration = Duration::from_secs(60);
+pub(super) const DIRECT_RETRY_MAX: Duration = Duration::from_mins(1);
 /// Pauses after failed attempts to reach a peer at all: the first, which doubles, and the longest. Dials fail at once meanwhile.
 pub(super) const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 /// Pause before the next of a peer's addresses is tried beside those before it.

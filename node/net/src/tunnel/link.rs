@@ -156,7 +156,7 @@ impl Link {
     }
 
     /// Sends what [`frames::whole`] or [`frames::refused`] made. It may be lost.
-    pub(super) fn send_datagram(&self, frame: Bytes) {
+    pub(super) fn send_datagram(&self, frame: &Bytes) {
         self.touch();
         let bytes_max = self.connection.max_datagram_size().unwrap_or(0);
         if frame.len() <= bytes_max {
@@ -168,7 +168,7 @@ impl Link {
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         // A path may have become narrower than it was said to be a moment ago: then the parts are lost with it.
-        for part in frames::parts(&frame, number, bytes_max) {
+        for part in frames::parts(frame, number, bytes_max) {
             if self.connection.send_datagram(part).is_err() {
                 return;
             }

@@ -18,8 +18,8 @@ use std::{
     },
 };
 
-/// Most that one read gives, in bytes.
-pub(super) const READ_BYTES_MAX: usize = 256 * 1024;
+/// Most that one read gives, in bytes. Allocators return much more than this to the kernel each time.
+pub(super) const READ_BYTES_MAX: usize = 64 * 1024;
 
 /// The end of a pair that is kept. Closed without more it breaks the connection.
 #[derive(Debug)]

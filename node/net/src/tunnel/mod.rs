@@ -292,8 +292,12 @@ impl Shared {
         let pending = state.take_pending();
         self.tell(&record, &mut state);
         drop(state);
-        over.iter().for_each(|old| old.close(CLOSED_SURPLUS, "there are too many connections"));
-        pending.into_iter().for_each(|frame| link.send_datagram(frame));
+        for old in over {
+            old.close(CLOSED_SURPLUS, "there are too many connections");
+        }
+        for frame in pending {
+            link.send_datagram(&frame);
+        }
         self.tasks.spawn(arrivals::serve(Arc::clone(self), Arc::clone(&record), Arc::clone(&link)));
         // A peer that was removed between the look at it and now has had its links closed without this one.
         if self.peer(&link.known.node).is_none_or(|(_, peer)| identity::is_current(&link.known, Some(&peer)).is_err()) {

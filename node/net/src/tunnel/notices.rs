@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::mpsc;
 
 /// The same is said again after so long.
-const SAID_AGAIN: Duration = Duration::from_secs(60);
+const SAID_AGAIN: Duration = Duration::from_mins(1);
 /// Different things that are remembered as said. With more, some are said more often.
 const REMEMBERED_MAX: usize = 256;
 /// Notices that wait to be read; more are lost.
@@ -32,7 +32,7 @@ impl Reporter {
     pub(super) fn changed(&self, notice: Notice) {
         match &notice {
             Notice::Relayed { node, why } => {
-                tracing::warn!(node, why, "traffic to a node goes through the control plane")
+                tracing::warn!(node, why, "traffic to a node goes through the control plane");
             }
             Notice::Direct { node } => tracing::info!(node, "traffic to a node goes directly again"),
             Notice::Unreachable { .. } | Notice::Refused { .. } => {}

@@ -48,7 +48,7 @@ struct Packets {
 #[derive(Debug, Default)]
 struct Names {
     addresses: HashMap<Arc<str>, u32>,
-    names: HashMap<u32, Arc<str>>,
+    nodes: HashMap<u32, Arc<str>>,
     next: u32,
 }
 
@@ -91,17 +91,16 @@ impl Relayed {
     /// The address that stands for a peer.
     pub(super) fn address_of(&self, node: &Arc<str>) -> SocketAddr {
         let mut names = self.names.lock();
-        let number = match names.addresses.get(node) {
-            Some(number) => *number,
-            None => {
-                let number = names.next;
-                names.next = (number + 1) % RELAYED_COUNT;
-                if let Some(old) = names.names.insert(number, Arc::clone(node)) {
-                    names.addresses.remove(&old);
-                }
-                names.addresses.insert(Arc::clone(node), number);
-                number
+        let number = if let Some(number) = names.addresses.get(node) {
+            *number
+        } else {
+            let number = names.next;
+            names.next = (number + 1) % RELAYED_COUNT;
+            if let Some(old) = names.nodes.insert(number, Arc::clone(node)) {
+                names.addresses.remove(&old);
             }
+            names.addresses.insert(Arc::clone(node), number);
+            number
         };
         SocketAddr::new(Ipv4Addr::from(RELAYED_FIRST + number).into(), RELAYED_PORT)
     }
@@ -110,7 +109,7 @@ impl Relayed {
     pub(super) fn forget(&self, node: &str) {
         let mut names = self.names.lock();
         if let Some(number) = names.addresses.remove(node) {
-            names.names.remove(&number);
+            names.nodes.remove(&number);
         }
     }
 
@@ -124,7 +123,7 @@ impl Relayed {
     }
 
     fn send(&self, to: u32, transmit: &Transmit<'_>) {
-        let node = self.names.lock().names.get(&to).cloned();
+        let node = self.names.lock().nodes.get(&to).cloned();
         if let (Some(node), Some(relay)) = (node, &self.relay) {
             let segment_bytes = transmit.segment_size.unwrap_or(transmit.contents.len());
             relay.send(&node, segment_bytes, Bytes::copy_from_slice(transmit.contents));
@@ -170,9 +169,7 @@ impl Paths {
         for (buffer, meta) in buffers.iter_mut().zip(metas) {
             let packets = match receiver.poll_recv(context) {
                 Poll::Ready(Some(packets)) => packets,
-                Poll::Ready(None) => break,
-                Poll::Pending if count == 0 => return Poll::Pending,
-                Poll::Pending => break,
+                Poll::Ready(None) | Poll::Pending => break,
             };
             let length = packets.bytes.len().min(buffer.len());
             buffer[..length].copy_from_slice(&packets.bytes[..length]);
@@ -219,12 +216,12 @@ impl AsyncUdpSocket for Paths {
         if self.relayed_first.fetch_xor(true, Ordering::Relaxed) {
             match self.poll_relayed(context, buffers, metas) {
                 Poll::Pending => self.poll_real(context, buffers, metas),
-                ready => ready,
+                ready @ Poll::Ready(_) => ready,
             }
         } else {
             match self.poll_real(context, buffers, metas) {
                 Poll::Pending => self.poll_relayed(context, buffers, metas),
-                ready => ready,
+                ready @ Poll::Ready(_) => ready,
             }
         }
     }

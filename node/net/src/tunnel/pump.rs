@@ -219,15 +219,14 @@ async fn inward(
             }
         };
         let mut writing = std::pin::pin!(write(end, &mut pieces[..count]));
-        let written = match tokio::time::timeout(patience.stall, &mut writing).await {
-            Ok(written) => written,
-            Err(_) => {
-                let stalled = patience.stalls.enter();
-                tokio::select! {
-                    biased;
-                    written = writing => written,
-                    () = stalled.over.cancelled() => return Err(Broken),
-                }
+        let written = if let Ok(written) = tokio::time::timeout(patience.stall, &mut writing).await {
+            written
+        } else {
+            let stalled = patience.stalls.enter();
+            tokio::select! {
+                biased;
+                written = writing => written,
+                () = stalled.over.cancelled() => return Err(Broken),
             }
         };
         if written.is_err() {
