@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn what_is_too_long_goes_in_parts_and_what_cannot_does_not_go() {
         let row = addresses("10.244.0.3:80", "10.244.4.7:53");
-        let frame = whole(row, &[7; 65_507]);
+        let frame = whole(row, &vec![7; 65_507]);
         let all = parts(&frame, 9, 1_200);
         assert!(all.iter().all(|part| part.len() <= 1_200));
         let mut content = BytesMut::new();

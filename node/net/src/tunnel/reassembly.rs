@@ -120,7 +120,7 @@ mod tests {
     fn a_flood_pushes_out_its_own_and_stays_small() {
         let (mut all, now) = (Reassembly::default(), Instant::now());
         for number in 0..10_000 {
-            all.add(part(number, 0, 255, &[0; 60_000]), now);
+            all.add(part(number, 0, 255, &vec![0; 60_000]), now);
             assert!(all.bytes <= WAITING_BYTES_MAX && all.waiting.len() <= WAITING_MAX);
         }
         assert_eq!(all.order.len(), all.waiting.len());

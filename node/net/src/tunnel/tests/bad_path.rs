@@ -147,13 +147,12 @@ async fn transfers(stream: &mut UnixStream, bytes: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn loss_doubles_and_overtaking_change_no_byte() {
     let seed = rand::random();
-    let (one, _two, path) = over_bad_path(seed).await;
+    let (one, mut two, path) = over_bad_path(seed).await;
     path.set(Badness { loss: 0.02, doubled: 0.02, delay: Duration::from_millis(5), ..Badness::default() });
     let mut stream =
         one.connect("two", address(1, 1), address(2, ECHO)).await.unwrap_or_else(|error| panic!("{seed}: {error}"));
     transfers(&mut stream, 400_000).await;
     // Datagrams may be lost, but those that come are whole; a part that is lost takes the whole with it.
-    let mut two = _two;
     for _ in 0..50 {
         one.tunnel.send("two", address(1, 7), address(2, 53), Bytes::from(vec![9; 5_000]));
     }
