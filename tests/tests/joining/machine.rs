@@ -1,11 +1,22 @@
 //! A machine that joins a fleet's cluster by the line that a person would type, and one who has its credentials.
 
 use coracle_tests::{Fleet, Kubectl, eventually, site::binary};
+use coracle_wire::v1::{NodeHello, NodePing, NodeSignal, ServerSignal, node_link_client::NodeLinkClient, node_signal};
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
+use tokio::{runtime::Runtime, sync::mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Streaming,
+    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
+};
+
+/// How long an answer may take on a busy machine; a server ends a silent stream only after longer.
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
 /// See the module. Dropping it kills the process.
 pub struct Machine {
@@ -102,6 +113,49 @@ impl Drop for Machine {
         if std::thread::panicking() {
             eprintln!("--- log of {} ---\n{}", self.name, self.log());
         }
+    }
+}
+
+/// A control stream to the server, held open by whoever has a node's certificate and key.
+pub struct Held {
+    runtime: Runtime,
+    signals: mpsc::Sender<NodeSignal>,
+    answers: Streaming<ServerSignal>,
+}
+
+impl Held {
+    /// Says that it is `node`, and is believed.
+    pub fn open(fleet: &Fleet, pair: &Path, node: &str) -> Self {
+        let (ca, pair) = (fs::read(fleet.server_dir().join("pki/ca.crt")).unwrap(), fs::read(pair).unwrap());
+        let tls =
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).identity(Identity::from_pem(&pair, &pair));
+        let endpoint = Endpoint::from_shared(fleet.server_url()).unwrap().tls_config(tls).unwrap();
+        let runtime = Runtime::new().unwrap();
+        let (signals, queued) = mpsc::channel(4);
+        let hello = NodeHello { node_name: node.to_owned(), ..NodeHello::default() };
+        signals.try_send(NodeSignal { signal: Some(node_signal::Signal::Hello(hello)) }).unwrap();
+        let opened = async {
+            let mut client = NodeLinkClient::new(endpoint.connect().await.unwrap());
+            client.control(ReceiverStream::new(queued)).await.unwrap().into_inner()
+        };
+        let answers = runtime.block_on(opened);
+        let mut held = Self { runtime, signals, answers };
+        let ping = node_signal::Signal::Ping(NodePing::default());
+        held.signals.try_send(NodeSignal { signal: Some(ping) }).unwrap();
+        held.next().expect("a pong");
+        held
+    }
+
+    /// Waits until the server has ended it.
+    pub fn is_cut(mut self) {
+        while self.next().is_some() {}
+    }
+
+    /// What comes next, or nothing at the end.
+    fn next(&mut self) -> Option<ServerSignal> {
+        let answers = &mut self.answers;
+        let next = async { tokio::time::timeout(ANSWER_WAIT, answers.message()).await };
+        self.runtime.block_on(next).expect("an answer in time").ok().flatten()
     }
 }
 

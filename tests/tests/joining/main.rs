@@ -9,13 +9,11 @@ use coracle_tests::{
     pods::{self, on, running, toolbox},
     wait::contains,
 };
-use machine::{Machine, with_certificate, with_token};
+use machine::{Held, Machine, with_certificate, with_token};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use serde_json::{Value, json};
 use std::{
     fs,
-    io::Read as _,
-    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -220,20 +218,17 @@ fn a_deleted_node_is_out_at_once_and_its_certificate_is_worth_nothing_ever_after
     fs::copy(edge.credentials().join("node.pem"), &stolen).unwrap();
     let thief = with_certificate(&fleet, program, &stolen);
     thief.run("get node edge").unwrap();
-    let mut watch =
-        thief.command(["get", "services", "-A", "-w"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let mut first = [0; 1];
-    watch.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    // Who has stolen it speaks as the node while that is away.
+    edge.kill();
+    let held = Held::open(&fleet, &stolen, "edge");
     let range = admin.json("get node edge").unwrap()["spec"]["podCIDR"].clone();
 
     admin.run("delete node edge").unwrap();
     let refused = thief.run("get node edge").unwrap_err();
     contains(&refused, "nauthorized").or_else(|_| contains(&refused, "logged in")).unwrap();
-    eventually("the end of what it was watching", || match watch.try_wait() {
-        Ok(Some(_)) => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    held.is_cut();
     // The node itself is told, and does not come back by itself.
+    edge.go_on();
     eventually("the node to hear of it", || contains(&edge.log(), "ended when the node was deleted"));
     assert!(admin.run("get node edge").is_err());
 
