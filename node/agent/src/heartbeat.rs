@@ -3,7 +3,7 @@
 use crate::{
     clock,
     link::{Link, NODES},
-    network::addresses::Addresses,
+    network::{addresses::Addresses, place::Place},
     node,
     pressure::Pressure,
     reflector::Cache,
@@ -41,8 +41,8 @@ pub(crate) struct Heartbeat {
     pub(crate) addresses: Arc<Addresses>,
     /// Told when the node was not heard of for so long that somebody may have declared it unknown.
     pub(crate) resumed: Arc<Notify>,
-    /// Where other nodes reach this one's end of the tunnel, as its annotation says; empty for nowhere.
-    pub(crate) reached_at: watch::Receiver<String>,
+    /// Where the node is.
+    pub(crate) place: watch::Receiver<Place>,
     /// How others see this node.
     pub(crate) nodes: Cache,
 }
@@ -59,8 +59,7 @@ impl Heartbeat {
     /// Writes the status when it changed, when it is due, when `resumed` (somebody may have declared the node unknown while
     /// it was not heard of), and when it is seen that somebody has.
     async fn keep_status(&self) {
-        let (mut ready, mut pressure, mut reached_at) =
-            (self.ready.clone(), self.pressure.clone(), self.reached_at.clone());
+        let (mut ready, mut pressure, mut place) = (self.ready.clone(), self.pressure.clone(), self.place.clone());
         let mut reconnect = Reconnect::new();
         let (mut written, mut said): (Option<(Value, Instant)>, bool) = (None, false);
         let (mut view, mut is_unknown) = (self.nodes.version(), false);
@@ -93,7 +92,7 @@ impl Heartbeat {
             tokio::select! {
                 changed = ready.changed() => if changed.is_err() { std::future::pending::<()>().await },
                 Ok(()) = pressure.changed() => {}
-                Ok(()) = reached_at.changed() => written = None,
+                Ok(()) = place.changed() => written = None,
                 () = self.resumed.notified() => written = None,
                 () = self.declared_unknown(&mut view, &mut is_unknown) => written = None,
                 () = self.ending.cancelled(), if !said => said = true,
@@ -126,7 +125,8 @@ impl Heartbeat {
             (true, false) => Err("the node has no range of addresses (spec.podCIDR) for pods"),
             (true, true) => Ok(()),
         };
-        node::status(&self.identity, ready, *self.pressure.borrow(), previous, clock::now())
+        let identity = node::Identity { address: self.place.borrow().address.clone(), ..self.identity.clone() };
+        node::status(&identity, ready, *self.pressure.borrow(), previous, clock::now())
     }
 
     /// Creates the Node or brings labels and status of the one that is there up to date.
@@ -148,7 +148,7 @@ impl Heartbeat {
             }
             found = self.link.update(NODES, "", &found).await?;
         }
-        let reached_at = self.reached_at.borrow().clone();
+        let reached_at = self.place.borrow().reached_at.clone();
         if found["metadata"]["annotations"][TUNNEL_ANNOTATION].as_str().unwrap_or_default() != reached_at {
             if !found["metadata"]["annotations"].is_object() {
                 found["metadata"]["annotations"] = Value::Object(serde_json::Map::new());
@@ -202,10 +202,11 @@ mod tests {
         let addresses = Arc::new(Addresses::open(directory.path(), Duration::ZERO));
         addresses.set_range("10.244.8.0/22");
         let pressure = watch::Sender::new(Pressure::default()).subscribe();
-        let reached_at = watch::Sender::new("192.0.2.1:6444".to_owned()).subscribe();
+        let place = Place { address: "127.0.0.1".to_owned(), reached_at: "192.0.2.1:6444".to_owned() };
+        let place = watch::Sender::new(place).subscribe();
         let (resumed, nodes, ending) = (Arc::default(), Cache::new(), CancellationToken::new());
         let link = link.clone();
-        let heartbeat = Heartbeat { link, identity, pressure, ready, ending, addresses, resumed, reached_at, nodes };
+        let heartbeat = Heartbeat { link, identity, pressure, ready, ending, addresses, resumed, place, nodes };
         (heartbeat, ready_sender)
     }
 
@@ -259,17 +260,21 @@ mod tests {
     async fn others_learn_where_the_node_is_reached_and_where_it_went() {
         let link = FakeLink::new();
         let (mut heartbeat, _ready) = heartbeat(&link);
-        let place = watch::Sender::new("192.0.2.1:6444".to_owned());
-        heartbeat.reached_at = place.subscribe();
+        let at =
+            |address: &str, reached_at: &str| Place { address: address.to_owned(), reached_at: reached_at.to_owned() };
+        let place = watch::Sender::new(Place::default());
+        heartbeat.place = place.subscribe();
         let stop = CancellationToken::new();
         let task = tokio::spawn(heartbeat.run(stop.clone()));
         let said = |link: &FakeLink| {
             let node = link.stored(NODES, &ObjectKey::cluster("n"))?;
-            node["metadata"]["annotations"][TUNNEL_ANNOTATION].as_str().map(str::to_owned)
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let address = text(&node["status"]["addresses"][0]["address"]);
+            Some(Place { address, reached_at: text(&node["metadata"]["annotations"][TUNNEL_ANNOTATION]) })
         };
-        for address in ["192.0.2.1:6444", "192.0.2.7:6444", ""] {
-            place.send_replace(address.to_owned());
-            link.wait("the address", |link| said(link).as_deref() == Some(address)).await;
+        for now in [at("192.0.2.1", "192.0.2.1:6444"), at("192.0.2.7", "192.0.2.7:6444"), at("192.0.2.7", "")] {
+            place.send_replace(now.clone());
+            link.wait("the address", |link| said(link).as_ref() == Some(&now)).await;
         }
         stop.cancel();
         task.await.unwrap();

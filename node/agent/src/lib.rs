@@ -70,10 +70,11 @@ use crate::{
     network::{
         Network,
         addresses::{Addresses, RANGE_PATIENCE},
-        between::Between,
+        between::{Around, Between},
         ca_bundle,
         exchange::{Exchange, TABLES_PATIENCE},
         notices::{Notices, Teller},
+        place::Place,
         routes::Routes,
     },
     pod::{
@@ -148,6 +149,7 @@ pub const REGISTRIES_FILE: &str = "registries.json";
 pub const STATIC_PODS_DIRECTORY: &str = "static-pods";
 
 pub use heartbeat::HEARTBEAT_INTERVAL_DEFAULT;
+pub use network::place::own_address;
 pub use pressure::{
     images::ImageLimits,
     thresholds::{Amount, ParseError, Reserved, Thresholds},
@@ -168,6 +170,9 @@ pub struct AgentConfig {
     pub credentials: Credentials,
     /// The node's address as other hosts know it.
     pub address: String,
+    /// Whether the node goes by the address that it has towards the server, whenever that changes; `address` and
+    /// `node_port_address` are then where it begins.
+    pub follow_address: bool,
     /// Where the node ports of services are opened.
     pub node_port_address: IpAddr,
     /// Where its end of the tunnel to other nodes listens (UDP). Where this address is not the machine's, or its port is
@@ -282,8 +287,8 @@ struct Agent {
     gate: Arc<Gate>,
     facts: Facts,
     pressure: watch::Sender<Pressure>,
-    /// Where other nodes reach this one.
-    reached_at: watch::Sender<String>,
+    /// Where the node is.
+    place: watch::Sender<Place>,
     /// From the fabric and from this crate.
     notices: [mpsc::Receiver<Notice>; 2],
 }
@@ -310,7 +315,7 @@ impl Agent {
         ca_bundle::write(&config.data_dir)?;
         let addresses = Arc::new(Addresses::open(&config.data_dir, RANGE_PATIENCE));
         let (exchange, notices) = open_exchange(&config, addresses.clone());
-        let (between, reached_at) = open_between(&config, &wallet, &exchange);
+        let (between, place) = open_between(&config, &wallet, &exchange);
         let (recorder, writer) = events::Recorder::new(link.clone(), &config.node_name);
         let pace = Pace::real();
         let gate = Arc::new(Gate::new(config.allow_unconfined_guests));
@@ -364,7 +369,7 @@ impl Agent {
             gate,
             facts,
             pressure,
-            reached_at: watch::Sender::new(reached_at),
+            place: watch::Sender::new(place),
             notices,
         })
     }
@@ -415,10 +420,17 @@ impl Agent {
         tasks.spawn(self.context.homes.clone().tidy(self.context.guests.clone(), known, stop_link.clone()));
         tasks.spawn(self.exchange.clone().keep_services(services.clone(), slices, stop_link.clone()));
         let tunnel = self.between.map(|between| {
-            let (tunnel, nodes) = (between.tunnel(), self.context.caches.nodes.clone());
+            let tunnel = between.tunnel();
             let relay = between.keep_relay(self.connection.clone());
             tasks.spawn(stop_link.clone().run_until_cancelled_owned(relay));
-            let keep = between.keep(nodes, self.wallet.watch(), self.exchange.notices.clone());
+            let keep = between.keep(Around {
+                nodes: self.context.caches.nodes.clone(),
+                credentials: self.wallet.watch(),
+                follows: self.config.follow_address.then(|| self.config.server.clone()),
+                fabric: self.exchange.fabric().clone(),
+                place: self.place.clone(),
+                say: self.exchange.notices.clone(),
+            });
             tasks.spawn(stop_link.clone().run_until_cancelled_owned(keep));
             tunnel
         });
@@ -481,7 +493,7 @@ impl Agent {
             ending: shutdown.clone(),
             addresses: self.context.network.addresses.clone(),
             resumed,
-            reached_at: self.reached_at.subscribe(),
+            place: self.place.subscribe(),
             nodes: self.context.caches.nodes.clone(),
         };
         tasks.spawn(heartbeat.run(stop_link.clone()));
@@ -576,14 +588,14 @@ fn open_exchange(config: &AgentConfig, addresses: Arc<Addresses>) -> (Arc<Exchan
     (Exchange::new(fabric, routes, addresses, notices, host, TABLES_PATIENCE), [of_fabric, of_agent])
 }
 
-/// The way to other nodes' pods, and where they reach this node's. A node without goes on alone.
-fn open_between(config: &AgentConfig, wallet: &Wallet, exchange: &Exchange) -> (Option<Between>, String) {
+/// The way to other nodes' pods, and where the node is. A node without goes on alone.
+fn open_between(config: &AgentConfig, wallet: &Wallet, exchange: &Exchange) -> (Option<Between>, Place) {
     let credentials = wallet.watch().borrow().clone();
     match Between::open(config, &credentials, exchange.fabric()) {
-        Ok((between, reached_at)) => (Some(between), reached_at),
+        Ok((between, reached_at)) => (Some(between), Place { address: config.address.clone(), reached_at }),
         Err(error) => {
             warn!(error = &error as &dyn std::error::Error, "there is no way to other nodes' pods");
-            (None, String::new())
+            (None, Place { address: config.address.clone(), reached_at: String::new() })
         }
     }
 }

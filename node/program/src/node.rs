@@ -14,7 +14,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs,
-    net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -153,6 +153,7 @@ impl Run {
         if let Some(parent) = self.parent {
             process::end_with(parent)?;
         }
+        let follow_address = self.address.is_none();
         let address = match self.address {
             Some(address) => address,
             None => own_address(&server).or_else(|error| remembered_address(&self.data_dir).ok_or(error))?,
@@ -161,6 +162,7 @@ impl Run {
         remember_address(&self.data_dir, &address);
         let config = AgentConfig {
             labels: self.labels.into_iter().collect(),
+            follow_address,
             tunnel_listen: self.tunnel_listen.unwrap_or(SocketAddr::new(node_ports, TUNNEL_PORT)),
             ..self.workloads.apply(config(credentials, absolute(&self.data_dir)?, server, address, node_ports)?)?
         };
@@ -216,6 +218,7 @@ pub fn config(
         server,
         credentials,
         address,
+        follow_address: false,
         node_port_address: node_ports,
         tunnel_listen: SocketAddr::new(node_ports, 0),
         labels: BTreeMap::new(),
@@ -236,15 +239,10 @@ pub fn config(
     })
 }
 
-/// The address that this machine uses towards the server. Connecting a datagram socket sends nothing.
+/// The address that this machine uses towards the server.
 fn own_address(server: &str) -> Result<String> {
     let explain = || format!("cannot tell this node's address towards {server}; name it with --address");
-    let authority = server.strip_prefix("https://").unwrap_or(server).trim_end_matches('/');
-    let target = authority.to_socket_addrs().with_context(explain)?.next().with_context(explain)?;
-    let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(any).with_context(explain)?;
-    socket.connect(target).with_context(explain)?;
-    Ok(socket.local_addr().with_context(explain)?.ip().to_string())
+    Ok(coracle_agent::own_address(server).with_context(explain)?.to_string())
 }
 
 /// The address that this node had when it ran last: what it goes on with where no network tells another.

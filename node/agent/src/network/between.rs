@@ -3,7 +3,12 @@
 //! It must never hold up the node: without a tunnel its pods still reach each other and the outside. It never says to anybody
 //! that it listens where it does not.
 
-use super::{notices::Notices, peers, relay::Relay};
+use super::{
+    notices::Notices,
+    peers,
+    place::{self, Place},
+    relay::Relay,
+};
 use crate::{AgentConfig, credentials::Credentials, grpc::Connection, reflector::Cache};
 use coracle_net::{
     fabric::{self, About, Fabric},
@@ -12,6 +17,7 @@ use coracle_net::{
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::pin,
     sync::Arc,
 };
 use tokio::sync::{mpsc, watch};
@@ -29,6 +35,22 @@ pub(crate) struct Between {
     notices: mpsc::Receiver<Notice>,
     relay: Arc<Relay>,
     node_name: String,
+}
+
+/// What [`Between::keep`] looks at, and whom it tells.
+pub(crate) struct Around {
+    /// All nodes of the cluster.
+    pub(crate) nodes: Cache,
+    /// The node's credentials.
+    pub(crate) credentials: watch::Receiver<Arc<Credentials>>,
+    /// The server towards which the node's address is looked at; `None` where the address is fixed.
+    pub(crate) follows: Option<String>,
+    /// Whose node ports follow the address.
+    pub(crate) fabric: Fabric,
+    /// Where the node is.
+    pub(crate) place: watch::Sender<Place>,
+    /// Who makes events.
+    pub(crate) say: Notices,
 }
 
 impl Between {
@@ -61,10 +83,23 @@ impl Between {
         self.relay.clone().keep(connection, self.tunnel.clone())
     }
 
-    /// Follows the nodes of the cluster and the node's credentials, and tells what people should hear.
-    pub(crate) async fn keep(mut self, nodes: Cache, mut credentials: watch::Receiver<Arc<Credentials>>, say: Notices) {
+    /// Listens elsewhere, because the node's address is another one, and gives where others reach it now.
+    fn move_to(&self, address: IpAddr) -> io::Result<String> {
+        let listens = self.tunnel.local_address()?;
+        let there = SocketAddr::new(address, listens.port());
+        if !listens.ip().is_unspecified() {
+            self.tunnel.rebind(there).map_err(io::Error::other)?;
+        }
+        Ok(there.to_string())
+    }
+
+    /// Follows the nodes of the cluster, the node's credentials and its address, and tells what people should hear.
+    pub(crate) async fn keep(mut self, around: Around) {
+        let Around { nodes, mut credentials, follows, fabric, place, say } = around;
         let mut version = nodes.version();
         let mut known = Vec::new();
+        let here = |place: &watch::Sender<Place>| place.borrow().address.parse().ok();
+        let mut moved = pin!(next_address(follows.as_deref(), here(&place)));
         loop {
             if *version.borrow_and_update() > 0 {
                 let all = nodes.all();
@@ -82,9 +117,27 @@ impl Between {
                         warn!(%error, "the tunnel goes on with the old credentials");
                     }
                 }
+                address = &mut moved => {
+                    info!(%address, "the node's address is another one now");
+                    let reached_at = self.move_to(address).unwrap_or_else(|error| {
+                        warn!(%address, %error, "the tunnel cannot follow the node's address");
+                        String::new()
+                    });
+                    fabric.set_node_address(address);
+                    place.send_replace(Place { address: address.to_string(), reached_at });
+                    moved.set(next_address(follows.as_deref(), Some(address)));
+                }
                 Some(notice) = self.notices.recv() => say.say(event(notice)),
             }
         }
+    }
+}
+
+/// The node's next address: never, where it is fixed.
+async fn next_address(follows: Option<&str>, known: Option<IpAddr>) -> IpAddr {
+    match (follows, known) {
+        (Some(server), Some(known)) => place::moved(server, known).await,
+        _ => std::future::pending().await,
     }
 }
 

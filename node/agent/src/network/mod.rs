@@ -19,6 +19,7 @@ mod limits;
 pub(crate) mod line;
 pub(crate) mod notices;
 pub(crate) mod peers;
+pub(crate) mod place;
 mod relay;
 mod rests;
 pub(crate) mod routes;

@@ -24,8 +24,8 @@ const NOT_ITS_OWN: &str = "NodeTrafficDenied";
 impl Shared {
     /// The pod of this node that somebody on `node` who says to be at `from` may talk to at `to`.
     fn arrived_for(&self, node: &str, from: SocketAddr, to: SocketAddr) -> Result<Arc<Pod>, DialFailure> {
-        let services = self.services();
-        let verdict = policy::decide_endpoint(Peer::Elsewhere { node }, to, self.surroundings(&services));
+        let (services, ranges) = (self.services(), self.ranges());
+        let verdict = policy::decide_endpoint(Peer::Elsewhere { node }, to, self.surroundings(&services, &ranges));
         if verdict != Ok(Way::Pod) {
             return Err(self.not_its_own(node, from, to));
         }

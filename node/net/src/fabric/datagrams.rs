@@ -66,8 +66,8 @@ impl Shared {
             self.dns_datagram(pod, from, &bytes, now);
             return Ok(());
         }
-        let services = self.services();
-        let target = match policy::decide(pod.peer(), to, Protocol::Udp, self.surroundings(&services)) {
+        let (services, ranges) = (self.services(), self.ranges());
+        let target = match policy::decide(pod.peer(), to, Protocol::Udp, self.surroundings(&services, &ranges)) {
             Err(denial) => {
                 self.denied(pod, to, denial);
                 self.counters.add(Count::Denied);
@@ -91,7 +91,7 @@ impl Shared {
                 return Ok(());
             }
         };
-        if class::classify(endpoint.ip(), &self.config.ranges) != AddressClass::Pod {
+        if class::classify(endpoint.ip(), &self.ranges()) != AddressClass::Pod {
             self.send_outside(pod, from, endpoint, &bytes, now);
             return Ok(());
         }
@@ -102,7 +102,7 @@ impl Shared {
     pub(crate) fn datagram_from_outside(&self, opening: Opening, client: SocketAddr, bytes: Bytes) {
         let (client, now) = (canonical(client), Instant::now());
         let Some(target) = opening.target(&self.services()) else { return };
-        let service = opening.address(&self.config);
+        let service = opening.address();
         let key = FlowKey { client, service };
         match self.flow_way(None, key, || Owner::Opening(service), &target, now) {
             Ok(Some(way)) if self.deliver(way.endpoint, way.seems_from, bytes).is_ok() => {}
@@ -129,14 +129,14 @@ impl Shared {
             Some(pod) => (pod.peer(), Origin::Inside),
             None => (Peer::Outside(key.client.ip()), Origin::Outside),
         };
-        let services = self.services();
+        let (services, ranges) = (self.services(), self.ranges());
         let mut attempts = Attempts::new(self, target, key.client.ip(), origin);
         while let Some(endpoint) = attempts.next() {
             // A flow leaves a node that does not answer only for one that may.
             if known.is_some() && self.others.put_off_until(endpoint.ip(), now).is_some() {
                 return Ok(known);
             }
-            let result = match policy::decide_endpoint(peer, endpoint, self.surroundings(&services)) {
+            let result = match policy::decide_endpoint(peer, endpoint, self.surroundings(&services, &ranges)) {
                 Ok(Way::Pod) => self.seen_by(endpoint, key.client, origin),
                 Ok(Way::Outside) => Ok(key.client),
                 Ok(Way::Service | Way::NodePort) => Err(DialFailure::Refused),

@@ -93,8 +93,8 @@ impl Shared {
         if to == self.dns_server() {
             return Ok((self.open_dns_connection(pod)?, Count::Connected));
         }
-        let services = self.services();
-        let target = match policy::decide(pod.peer(), to, Protocol::Tcp, self.surroundings(&services)) {
+        let (services, ranges) = (self.services(), self.ranges());
+        let target = match policy::decide(pod.peer(), to, Protocol::Tcp, self.surroundings(&services, &ranges)) {
             Err(denial) => return Err(self.denied(pod, to, denial)),
             Ok(Way::Pod) => return Ok((self.connect_pod(from, to, true).await?, Count::Connected)),
             Ok(Way::Outside) => return Ok((self.connect_outside(pod, to).await?, Count::ConnectedOutside)),
@@ -114,8 +114,8 @@ impl Shared {
     ) -> Result<(OwnedFd, Count), DialFailure> {
         let mut attempts = Attempts::new(self, target, from.ip(), Origin::Inside);
         while let Some(endpoint) = attempts.next() {
-            let services = self.services();
-            let result = match policy::decide_endpoint(pod.peer(), endpoint, self.surroundings(&services)) {
+            let (services, ranges) = (self.services(), self.ranges());
+            let result = match policy::decide_endpoint(pod.peer(), endpoint, self.surroundings(&services, &ranges)) {
                 Ok(Way::Pod) => {
                     let is_last = attempts.is_last();
                     self.connect_pod(from, endpoint, is_last).await.map(|stream| (stream, Count::Connected))

@@ -80,7 +80,8 @@ const SWEEPS_PER_IDLE_TIME: u32 = 4;
 pub struct FabricConfig {
     /// The node's name, by which endpoint slices say what is local.
     pub node_name: String,
-    /// The cluster's and the node's addresses. Pods reach node ports at the node's addresses and nothing else there.
+    /// The cluster's and the node's addresses. Pods reach node ports at the node's addresses and nothing else there; see
+    /// [`Fabric::set_node_address`].
     pub ranges: Ranges,
     /// The ranges from which this node's pods have their addresses: in the rest of the pod range are other nodes' pods.
     /// Empty where that is not known yet: see [`Fabric::set_node_ranges`].
@@ -102,9 +103,17 @@ struct View {
     names: Arc<Names>,
 }
 
+/// Where the node is at one moment.
+#[derive(Debug)]
+struct Here {
+    node_port_address: IpAddr,
+    ranges: Arc<Ranges>,
+}
+
 struct Shared {
     config: FabricConfig,
     node_ranges: RwLock<Vec<Ipv4Range>>,
+    here: RwLock<Here>,
     machine: Arc<dyn Machine>,
     doors: Arc<dyn Pods>,
     pods: RwLock<PodTable>,
@@ -157,6 +166,10 @@ impl Fabric {
             upstream: Upstream::new(Arc::clone(&machine)),
             balancer: Mutex::new(Balancer::new(rand::random())),
             node_ranges: RwLock::new(config.node_ranges.clone()),
+            here: RwLock::new(Here {
+                node_port_address: config.node_port_address,
+                ranges: Arc::new(config.ranges.clone()),
+            }),
             arrivals: Shares::new(limits.arrivals),
             others: OtherNodes::default(),
             config,
@@ -192,6 +205,17 @@ impl Fabric {
         self.0.others.set_way(way);
     }
 
+    /// The node's address is another one from now on: pods know it by that, and node ports open there and close where they
+    /// were. Connections that are there stay.
+    pub fn set_node_address(&self, address: IpAddr) {
+        let _changing = self.0.changing.lock();
+        *self.0.here.write() = Here {
+            node_port_address: address,
+            ranges: Arc::new(Ranges { node_addresses: vec![address], ..Ranges::clone(&self.0.ranges()) }),
+        };
+        self.0.wanted_ports.send_replace(self.0.wanted(&self.0.services()));
+    }
+
     /// Adds a pod, or gives one new addresses and names.
     pub fn add_pod(&self, pod: PodEntry) {
         self.0.pods.write().add(pod, &self.0.config.limits, &self.0.stop);
@@ -219,8 +243,8 @@ impl Fabric {
         let _changing = self.0.changing.lock();
         let before = self.0.services();
         let table = Arc::new(before.rebuild(services.clone(), slices.clone(), &self.0.config.node_name));
-        let names = Arc::new(Names::build(services, slices).with_ranges(&self.0.config.ranges));
-        let wanted = openings::wanted(&table, &self.0.config);
+        let names = Arc::new(Names::build(services, slices).with_ranges(&self.0.ranges()));
+        let wanted = self.0.wanted(&table);
         *self.0.view.write() = View { services: Arc::clone(&table), names };
         if *table != *before {
             self.0.balancer.lock().follow(&table);
@@ -287,6 +311,19 @@ impl Shared {
         Arc::clone(&self.view.read().services)
     }
 
+    fn ranges(&self) -> Arc<Ranges> {
+        Arc::clone(&self.here.read().ranges)
+    }
+
+    fn node_port_address(&self) -> IpAddr {
+        self.here.read().node_port_address
+    }
+
+    fn wanted(&self, table: &Services) -> Wanted {
+        let here = self.here.read();
+        openings::wanted(table, here.node_port_address, &here.ranges, &self.config.refused)
+    }
+
     fn names(&self) -> Arc<Names> {
         Arc::clone(&self.view.read().names)
     }
@@ -296,8 +333,8 @@ impl Shared {
         self.tasks.spawn(over.run_until_cancelled_owned(work));
     }
 
-    fn surroundings<'a>(&'a self, services: &'a Services) -> Surroundings<'a> {
-        Surroundings { ranges: &self.config.ranges, services, refused: &self.config.refused }
+    fn surroundings<'a>(&'a self, services: &'a Services, ranges: &'a Ranges) -> Surroundings<'a> {
+        Surroundings { ranges, services, refused: &self.config.refused }
     }
 }
 

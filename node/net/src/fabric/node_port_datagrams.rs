@@ -10,7 +10,7 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// Takes datagrams in until the port is closed.
 pub(crate) async fn serve(shared: Arc<Shared>, socket: Arc<UdpSocket>, opening: Opening, close: CancellationToken) {
-    let address = opening.address(&shared.config);
+    let address = opening.address();
     shared.open_sockets.lock().insert(address, Arc::clone(&socket));
     loop {
         let received = tokio::select! {

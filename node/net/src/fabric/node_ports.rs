@@ -124,8 +124,8 @@ impl Shared {
         from: SocketAddr,
         is_last: bool,
     ) -> Result<(), NotTaken> {
-        let services = self.services();
-        match policy::decide_endpoint(Peer::Outside(from.ip()), endpoint, self.surroundings(&services)) {
+        let (services, ranges) = (self.services(), self.ranges());
+        match policy::decide_endpoint(Peer::Outside(from.ip()), endpoint, self.surroundings(&services, &ranges)) {
             Ok(Way::Pod) => {}
             Ok(_) | Err(_) => return Err(DialFailure::Denied.into()),
         }
@@ -155,7 +155,7 @@ impl Shared {
     /// How pods see a client of a node port: as what it is, unless its address is the machine's loopback or a pod's, say, and
     /// would mean something else to a pod. Then as the node, at the address that a gateway usually has in the node's range.
     pub(crate) fn as_pods_see(&self, client: SocketAddr) -> SocketAddr {
-        match (class::classify(client.ip(), &self.config.ranges), self.gateway()) {
+        match (class::classify(client.ip(), &self.ranges()), self.gateway()) {
             (AddressClass::Outside | AddressClass::Node, _) | (_, None) => client,
             (_, Some(gateway)) => SocketAddr::new(gateway.into(), client.port()),
         }
@@ -166,7 +166,7 @@ impl Shared {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % EPHEMERAL_PORTS;
         let port = EPHEMERAL_FIRST.saturating_add(u16::try_from(turn).unwrap_or_default());
         let inside = if to.ip().is_loopback() { Some(to.ip()) } else { self.gateway().map(IpAddr::V4) };
-        SocketAddr::new(inside.unwrap_or(self.config.node_port_address), port)
+        SocketAddr::new(inside.unwrap_or(self.node_port_address()), port)
     }
 
     fn gateway(&self) -> Option<Ipv4Addr> {

@@ -12,12 +12,12 @@
 //! It must never listen on loopback or any other address that is not for the outside, or where the control plane is.
 
 use super::{
-    FabricConfig, Shared, health_ports, node_port_datagrams, node_ports,
+    Shared, health_ports, node_port_datagrams, node_ports,
     notices::{About, Notice},
     udp_socket::UdpSocket,
 };
 use crate::{
-    class::{self, AddressClass},
+    class::{self, AddressClass, Ranges},
     services::{Protocol, Services, Target},
 };
 use coracle_objects::ObjectKey;
@@ -25,7 +25,7 @@ use std::{
     collections::BTreeMap,
     future::pending,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -51,11 +51,11 @@ const OPEN: &str = "NodePortOpen";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Opening {
     /// A node port, on the node's address for them.
-    NodePort(u16, Protocol),
+    NodePort(SocketAddr, Protocol),
     /// A service's port at an external address, on the machine that has it.
     External(SocketAddr, Protocol),
     /// `healthCheckNodePort`, on the node's address for node ports.
-    Health(u16),
+    Health(SocketAddr),
 }
 
 /// What should be open, each with the service that wants it.
@@ -65,51 +65,50 @@ impl Opening {
     /// Whom a connection here is for.
     pub(crate) fn target(self, services: &Services) -> Option<Target> {
         match self {
-            Self::NodePort(port, protocol) => services.node_port(port, protocol),
+            Self::NodePort(address, protocol) => services.node_port(address.port(), protocol),
             Self::External(address, protocol) => services.target(address.ip(), address.port(), protocol),
             Self::Health(_) => None,
         }
     }
 
     /// Where clients find it.
-    pub(crate) fn address(self, config: &FabricConfig) -> SocketAddr {
+    pub(crate) fn address(self) -> SocketAddr {
         match self {
-            Self::NodePort(port, _) | Self::Health(port) => SocketAddr::new(config.node_port_address, port),
-            Self::External(address, _) => address,
+            Self::NodePort(address, _) | Self::External(address, _) | Self::Health(address) => address,
         }
     }
 
     fn text(self) -> String {
         match self {
-            Self::NodePort(port, protocol) => format!("node port {port}/{protocol}"),
+            Self::NodePort(address, protocol) => format!("node port {}/{protocol}", address.port()),
             Self::External(address, protocol) => format!("external port {}/{protocol}", address.port()),
-            Self::Health(port) => format!("health check node port {port}"),
+            Self::Health(address) => format!("health check node port {}", address.port()),
         }
     }
 }
 
 /// All that the services of a table want. An opening that two want is the first one's, as in the table.
-pub(crate) fn wanted(table: &Services, config: &FabricConfig) -> Wanted {
+pub(crate) fn wanted(table: &Services, here: IpAddr, ranges: &Ranges, refused: &[SocketAddr]) -> Wanted {
     let mut wanted = Wanted::new();
     for (port, protocol, of) in table.node_ports() {
-        wanted.insert(Opening::NodePort(port, protocol), of.id.service.clone());
+        wanted.insert(Opening::NodePort(SocketAddr::new(here, port), protocol), of.id.service.clone());
     }
     for (address, port, protocol, of) in table.external_addresses() {
         let address = SocketAddr::new(address, port);
-        if is_for_outside(address, config) {
+        if is_for_outside(address, ranges, refused) {
             wanted.insert(Opening::External(address, protocol), of.id.service.clone());
         }
     }
     for (port, service) in table.health_check_ports() {
-        wanted.entry(Opening::Health(port)).or_insert_with(|| service.clone());
+        wanted.entry(Opening::Health(SocketAddr::new(here, port))).or_insert_with(|| service.clone());
     }
     wanted
 }
 
-fn is_for_outside(address: SocketAddr, config: &FabricConfig) -> bool {
-    let class = class::classify(address.ip(), &config.ranges);
+fn is_for_outside(address: SocketAddr, ranges: &Ranges, refused: &[SocketAddr]) -> bool {
+    let class = class::classify(address.ip(), ranges);
     let is_refused = |one: &SocketAddr| one.ip() == address.ip() && (one.port() == 0 || one.port() == address.port());
-    matches!(class, AddressClass::Outside | AddressClass::Node) && !config.refused.iter().any(is_refused)
+    matches!(class, AddressClass::Outside | AddressClass::Node) && !refused.iter().any(is_refused)
 }
 
 /// What is open. Its task ends when it is closed.
@@ -160,7 +159,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, mut wanted: watch::Receiver<Wanted
                     let one =
                         failed.entry(*opening).or_insert(Failed { retry_at: now, pause: RETRY_FIRST, was_said: false });
                     if !one.was_said {
-                        let address = opening.address(&shared.config).ip();
+                        let address = opening.address().ip();
                         let message = format!("{} cannot be opened on {address}: {error}", opening.text());
                         shared.reporter.send(notice(service, NOT_OPEN, message, true));
                     }
@@ -192,7 +191,7 @@ fn notice(service: &ObjectKey, reason: &'static str, message: String, warning: b
 impl Shared {
     /// Opens it; `None` where another machine has the address.
     fn open(self: &Arc<Self>, opening: Opening, service: &ObjectKey) -> io::Result<Option<Open>> {
-        let seen_at = opening.address(&self.config);
+        let seen_at = opening.address();
         let bound_at = match opening {
             Opening::External(address, _) if !self.machine.is_own(address.ip()) => return Ok(None),
             Opening::External(address, _) => self.machine.way_to(address),

@@ -285,3 +285,26 @@ async fn load_balancers_hear_whether_the_node_has_endpoints() {
     world.set_services(&[cluster], &[]);
     world.until_closed(30_999).await;
 }
+
+#[tokio::test]
+async fn node_ports_follow_the_nodes_address() {
+    let mut world = World::new();
+    world.set_services(&[node_port_service("web", "10.96.0.20", 30_080)], &[slice("web", &["10.244.0.2"])]);
+    let mut near = world.come_in(30_080).await;
+    let mut far = tcp(world.offered().await);
+    let before = world.node_ports;
+    world.node_ports = own_loopback();
+    world.fabric.set_node_address(world.node_ports);
+    drop(world.come_in(30_080).await);
+    assert_eq!(world.offered().await.uid, "b");
+    soon(async {
+        while TcpStream::connect((before, 30_080)).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    carries(&mut near, &mut far, b"connections stay").await;
+    world.fabric.set_node_address("192.0.2.77".parse().unwrap());
+    world.dial("192.0.2.77:30080").await.unwrap();
+    assert_eq!(world.dial("192.0.2.77:22").await.unwrap_err(), DialFailure::Denied);
+}
