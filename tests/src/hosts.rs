@@ -81,8 +81,9 @@ impl Host {
     pub fn renumber(&mut self, last: u8) {
         assert!(self.router.is_none(), "{} is behind a router", self.name);
         let fresh = on(NETWORK, last);
-        self.namespace.ip(&format!("addr add {fresh}/24 dev eth0"));
+        // In this order: the second address of a network goes with the first one.
         self.namespace.ip(&format!("addr del {}/24 dev eth0", self.address));
+        self.namespace.ip(&format!("addr add {fresh}/24 dev eth0"));
         self.address = fresh;
     }
 

@@ -58,7 +58,8 @@ pub struct Realm {
 }
 
 impl Realm {
-    /// A realm with these nodes, none of which is started; a name that begins with `nat` is behind a router.
+    /// A realm with these nodes, none of which is started; a name that begins with `nat` is behind a router, and one that
+    /// begins with `roaming` is not told its address.
     ///
     /// # Panics
     /// When the machine does not let hosts be made.
@@ -220,8 +221,10 @@ impl Realm {
         let [data, credentials] = [self.directory(name), self.credentials(name)].map(|path| path.display().to_string());
         let server = format!("https://{}", self.server_address());
         let address = self.host(name).address.to_string();
-        let arguments = ["node", "--server", &server, "--data-dir", &data, "--credentials", &credentials];
-        let arguments = [&arguments[..], &["--address", &address]].concat();
+        let mut arguments = vec!["node", "--server", &server, "--data-dir", &data, "--credentials", &credentials];
+        if !name.starts_with("roaming") {
+            arguments.extend(["--address", &address]);
+        }
         self.spawn(name, &arguments.iter().map(|&word| word.to_owned()).collect::<Vec<_>>());
     }
 

@@ -2,6 +2,7 @@
 //! does not do as it should.
 
 mod between;
+mod roaming;
 
 use coracle_tests::{
     Kubectl, eventually, guest,
