@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Figures for people, on this machine: pod start latency, what many pods at rest take, what the pod network and HTTP
-# cost, what starting a guest and limiting it costs, what the way between two nodes costs.
+# cost, what starting a guest and limiting it costs, what the way between two nodes costs, what being told costs nodes.
 #
 #   CORACLE_BENCH_BINARY=PATH       a binary other than the release build
-#   CORACLE_BENCH_SHORT=1           only see that the benches network, tunnel, instantiate, limits, spinners and node_lost work
+#   CORACLE_BENCH_SHORT=1           only see that the benches network, tunnel, instantiate, limits, spinners, node_lost and node_link work
 #   CORACLE_BENCH_PODS=N            pods of bench idle_memory, 1000; 10000 takes minutes
+#   CORACLE_BENCH_NODES=N           simulated nodes of bench node_link, 1000
 #   CORACLE_BENCH_PROBED=1          give them a readiness probe
 #   CORACLE_BENCH_WASMTIME=PATH     the wasmtime to compare with; built into a cache when it is not given
 #
@@ -21,7 +22,7 @@ printf 'machine: %s, %s cores, %s\n' "$(uname -sr)" "$(nproc)" "$(grep -m1 'mode
 printf 'rustc %s, binary %s: %s bytes\n' "$(rustc --version | cut -d' ' -f2)" "$binary" "$(stat -c %s "$binary")"
 printf 'the node alone, %s: %s bytes\n' "$(dirname "$binary")/coracle-node" "$(stat -c %s "$(dirname "$binary")/coracle-node")"
 
-[ $# -gt 0 ] || set -- instantiate limits spinners pod_start idle_memory network node_lost tunnel
+[ $# -gt 0 ] || set -- instantiate limits spinners pod_start idle_memory network node_lost tunnel node_link
 benches=()
 tunnel=()
 for name; do

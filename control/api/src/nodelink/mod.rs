@@ -25,6 +25,7 @@ pub use bounds::NodeBounds;
 pub use follow::Feed;
 pub use links::NodeLinks;
 pub use service::NodeLinkService;
+pub(crate) use session::FRAME_BYTES;
 pub use session::{Said, Session, SessionReader, SessionWriter};
 
 use async_trait::async_trait;

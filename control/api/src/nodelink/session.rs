@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 /// Most bytes in one frame to a node: with the queue it bounds what one session holds here.
-const FRAME_BYTES: usize = 32 * 1024;
+pub(crate) const FRAME_BYTES: usize = 32 * 1024;
 
 /// What a node's Session call brings.
 pub(super) struct Opened {
@@ -122,11 +122,10 @@ impl SessionReader {
         };
         match message {
             Ok(Some(SessionFrame { frame: Some(Frame::Data(bytes)) })) => Ok(Said::Data(bytes)),
-            Ok(Some(SessionFrame { frame: Some(Frame::Channel(frame)) })) => Ok(Said::Channel(frame)),
             Ok(Some(SessionFrame { frame: Some(Frame::End(end)) })) => Ok(Said::End(end.status)),
-            Ok(Some(_)) => {
-                Err(ApiError::internal(format!("node \"{}\" sent a frame that makes no sense", self.line.node)))
-            }
+            Ok(Some(frame)) => frame.into_channel().map(Said::Channel).ok_or_else(|| {
+                ApiError::internal(format!("node \"{}\" sent a frame that makes no sense", self.line.node))
+            }),
             Ok(None) | Err(_) => Err(lost(&self.line.node)),
         }
     }
@@ -154,7 +153,7 @@ impl SessionWriter {
     }
 
     async fn frame(&self, frame: ChannelFrame) -> Result<(), ApiError> {
-        let frame = SessionFrame { frame: Some(Frame::Channel(frame)) };
+        let frame = SessionFrame::of_channel(frame);
         let line = &self.line;
         let to_node = line.to_node.lock().clone().ok_or_else(|| lost(&line.node))?;
         tokio::select! {

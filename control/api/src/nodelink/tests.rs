@@ -101,6 +101,11 @@ impl Node {
         }
     }
 
+    /// Its control stream works.
+    pub(crate) async fn answers(&mut self) {
+        self.ping().await.unwrap();
+    }
+
     pub(crate) async fn asked(&mut self) -> OpenSession {
         match self.signals.message().await.unwrap().and_then(|message| message.signal) {
             Some(server_signal::Signal::OpenSession(open)) => open,
@@ -371,8 +376,8 @@ async fn a_session_carries_channels_both_ways() {
     });
     let mut received = 0;
     loop {
-        let message = from_server.message().await.unwrap().and_then(|message| message.frame);
-        let Some(Frame::Channel(frame)) = message else { panic!("no channel frame: {message:?}") };
+        let message = from_server.message().await.unwrap().and_then(SessionFrame::into_channel);
+        let Some(frame) = message else { panic!("no channel frame") };
         assert!(frame.data.len() <= 32 * 1024, "in pieces");
         received += frame.data.len();
         if frame.close {

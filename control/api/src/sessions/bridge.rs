@@ -1,8 +1,8 @@
 //! A container's session on one side, a client on the other, whatever protocol the client speaks.
 
 use super::{Gone, Idle};
-use crate::nodelink::{Said, Session, SessionReader, SessionWriter};
-use bytes::Bytes;
+use crate::nodelink::{FRAME_BYTES, Said, Session, SessionReader, SessionWriter};
+use bytes::{Bytes, BytesMut};
 use coracle_objects::{ApiError, Reason};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -16,6 +16,8 @@ pub(super) const STDERR: u32 = 2;
 pub(super) const ERROR: u32 = 3;
 pub(super) const RESIZE: u32 = 4;
 
+/// Input that a client may send before the node takes it.
+const WAITING_BYTES_MAX: usize = 64 * 1024;
 /// How often a client that hears nothing else gets a sign of life.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long a client may take to read what was left for it when the session ended.
@@ -85,19 +87,80 @@ pub(super) async fn run(
 }
 
 async fn upward(from: &mut impl FromClient, writer: &SessionWriter, idle: &Idle) -> Gone {
-    while let Some(input) = from.next().await {
-        idle.touch();
-        let sent = match input {
-            Input::Stdin(bytes) => writer.send(STDIN, bytes).await,
-            Input::StdinEnd => writer.close(STDIN).await,
-            Input::Resize(size) => writer.send(RESIZE, size).await,
-        };
-        if sent.is_err() {
-            // What became of the session is said the other way; until then only a client that leaves counts.
-            while from.next().await.is_some() {}
+    let mut waiting = Waiting::default();
+    let mut takes = true;
+    loop {
+        tokio::select! {
+            biased;
+            sent = waiting.send_first(writer), if takes && !waiting.is_empty() => match sent {
+                Ok(()) => waiting.was_sent(),
+                // What became of the session is said the other way; until then only a client that leaves counts.
+                Err(_) => {
+                    takes = false;
+                    waiting = Waiting::default();
+                }
+            },
+            input = from.next(), if waiting.has_room() => match input {
+                Some(input) if takes => {
+                    idle.touch();
+                    waiting.add(input);
+                }
+                Some(_) => idle.touch(),
+                None => return Gone,
+            },
         }
     }
-    Gone
+}
+
+/// What a client said and the node was not sent yet, since it does not read: keys typed one by one become one piece, and of
+/// sizes the last counts.
+#[derive(Default)]
+struct Waiting {
+    stdin: BytesMut,
+    stdin_ends: bool,
+    size: Option<Bytes>,
+    /// What is being sent, of standard input.
+    piece: Bytes,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.stdin.is_empty() && self.piece.is_empty() && !self.stdin_ends && self.size.is_none()
+    }
+
+    fn has_room(&self) -> bool {
+        self.stdin.len() < WAITING_BYTES_MAX
+    }
+
+    fn add(&mut self, input: Input) {
+        match input {
+            Input::Stdin(bytes) => self.stdin.extend_from_slice(&bytes),
+            Input::StdinEnd => self.stdin_ends = true,
+            Input::Resize(size) => self.size = Some(size),
+        }
+    }
+
+    /// Sends what comes first. Safe to drop half-way: then nothing was sent.
+    async fn send_first(&mut self, writer: &SessionWriter) -> Result<(), ApiError> {
+        if let Some(size) = &self.size {
+            return writer.send(RESIZE, size.clone()).await;
+        }
+        if self.piece.is_empty() {
+            self.piece = self.stdin.split_to(self.stdin.len().min(FRAME_BYTES)).freeze();
+        }
+        if self.piece.is_empty() { writer.close(STDIN).await } else { writer.send(STDIN, self.piece.clone()).await }
+    }
+
+    /// What came first has been sent.
+    fn was_sent(&mut self) {
+        if self.size.take().is_some() {
+            return;
+        }
+        if self.piece.is_empty() {
+            self.stdin_ends = false;
+        }
+        self.piece = Bytes::new();
+    }
 }
 
 /// How the session ended, as a `Status`.

@@ -137,12 +137,17 @@ impl AtNode {
         self.frame(Frame::End(SessionEnd { status: status.into() })).await;
     }
 
+    /// What comes next on a channel.
+    async fn next(&mut self) -> Option<ChannelFrame> {
+        self.from_server.message().await.unwrap().and_then(SessionFrame::into_channel)
+    }
+
     /// What comes on `channel` until it is closed.
     async fn hear(&mut self, channel: u32) -> Vec<u8> {
         let mut whole = Vec::new();
         loop {
-            match self.from_server.message().await.unwrap().and_then(|message| message.frame) {
-                Some(Frame::Channel(frame)) if frame.channel == channel => {
+            match self.next().await {
+                Some(frame) if frame.channel == channel => {
                     whole.extend_from_slice(&frame.data);
                     if frame.close {
                         return whole;
@@ -362,8 +367,7 @@ async fn ports_are_forwarded_over_channels() {
         assert_eq!(client.next().await.unwrap().unwrap(), Message::binary(vec![channel, 80, 0]));
     }
     client.send(Message::binary(&b"\x00hello"[..])).await.unwrap();
-    let heard = at_node.from_server.message().await.unwrap().and_then(|message| message.frame);
-    assert!(matches!(heard, Some(Frame::Channel(frame)) if frame.data == "hello"));
+    assert_eq!(at_node.next().await.unwrap().data, "hello");
     at_node.say(0, "answer").await;
     assert_eq!(client.next().await.unwrap().unwrap(), Message::binary(&b"\x00answer"[..]));
     at_node.end(ApiError::bad_request("gone").to_status().to_string()).await;
@@ -568,4 +572,30 @@ async fn a_nodes_statistics_are_passed_on_as_they_are() {
     assert!(String::from_utf8_lossy(&body).contains("{\"nodeName\":\"one\"}"), "{body:?}");
     let (head, _) = get(&server, "/api/v1/nodes/one/proxy/metrics/resource", "").await;
     assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+}
+
+#[tokio::test]
+async fn keys_that_wait_to_be_read_are_merged_and_break_nothing() {
+    const KEYS: usize = 20_000;
+    let (server, mut node) = server().await;
+    let mut client = server.websocket(&format!("{POD}/exec?command=c&stdin=true&stdout=true"), V5).await;
+    let mut at_node = AtNode::opened(&mut node).await;
+    for index in 0..KEYS {
+        client.send(Message::binary(vec![0, b'a' + u8::try_from(index % 26).unwrap()])).await.unwrap();
+    }
+    client.send(Message::binary(vec![255, 0])).await.unwrap();
+    // Whatever else the node's connection carries goes on meanwhile.
+    node.answers().await;
+    let (mut whole, mut frames) = (Vec::new(), 0);
+    loop {
+        let frame = at_node.next().await.expect("a frame");
+        frames += 1;
+        whole.extend_from_slice(&frame.data);
+        if frame.close {
+            break;
+        }
+    }
+    assert_eq!(whole.len(), KEYS);
+    assert!(whole.iter().enumerate().all(|(index, key)| usize::from(key - b'a') == index % 26), "in order");
+    assert!(frames < KEYS / 4, "{frames} frames");
 }

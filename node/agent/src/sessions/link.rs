@@ -196,17 +196,17 @@ impl NodeLink {
         let forward = async {
             loop {
                 let next = tokio::select! {
-                    Some(data) = bytes.recv() => session_frame::Frame::Data(data),
-                    Some(channel) = outgoing.recv() => session_frame::Frame::Channel(channel),
+                    Some(data) = bytes.recv() => frame(session_frame::Frame::Data(data)),
+                    Some(channel) = outgoing.recv() => v1::SessionFrame::of_channel(channel),
                     else => return Ok::<(), ApiError>(()),
                 };
-                sender.send(frame(next)).await.map_err(gone)?;
+                sender.send(next).await.map_err(gone)?;
             }
         };
         // The server ends the stream when its user is gone.
         let watch = async {
             while let Some(Ok(message)) = incoming.next().await {
-                if let Some(session_frame::Frame::Channel(channel)) = message.frame {
+                if let Some(channel) = message.into_channel() {
                     // Where nobody takes input, it is dropped.
                     let _ = input_sender.send(channel).await;
                 }
