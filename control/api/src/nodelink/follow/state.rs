@@ -161,9 +161,10 @@ impl State {
             Part::Pods => self.pod_changed(entry, is_gone, store),
             Part::ConfigMaps | Part::Secrets => {
                 let Some(nodes) = self.named.get(&entry.key) else {
-                    return if is_gone {
-                        self.remember(entry, Gone::Object)
-                    };
+                    if is_gone {
+                        self.remember(entry, Gone::Object);
+                    }
+                    return;
                 };
                 let change = if is_gone { Some(Change::Gone) } else { told(part, entry).map(Change::Put) };
                 let Some(change) = change else { return };
