@@ -24,7 +24,10 @@ impl Door {
     ///
     /// # Errors
     /// 403 as kube-apiserver words it.
-    #[expect(clippy::unused_self, reason = "who may do what is asked of the door; today the answer needs nothing of it")]
+    #[expect(
+        clippy::unused_self,
+        reason = "who may do what is asked of the door; today the answer needs nothing of it"
+    )]
     pub(crate) fn authorize(
         &self,
         identity: &Identity,

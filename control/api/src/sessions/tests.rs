@@ -578,8 +578,8 @@ async fn a_nodes_statistics_are_passed_on_as_they_are() {
 async fn keys_that_wait_to_be_read_are_merged_and_break_nothing() {
     const KEYS: usize = 20_000;
     let (server, mut node) = server().await;
-    let mut client = server.websocket(&format!("{POD}/exec?command=c&stdin=true&stdout=true"), V5).await;
-    let mut at_node = AtNode::opened(&mut node).await;
+    let path = format!("{POD}/exec?command=c&stdin=true&stdout=true");
+    let (mut client, mut at_node) = tokio::join!(server.websocket(&path, V5), AtNode::opened(&mut node));
     for index in 0..KEYS {
         client.send(Message::binary(vec![0, b'a' + u8::try_from(index % 26).unwrap()])).await.unwrap();
     }
