@@ -4,6 +4,7 @@ use super::{Host, Lan, WrongClock};
 use crate::{
     Kubectl, eventually,
     kubectl::texts,
+    processes,
     site::{Site, binary},
     wait::within,
 };
@@ -106,6 +107,21 @@ impl Realm {
     /// When there is nobody of this name.
     pub fn options(&mut self, name: &str, options: &[&str]) {
         self.member_mut(name).options = options.iter().map(|&option| option.to_owned()).collect();
+    }
+
+    /// With nodes that are heard of each second and missed within seconds, and pods that bear that for minutes.
+    ///
+    /// # Panics
+    /// Never: there always is a server.
+    #[must_use]
+    pub fn attentive(mut self) -> Self {
+        let patience =
+            ["--default-not-ready-toleration-seconds", "300", "--default-unreachable-toleration-seconds", "300"];
+        self.options(SERVER, &[&["--node-profile", "fast"][..], &patience].concat());
+        for node in self.nodes() {
+            self.options(&node, &["--heartbeat-interval", "1"]);
+        }
+        self
     }
 
     /// With a clock that is so many seconds ahead (negative: behind) from its next start on, and can be set.
@@ -334,6 +350,10 @@ impl Realm {
     pub fn ready(&self, node: &str, wanted: &str) {
         within(NODE_LIMIT, &format!("Ready={wanted} of node {node}"), || {
             let told = |error: String| format!("{error}\n{}", self.log(node));
+            if let Some(child) = &self.member(node).child {
+                let is_there = !processes::command_line(child.id()).is_empty();
+                assert!(is_there, "node {node} has ended:\n{}", self.log(node));
+            }
             let (status, reason) = self.condition(node, "Ready").map_err(told)?;
             if status == wanted { Ok(()) } else { Err(told(format!("{status}, {reason}"))) }
         });
@@ -345,6 +365,10 @@ impl Drop for Realm {
         if std::thread::panicking() {
             for name in self.members.keys().filter(|name| *name != OUTSIDER) {
                 eprintln!("--- log of {name} ---\n{}", self.log(name));
+            }
+            for words in ["get nodes -o wide", "get pods -A -o wide", "get endpointslices -A", "get events -A"] {
+                let said = self.kubectl().run(&format!("{words} --request-timeout=5s"));
+                eprintln!("--- {words} ---\n{}", said.unwrap_or_else(|error| error));
             }
         }
         // Nodes first: without a server they would say much.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::{fs, future::Future, time::Duration};
 use tokio::runtime::{Builder, Runtime};
 use tonic::{
-    Status,
+    Code, Status,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
@@ -68,14 +68,14 @@ impl Impostor {
     }
 
     pub fn get(&self, kind: Kind, namespace: &str, name: &str) -> Result<Value, Status> {
-        let request = GetRequest { resource: wire(kind), namespace: namespace.to_owned(), name: name.to_owned() };
+        let request = GetRequest { resource: Some(wire(kind)), namespace: namespace.to_owned(), name: name.to_owned() };
         let mut client = self.objects();
         self.does(async move { client.get(request).await }).map(|answer| object(&answer.into_inner()))
     }
 
     pub fn list(&self, kind: Kind, field_selector: &str) -> Result<usize, Status> {
         let field_selector = field_selector.to_owned();
-        let request = ListRequest { resource: wire(kind), field_selector, ..ListRequest::default() };
+        let request = ListRequest { resource: Some(wire(kind)), field_selector, ..ListRequest::default() };
         let mut client = self.objects();
         self.does(async move { client.list(request).await }).map(|answer| answer.into_inner().items.len())
     }
@@ -83,7 +83,7 @@ impl Impostor {
     /// Begins a watch and answers the first thing that it says.
     pub fn watch(&self, kind: Kind, field_selector: &str) -> Result<(), Status> {
         let field_selector = field_selector.to_owned();
-        let request = WatchRequest { resource: wire(kind), field_selector, ..WatchRequest::default() };
+        let request = WatchRequest { resource: Some(wire(kind)), field_selector, ..WatchRequest::default() };
         let mut client = self.objects();
         self.does(async move { client.watch(request).await?.into_inner().message().await }).map(|_| ())
     }
@@ -102,7 +102,7 @@ impl Impostor {
         body: &Value,
     ) -> Result<Value, Status> {
         let request = CreateRequest {
-            resource: wire(kind),
+            resource: Some(wire(kind)),
             namespace: namespace.to_owned(),
             json: body.to_string().into(),
             subresource: subresource.to_owned(),
@@ -116,7 +116,7 @@ impl Impostor {
     pub fn update(&self, kind: Kind, subresource: &str, body: &Value) -> Result<Value, Status> {
         let text = |field: &str| body["metadata"][field].as_str().unwrap_or_default().to_owned();
         let request = UpdateRequest {
-            resource: wire(kind),
+            resource: Some(wire(kind)),
             namespace: text("namespace"),
             name: text("name"),
             subresource: subresource.to_owned(),
@@ -127,9 +127,26 @@ impl Impostor {
         self.does(async move { client.update(request).await }).map(|answer| object(&answer.into_inner()))
     }
 
+    /// Changes an object as it is now, again when somebody else has changed it meanwhile.
+    pub fn change(
+        &self,
+        (kind, subresource): (Kind, &str),
+        (namespace, name): (&str, &str),
+        change: impl Fn(&mut Value),
+    ) -> Result<Value, Status> {
+        loop {
+            let mut object = self.get(kind, namespace, name)?;
+            change(&mut object);
+            match self.update(kind, subresource, &object) {
+                Err(conflict) if conflict.code() == Code::Aborted => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
     pub fn delete(&self, kind: Kind, namespace: &str, name: &str) -> Result<(), Status> {
         let request = DeleteRequest {
-            resource: wire(kind),
+            resource: Some(wire(kind)),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             ..DeleteRequest::default()
@@ -149,8 +166,8 @@ pub const CONFIG_MAPS: Kind = ("", "configmaps");
 pub const LEASES: Kind = ("coordination.k8s.io", "leases");
 pub const SLICES: Kind = ("discovery.k8s.io", "endpointslices");
 
-fn wire((group, plural): Kind) -> Option<Resource> {
-    Some(Resource { group: group.to_owned(), version: "v1".to_owned(), plural: plural.to_owned() })
+fn wire((group, plural): Kind) -> Resource {
+    Resource { group: group.to_owned(), version: "v1".to_owned(), plural: plural.to_owned() }
 }
 
 fn object(object: &Object) -> Value {

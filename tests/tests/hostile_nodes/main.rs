@@ -1,6 +1,8 @@
 //! A node that was taken over: real credentials, and nothing of what an agent promises. Whatever it tries for others is
 //! refused, with words that say why, and the cluster goes on.
 
+mod detour;
+mod floods;
 mod impostor;
 mod quic;
 mod traffic;
@@ -139,13 +141,15 @@ fn a_node_speaks_for_itself_and_its_own_pods_only() {
     is_refused("endpoints", evil.create(SLICES, "default", &slice), user);
 
     // Its own node is its own, but for what people and controllers say of it.
-    let own = evil.create(NODES, "", &node("evil")).unwrap();
+    evil.create(NODES, "", &node("evil")).unwrap();
+    let own = |pointer: &str, value: Value| {
+        evil.change((NODES, ""), ("", "evil"), |node| *node = with(node, pointer, value.clone()))
+    };
     let taints = json!([{"key": "a", "effect": "NoSchedule"}]);
-    is_refused("its own taints", evil.update(NODES, "", &with(&own, "/spec/taints", taints)), "modify its own spec");
-    let range = json!("10.244.255.0/24");
-    is_refused("its own range", evil.update(NODES, "", &with(&own, "/spec/podCIDR", range)), "modify its own spec");
-    let role = with(&own, "/metadata/labels", json!({"node-role.kubernetes.io/control-plane": ""}));
-    is_refused("its own role", evil.update(NODES, "", &role), "is not allowed to modify labels");
+    is_refused("its own taints", own("/spec/taints", taints), "modify its own spec");
+    is_refused("its own range", own("/spec/podCIDR", "10.244.255.0/24".into()), "modify its own spec");
+    let role = json!({"node-role.kubernetes.io/control-plane": ""});
+    is_refused("its own role", own("/metadata/labels", role), "is not allowed to modify labels");
     let mut mirror = toolbox("mirror", "Always", &["wait-eof"]);
     mirror["spec"]["nodeName"] = "good".into();
     is_refused("a pod", evil.create(PODS, "default", &mirror), "mirrors of its static pods");
@@ -224,12 +228,10 @@ fn a_node_is_asked_for_nothing_of_another_and_answers_for_none() {
     let mut bait = toolbox("bait", "Always", &["wait-eof"]);
     bait["spec"]["nodeName"] = "evil".into();
     pods::apply(&kubectl, "default", &[bait]);
-    let mut pod = kubectl.json("get pod bait").unwrap();
-    let state = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
-    pod["status"]["phase"] = "Running".into();
-    pod["status"]["containerStatuses"] = json!([{"name": "main", "image": "x", "imageID": "x", "ready": true,
-        "restartCount": 0, "started": true, "containerID": "coracle://x", "state": state}]);
-    evil.update(PODS, "status", &pod).unwrap();
+    let running = json!({"phase": "Running", "containerStatuses": [{"name": "main", "image": "x", "imageID": "x",
+        "ready": true, "restartCount": 0, "started": true, "containerID": "coracle://x",
+        "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]});
+    evil.change((PODS, "status"), ("default", "bait"), |pod| pod["status"] = running.clone()).unwrap();
     let (_sender, mut stream) = control(&evil, "evil");
     let reader = {
         let kubectl = kubectl.clone();
@@ -254,9 +256,9 @@ fn a_node_is_asked_for_nothing_of_another_and_answers_for_none() {
 
 /// Makes the impostor's own Node, which is then told that it is ready, and needs no more.
 fn register(evil: &Impostor, name: &str) {
-    let made =
-        evil.create(NODES, "", &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})).unwrap();
+    evil.create(NODES, "", &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})).unwrap();
     let ready = json!([{"type": "Ready", "status": "True", "reason": "AgentReady", "message": "",
         "lastHeartbeatTime": null, "lastTransitionTime": null}]);
-    evil.update(NODES, "status", &with(&made, "/status", json!({"conditions": ready}))).unwrap();
+    let status = json!({"conditions": ready});
+    evil.change((NODES, "status"), ("", name), |node| node["status"] = status.clone()).unwrap();
 }

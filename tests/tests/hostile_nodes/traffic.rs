@@ -160,6 +160,24 @@ fn a_certificate_that_does_not_count_is_no_way_in() {
     refusal.expect_err("a node that is none is let in");
     has_event(&kubectl, "good", "PeerRefused", "it is no node that this one knows");
 
-    drop(evil);
+    // Stolen, and the Node removed: out at once, everywhere.
+    kubectl.run("delete node evil").unwrap();
+    let why = evil.ended();
+    assert!(!why.is_empty());
+    let again = |realm: &Realm| Quic::dial(realm.host("evil"), tunnel, &realm.credentials("evil")).map(drop);
+    again(&realm).expect_err("a removed node is let in");
+    let thief = impostor(&realm, "evil");
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "evil"}});
+    let refusal = thief.create(NODES, "", &node).expect_err("a removed node registers again");
+    assert_eq!(refusal.code(), tonic::Code::Unauthenticated, "{refusal}");
+    assert!(refusal.message().contains("evil"), "{refusal}");
+    // Also when somebody else has the name by now.
+    kubectl.apply(&node.to_string()).unwrap();
+    let refusal = thief.create(NODES, "", &node).expect_err("a stolen certificate counts again");
+    assert_eq!(refusal.code(), tonic::Code::Unauthenticated, "{refusal}");
+    eventually("the good node to know the new one", || {
+        again(&realm).expect_err("a stolen certificate is let in");
+        contains(&realm.log("good"), "revoked")
+    });
     cluster_goes_on(&mut realm, &kubectl);
 }

@@ -1,6 +1,6 @@
 //! Pods of nodes on different hosts talk to each other, over networks that do what networks do.
 
-use super::{on, ran_again, realm};
+use super::{on, realm};
 use coracle_tests::{
     Kubectl, eventually, guest,
     hosts::{Host, Realm, SERVER, Weather, Wire, reuse},
@@ -175,4 +175,55 @@ fn pods_go_on_talking_while_no_server_is_there() {
     let said = realm.output("a", "asks");
     assert!(!said.lines().any(|line| line.contains("200 ") && !line.contains("web-b")), "{said}");
     realm.assert_runs("a");
+}
+
+#[test]
+fn nodes_that_cannot_reach_each_other_talk_through_the_control_plane_and_say_so() {
+    let (realm, kubectl) = realm(&["a", "nat-1", "nat-2"]);
+    for node in realm.nodes() {
+        serve(&kubectl, &node, &format!("web-{node}"));
+    }
+    // Nobody can dial nodes behind routers, but they dial others: what is there is used both ways.
+    talks(&kubectl, "nat-1", "web-a");
+    talks(&kubectl, "a", "web-nat-1");
+    talks(&kubectl, "nat-1", "web-nat-2");
+    talks(&kubectl, "nat-2", "web-nat-1");
+    eventually("a word about the detour", || {
+        let events = kubectl.json("get events -A --field-selector reason=PeerRelayed")?;
+        let told = events["items"].as_array().unwrap().iter().any(|event| {
+            let about = event["involvedObject"]["name"].as_str().unwrap_or_default();
+            about.starts_with("nat-") && event["message"].as_str().unwrap_or_default().contains("node nat-")
+        });
+        if told { Ok(()) } else { Err(format!("{}\n{}", events["items"], realm.log("nat-1"))) }
+    });
+}
+
+#[test]
+fn a_cut_between_two_nodes_alone_is_no_cut_for_their_pods() {
+    let (realm, kubectl) = realm(&["a", "b"]);
+    serve(&kubectl, "b", "web-b");
+    talks(&kubectl, "a", "web-b");
+    realm.lan().cut(realm.host("a"), realm.host("b"));
+    eventually("the detour", || {
+        let said = probe(&kubectl, "a", "detour", &[&["get", "web-b", "80", "/"]]);
+        contains(&said, "200 ")
+    });
+    realm.lan().heal();
+    eventually("the direct way", || {
+        contains(&kubectl.run("get events -A --field-selector reason=PeerDirect")?, "directly again")
+    });
+    talks(&kubectl, "a", "web-b");
+}
+
+#[test]
+fn nobody_reaches_a_wrong_pod_while_addresses_are_used_again_and_again() {
+    let mut realm = Realm::unstarted(&["a", "b"]);
+    // The smallest range that a node may have.
+    realm.options("b", &["--max-pods", "30"]);
+    realm.start_all();
+    realm.push(&guest("probe.wasm"), "probe:1");
+    let done = reuse::churn(&realm, &realm.kubectl(), "a", "b", 90, &mut Random::seeded());
+    println!("{done:?}");
+    assert!(done.addresses * 4 <= done.pods * 3, "addresses were hardly used again: {done:?}");
+    assert!(done.answers > 20, "hardly anybody asked: {done:?}");
 }

@@ -29,7 +29,8 @@ fn on(node: &str, mut pod: Value) -> Value {
 
 /// A realm that has the toolbox and the probe.
 fn realm(nodes: &[&str]) -> (Realm, Kubectl) {
-    let realm = Realm::start(nodes);
+    let mut realm = Realm::unstarted(nodes).attentive();
+    realm.start_all();
     realm.push(&guest("toolbox.wasm"), "toolbox:1");
     realm.push(&guest("probe.wasm"), "probe:1");
     let kubectl = realm.kubectl();
@@ -183,8 +184,10 @@ fn a_node_that_was_cut_off_returns_with_the_same_pods_and_no_others() {
         let now = realm.output("b", "counter").lines().count();
         if now > counted { Ok(()) } else { Err(format!("{now} lines, as before")) }
     });
+    is_ready(&kubectl, "counter", "False");
     realm.lan().heal();
     realm.ready("b", "True");
+    is_ready(&kubectl, "counter", "True");
     node_link_works(&realm, &kubectl, "b");
     let after = running(&kubectl, "counter");
     assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
@@ -193,6 +196,14 @@ fn a_node_that_was_cut_off_returns_with_the_same_pods_and_no_others() {
     let starts = realm.output("b", "counter").lines().filter(|line| line.ends_with(" 0")).count();
     assert_eq!(starts, 1, "it was started {starts} times");
     realm.assert_runs("b");
+}
+
+/// Waits until the pod's condition `Ready` is so.
+fn is_ready(kubectl: &Kubectl, pod: &str, wanted: &str) {
+    pods::until(kubectl, pod, &format!("Ready={wanted}"), |object| {
+        let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+        conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == wanted)
+    });
 }
 
 /// The pod runs again, as the same pod, and what it is now.
