@@ -22,11 +22,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a whole cluster, control plane and one node or several, in one go
-    Dev(dev::Dev),
+    Dev(Box<dev::Dev>),
     /// Run a server of the control plane
     Server(server::Server),
     /// Run a node
-    Node(Node),
+    Node(Box<Node>),
     #[command(flatten)]
     Verb(verbs::Verb),
 }
