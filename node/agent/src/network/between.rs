@@ -9,7 +9,7 @@ use super::{
     place::{self, Place},
     relay::Relay,
 };
-use crate::{AgentConfig, credentials::Credentials, grpc::Connection, reflector::Cache};
+use crate::{AgentConfig, credentials::Credentials, grpc::Connection, machine, reflector::Cache};
 use coracle_net::{
     fabric::{self, About, Fabric},
     tunnel::{self, Notice, Tunnel, TunnelConfig, TunnelError, TunnelLimits},
@@ -147,8 +147,9 @@ fn open_somewhere(
     fabric: &Fabric,
     relay: &Arc<Relay>,
 ) -> Result<(Tunnel, mpsc::Receiver<Notice>), TunnelError> {
+    let memory = config.memory_bytes.or_else(|| machine::memory::now().map(|memory| memory.total_bytes));
     let open = |listen| {
-        let limits = TunnelLimits::default();
+        let limits = memory.map_or_else(TunnelLimits::default, TunnelLimits::for_memory);
         let tunnel = TunnelConfig { node_name: config.node_name.clone(), listen, limits };
         Tunnel::open(tunnel, shown(credentials), Arc::new(fabric.clone()), Some(relay.clone()))
     };

@@ -52,7 +52,27 @@ impl Default for TunnelLimits {
     }
 }
 
+/// Of a machine's memory, what may wait for pods that have stopped to read, and what may be under way to one peer: one part of so
+/// many. More than by default it never is.
+const PARTS_STALLED: u64 = 16;
+const PARTS_SENT: u64 = 64;
+/// However little memory there is, in bytes.
+const STALLED_LEAST_BYTES: u32 = 4 * 1024 * 1024;
+const SENT_LEAST_BYTES: u64 = 1024 * 1024;
+
 impl TunnelLimits {
+    /// What fits a machine with so many bytes of memory.
+    #[must_use]
+    pub fn for_memory(memory_bytes: u64) -> Self {
+        let most = Self::default();
+        let stalled = u32::try_from(memory_bytes / PARTS_STALLED).unwrap_or(u32::MAX);
+        Self {
+            stalled_bytes: stalled.clamp(STALLED_LEAST_BYTES, most.stalled_bytes),
+            send_window_bytes: (memory_bytes / PARTS_SENT).clamp(SENT_LEAST_BYTES, most.send_window_bytes),
+            ..most
+        }
+    }
+
     /// Connections that may stall at a time: each takes a window.
     pub(super) fn stalled_max(&self) -> usize {
         usize::try_from(self.stalled_bytes / self.stream_window_bytes.max(1)).unwrap_or(usize::MAX).max(1)
@@ -92,3 +112,17 @@ pub(super) const PENDING: (usize, usize) = (64, 256 * 1024);
 pub(super) const RELAYED_QUEUE: usize = 512;
 /// Buffers that the kernel is asked for, in bytes. Where it gives less there is more loss under load.
 pub(super) const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_memory_is_less_that_waits() {
+        let of = |mib: u64| {
+            let limits = TunnelLimits::for_memory(mib << 20);
+            (limits.stalled_bytes >> 20, limits.send_window_bytes >> 20, limits.stalled_max())
+        };
+        assert_eq!([of(0), of(256), of(1 << 20)], [(4, 1, 8), (16, 4, 32), (64, 8, 128)]);
+    }
+}
