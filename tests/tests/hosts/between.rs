@@ -1,6 +1,6 @@
 //! Pods of nodes on different hosts talk to each other, over networks that do what networks do.
 
-use super::{on, realm};
+use super::{on, ran_again, realm};
 use coracle_tests::{
     Kubectl, eventually, guest,
     hosts::{Host, Realm, SERVER, Weather, Wire, reuse},
@@ -145,9 +145,10 @@ fn connections_survive_narrower_packets_and_another_address_of_a_router() {
 }
 
 #[test]
-fn pods_go_on_talking_while_no_server_is_there() {
+fn pods_go_on_talking_while_no_server_is_there_also_after_a_node_has_restarted() {
     let (mut realm, kubectl) = realm(&["a", "b"]);
     serve(&kubectl, "b", "web-b");
+    let before = running(&kubectl, "web-b");
     converse(&kubectl, "a", "talk", "web-b");
     // Asks again and again, a connection each.
     pods::apply(
@@ -167,10 +168,13 @@ fn pods_go_on_talking_while_no_server_is_there() {
     realm.kill(SERVER);
     conversation_goes_on(&realm, "a", "talk");
     goes_on(&realm);
+    realm.kill("b");
+    realm.start_node("b");
+    goes_on(&realm);
     realm.start_server();
     realm.ready("a", "True");
     realm.ready("b", "True");
-    conversation_goes_on(&realm, "a", "talk");
+    ran_again(&kubectl, &before);
     goes_on(&realm);
     let said = realm.output("a", "asks");
     assert!(!said.lines().any(|line| line.contains("200 ") && !line.contains("web-b")), "{said}");
