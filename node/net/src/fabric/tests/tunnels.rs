@@ -34,7 +34,9 @@ impl Joined {
             world.fabric.set_elsewhere(Some(Arc::new(tunnel.clone())));
             tunnel
         });
-        tunnels.iter().for_each(|tunnel| tunnel.set_peers(peers.clone()));
+        for tunnel in &tunnels {
+            tunnel.set_peers(peers.clone());
+        }
         Self { one, other, tunnels }
     }
 
