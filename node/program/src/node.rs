@@ -278,7 +278,7 @@ mod tests {
         let most = SHUTDOWN_GRACE_DEFAULT + SHUTDOWN_BEYOND_GRACE;
         assert!(value("TimeoutStopSec").parse::<u64>().unwrap() >= most.as_secs(), "{most:?}");
         assert_eq!((value("Type"), value("NotifyAccess"), value("KillMode")), ("notify", "main", "mixed"));
-        assert!(value("ExecStart").starts_with("/usr/bin/coracle-node --data-dir ${STATE_DIRECTORY} "));
+        assert!(value("ExecStart") == "/usr/bin/coracle-node $CORACLE_NODE_OPTIONS --data-dir ${STATE_DIRECTORY}");
         assert!(value("User") != "root" && !unit.contains("MemoryDenyWriteExecute=yes"));
     }
 
