@@ -123,7 +123,7 @@ use tracing::warn;
 /// How long the control plane is waited for before the pods in the ledger run without it.
 const LEDGER_START_DELAY: Duration = Duration::from_secs(10);
 /// Grace of pods at most when the agent ends, where nobody says otherwise.
-pub const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_secs(60);
+pub const SHUTDOWN_GRACE_DEFAULT: Duration = Duration::from_mins(1);
 /// How long pods get to end when the agent does, beyond their grace: what killing them takes, twice.
 const SHUTDOWN_SLACK: Duration = Duration::from_secs(15);
 /// How long the server is waited for with the last words about pods and node.

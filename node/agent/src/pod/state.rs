@@ -93,6 +93,10 @@ pub(crate) enum Replacement {
 
 /// The whole pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is decided by itself, by events that know nothing of each other"
+)]
 pub(crate) struct PodState {
     /// Init containers, then app containers.
     pub(crate) containers: Vec<Container>,

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const TOLERATED: Duration = Duration::from_secs(60);
+const TOLERATED: Duration = Duration::from_mins(1);
 
 fn tolerating(policy: &str, seconds: Option<u64>) -> Value {
     let mut toleration = json!({"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"});

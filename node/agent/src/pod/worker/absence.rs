@@ -49,7 +49,7 @@ impl Worker {
         }
         let most = lease.saturating_add(tolerated(&self.pod)?);
         if silence < most {
-            return Some(now + (most - silence));
+            return Some(now + most.saturating_sub(silence));
         }
         self.leave(silence);
         None
