@@ -63,7 +63,7 @@ mod tests {
             ["ca.crt", "client.crt", "client.key"].map(read)
         };
         let ensured = |revision, since| {
-            ensure(&authority, data_dir, "one", (revision, since), Duration::from_secs(600)).unwrap();
+            ensure(&authority, data_dir, "one", (revision, since), Duration::from_mins(10)).unwrap();
             contents()
         };
         let made = ensured(5, 0);

@@ -32,7 +32,7 @@ pub use coracle_objects::ranges::SERVICE_RANGE;
 pub const KUBERNETES_SERVICE_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
 /// How long the certificates of nodes last where nobody says otherwise.
-pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(365 * 24);
 
 /// How a server runs.
 #[derive(Debug, Clone)]

@@ -126,7 +126,7 @@ impl Authority {
 
     fn issue(&self, subject: &Subject<'_>) -> Result<Issued, rcgen::Error> {
         let key = KeyPair::generate()?;
-        let certificate = self.params(subject)?.signed_by(&key, &self.issuer)?;
+        let certificate = Self::params(subject)?.signed_by(&key, &self.issuer)?;
         Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 
@@ -141,11 +141,11 @@ impl Authority {
     ) -> Result<String, rcgen::Error> {
         let request = CertificateSigningRequestParams::from_der(request)?;
         let lifetime = Duration::try_from(lifetime).unwrap_or(LEAF_LIFE);
-        let params = self.params(&Subject::Node { name, revision, since: 0, lifetime })?;
+        let params = Self::params(&Subject::Node { name, revision, since: 0, lifetime })?;
         Ok(params.signed_by(&request.public_key, &self.issuer)?.pem())
     }
 
-    fn params(&self, subject: &Subject<'_>) -> Result<CertificateParams, rcgen::Error> {
+    fn params(subject: &Subject<'_>) -> Result<CertificateParams, rcgen::Error> {
         let mut params = match subject {
             Subject::Server(names) => CertificateParams::new(names.to_vec())?,
             Subject::Client { .. } | Subject::Node { .. } => CertificateParams::default(),

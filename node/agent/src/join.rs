@@ -272,9 +272,9 @@ impl Pinned {
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.provider.clone())
             .build()
             .map_err(|error| error.to_string())?;
-        let verified = verifier.verify_server_cert(own, others, name, ocsp, now).map_err(text)?;
+        let proof = verifier.verify_server_cert(own, others, name, ocsp, now).map_err(text)?;
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen::Pinned(ca.clone().into_owned());
-        Ok(verified)
+        Ok(proof)
     }
 }
 
@@ -420,7 +420,7 @@ mod tests {
             format!("sha256:{}", &digits[1..]),
             format!("sha256:{}+a", &digits[2..]),
         ] {
-            assert!(parse_hashes(&[bad.clone()]).is_err(), "{bad}");
+            assert!(parse_hashes(std::slice::from_ref(&bad)).is_err(), "{bad}");
         }
         assert!(parse_hashes(&[]).is_err(), "nobody is trusted unseen");
     }

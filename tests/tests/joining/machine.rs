@@ -147,7 +147,7 @@ impl Held {
     }
 
     /// Waits until the server has ended it.
-    pub fn is_cut(mut self) {
+    pub fn until_cut(mut self) {
         while self.next().is_some() {}
     }
 

@@ -226,7 +226,7 @@ fn a_deleted_node_is_out_at_once_and_its_certificate_is_worth_nothing_ever_after
     admin.run("delete node edge").unwrap();
     let refused = thief.run("get node edge").unwrap_err();
     contains(&refused, "nauthorized").or_else(|_| contains(&refused, "logged in")).unwrap();
-    held.is_cut();
+    held.until_cut();
     // The node itself is told, and does not come back by itself.
     edge.go_on();
     eventually("the node to hear of it", || contains(&edge.log(), "ended when the node was deleted"));

@@ -112,10 +112,10 @@ mod tests {
             let written = door.create(identity, &target, Body::Value(request(name)), WriteOptions::default()).await?;
             Ok::<Value, ApiError>(serde_json::from_slice(&written.bytes).unwrap())
         };
-        let made = make(&machine, "a").await.unwrap();
-        assert_eq!(made["spec"]["username"], machine.user);
-        assert_eq!(made["spec"]["groups"], json!(machine.groups));
-        assert!(made["spec"].get("uid").is_none() && made["spec"].get("extra").is_none());
+        let first = make(&machine, "a").await.unwrap();
+        assert_eq!(first["spec"]["username"], machine.user);
+        assert_eq!(first["spec"]["groups"], json!(machine.groups));
+        assert!(first["spec"].get("uid").is_none() && first["spec"].get("extra").is_none());
         for name in ["b", "c"] {
             make(&machine, name).await.unwrap();
         }

@@ -93,10 +93,11 @@ pub(crate) mod tests {
 
     #[test]
     fn a_request_is_for_one_node_and_nothing_more() {
+        type Case<'a> = (&'a str, &'a str, &'a [&'a str], &'a [&'a str], &'a str);
         let usages = ["digital signature", "client auth"];
         let good = Request::of(&object("system:node:one", "system:nodes", &[], &usages)).unwrap();
         assert_eq!(good.node, "one");
-        let cases: [(&str, &str, &[&str], &[&str], &str); 9] = [
+        let cases: [Case<'_>; 9] = [
             ("system:node:one", "system:masters", &[], &usages, "organization"),
             ("admin", "system:nodes", &[], &usages, "common name"),
             ("system:node:", "system:nodes", &[], &usages, "common name"),

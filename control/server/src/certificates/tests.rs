@@ -30,7 +30,7 @@ impl Setting {
             tolerations: coracle_api::TolerationDefaults::default(),
         });
         let authority = Arc::new(Authority::open_or_create(directory.path()).unwrap());
-        let signer = Signer { door: Arc::clone(&door), authority, lifetime: Duration::from_secs(3600) };
+        let signer = Signer { door: Arc::clone(&door), authority, lifetime: Duration::from_hours(1) };
         let shutdown = CancellationToken::new();
         tokio::spawn(run(Arc::new(signer), shutdown.clone()));
         let setting = Self { door, shutdown, _directory: directory };

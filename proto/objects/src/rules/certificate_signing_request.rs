@@ -282,8 +282,8 @@ mod tests {
             (json!({"spec": {"usages": ["client auth", "client auth"]}}), Some("spec.usages[1]")),
         ];
         for (body, field) in cases {
-            let causes = validate_create(&request(&body));
-            assert_eq!(causes.first().map(|cause| cause.field.as_str()), field, "{body} {causes:?}");
+            let found = validate_create(&request(&body));
+            assert_eq!(found.first().map(|cause| cause.field.as_str()), field, "{body} {found:?}");
         }
     }
 

@@ -82,7 +82,7 @@ async fn a_range_stays_with_the_name_of_its_node() {
 
 #[tokio::test]
 async fn a_range_rests_before_another_node_gets_it() {
-    let (door, _) = testing::door_with_rest(std::time::Duration::from_secs(600)).await;
+    let (door, _) = testing::door_with_rest(std::time::Duration::from_mins(10)).await;
     fill(&door).await;
     let entry = door.store().get(&one("n7").key()).unwrap().unwrap();
     let freed: Value = serde_json::from_slice(&entry.value).unwrap();
