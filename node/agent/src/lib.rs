@@ -317,7 +317,7 @@ impl Agent {
         let (exchange, notices) = open_exchange(&config, addresses.clone());
         let (between, place) = open_between(&config, &wallet, &exchange);
         let (recorder, writer) = events::Recorder::new(link.clone(), &config.node_name);
-        let pace = Pace::real();
+        let real_time = Pace::real();
         let gate = Arc::new(Gate::new(config.allow_unconfined_guests));
         let runners = Runners::new(
             &config.data_dir,
@@ -350,8 +350,8 @@ impl Agent {
             pressure: felt,
             data_dir: config.data_dir.clone(),
             host_ip: config.address.clone(),
-            probes: Probes::new(&pace),
-            pace,
+            probes: Probes::new(&real_time),
+            pace: real_time,
             contact: Arc::new(Contact::open(&config.data_dir, config.heartbeat_interval * RENEWALS_IN_A_LEASE)),
             shutdown_grace: config.shutdown_grace,
         };

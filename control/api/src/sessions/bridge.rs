@@ -92,13 +92,12 @@ async fn upward(from: &mut impl FromClient, writer: &SessionWriter, idle: &Idle)
     loop {
         tokio::select! {
             biased;
-            sent = waiting.send_first(writer), if takes && !waiting.is_empty() => match sent {
-                Ok(()) => waiting.was_sent(),
+            sent = waiting.send_first(writer), if takes && !waiting.is_empty() => if sent.is_ok() {
+                waiting.was_sent();
+            } else {
                 // What became of the session is said the other way; until then only a client that leaves counts.
-                Err(_) => {
-                    takes = false;
-                    waiting = Waiting::default();
-                }
+                takes = false;
+                waiting = Waiting::default();
             },
             input = from.next(), if waiting.has_room() => match input {
                 Some(input) if takes => {

@@ -78,7 +78,7 @@ impl Attempt {
             return Err(self.fail(Failure::CreateContainerError(refusal)));
         }
         let image = self.image().await.map_err(|failure| self.fail(failure))?;
-        let env = self.environment().await;
+        let env = self.environment();
         let env = env.map_err(|message| self.fail(Failure::CreateContainerConfigError(message)))?;
         let create = |message: String| self.fail(Failure::CreateContainerError(message));
         let (module, argv) = env::command_line(&self.container, &image.modules, &env).map_err(create)?;
@@ -221,7 +221,7 @@ impl Attempt {
         (laid, env)
     }
 
-    async fn environment(&self) -> Result<Vec<(String, String)>, String> {
+    fn environment(&self) -> Result<Vec<(String, String)>, String> {
         let (config_maps, secrets) = env::needed(&self.container);
         let sources = volumes::fetch(&self.context.caches, meta::namespace(&self.pod), config_maps, secrets);
         let sources = sources.map_err(|error| format!("cannot read what the environment needs: {error}"))?;

@@ -116,8 +116,8 @@ impl NodeLink {
         // Of pings that were not answered yet. They are answered in order.
         let mut sent = VecDeque::new();
         let silence_max = (self.interval * PINGS_UNANSWERED_MAX + self.interval / 2).max(SILENCE_MIN);
-        let mut ping = tokio::time::interval(self.interval);
-        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut turns = tokio::time::interval(self.interval);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 message = incoming.next() => {
@@ -139,7 +139,7 @@ impl NodeLink {
                         None => {}
                     }
                 }
-                _ = ping.tick() => {
+                _ = turns.tick() => {
                     if heard.elapsed() > silence_max {
                         return Err(ApiError::new(Reason::Timeout, "the server is silent"));
                     }

@@ -71,7 +71,9 @@ pub(super) struct Disk {
 }
 
 /// Objects by what they are, as they are encoded.
-type Objects = BTreeMap<(String, String, String), Box<RawValue>>;
+/// Plural, namespace and name.
+type Place = (String, String, String);
+type Objects = BTreeMap<Place, Box<RawValue>>;
 
 /// What the records of a file come to.
 #[derive(Default)]
@@ -160,8 +162,8 @@ impl Disk {
     }
 }
 
-/// What of a change is kept.
-fn entry(change: &Change) -> Option<((String, String, String), Option<Box<RawValue>>)> {
+/// What of a change is kept: where, and what is there from now on.
+fn entry(change: &Change) -> Option<(Place, Option<Box<RawValue>>)> {
     match change {
         Change::Applied(PODS, _) | Change::Gone(PODS, ..) => None,
         Change::Applied(resource, object) => {
