@@ -9,7 +9,7 @@ const SETTLE: Duration = Duration::from_secs(30);
 /// How long is looked: as long as from one refresh of the Node's status to the next, so that one is in it.
 const LOOK: Duration = Duration::from_mins(5);
 const LOOK_SHORT: Duration = Duration::from_secs(30);
-/// The goal: KubeEdge's 0.25 kbit/s.
+/// The goal: `KubeEdge`'s 0.25 kbit/s.
 const GOAL_BYTES_PER_MINUTE: f64 = 0.25 * 1000.0 / 8.0 * 60.0;
 
 pub fn measure(server: SocketAddr, data: &Path, node: &Path, kubectl: &Kubectl, short: bool) {

@@ -51,7 +51,7 @@ async fn run(server: SocketAddr, data: &Path, nodes: usize) {
     let made = objects.create(with_token(
         &token,
         CreateRequest {
-            resource: resource(),
+            resource: Some(resource()),
             namespace: "default".to_owned(),
             json: slice.to_string().into(),
             ..CreateRequest::default()
@@ -74,7 +74,7 @@ async fn run(server: SocketAddr, data: &Path, nodes: usize) {
         let updated = objects.update(with_token(
             &token,
             UpdateRequest {
-                resource: resource(),
+                resource: Some(resource()),
                 namespace: "default".to_owned(),
                 name: "bench".to_owned(),
                 json: slice.to_string().into(),
@@ -152,9 +152,9 @@ fn identity(issuer: &Issuer<'_, KeyPair>, node: &str) -> Identity {
     Identity::from_pem(certificate.pem(), key.serialize_pem())
 }
 
-fn resource() -> Option<Resource> {
+fn resource() -> Resource {
     let text = |text: &str| text.to_owned();
-    Some(Resource { group: text("discovery.k8s.io"), version: text("v1"), plural: text("endpointslices") })
+    Resource { group: text("discovery.k8s.io"), version: text("v1"), plural: text("endpointslices") }
 }
 
 fn slice() -> Value {

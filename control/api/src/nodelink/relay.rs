@@ -158,7 +158,7 @@ mod tests {
         assert!(share.takes(burst, start) && !share.takes(1, start));
         assert!(!share.takes(burst, start + Duration::from_millis(10)));
         assert!(share.takes(300_000, start + Duration::from_millis(10)));
-        let later = start + Duration::from_secs(3600);
+        let later = start + Duration::from_hours(1);
         assert!(share.takes(burst, later) && !share.takes(1, later), "no more than the burst is saved up");
     }
 }

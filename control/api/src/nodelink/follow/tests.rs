@@ -301,7 +301,7 @@ async fn all_ways_lead_to_the_same_view() {
                 6 => {
                     world
                         .delete([catalogue::config_maps(), catalogue::secrets()][usize::from(draw(2) == 0)], &name)
-                        .await
+                        .await;
                 }
                 7 => {
                     world.delete(catalogue::services(), &name).await;
