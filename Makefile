@@ -5,9 +5,10 @@
 help:
 	@echo "make demo     build, start a cluster, run init containers, web servers behind a service, three bad neighbours and three nodes, stop"
 	@echo "make test     every test (the first time fetches kubectl, a registry, compilers and programs into a cache: some 400 MB)"
-	@echo "make setup    install what the build needs (libclang, protoc), skipping what is there"
-	@echo "make bench    pod start, idle memory, what starting and limiting guests, network and HTTP cost (slow: release build; wasmtime is built once to compare with)"
-	@echo "make soak     storms of SOAK_CYCLES pods (1000), kills and churn for SOAK_ROUNDS rounds (50), connections of nodes that are struck SOAK_STRIKES times (150): hours, looking for losses and leaks"
+	@echo "make setup    install what build and tests need (libclang, protoc, ip, nft, …), skipping what is there"
+	@echo "make release  coracle and coracle-node, optimised"
+	@echo "make bench    pod start, idle memory, what starting and limiting guests, network, HTTP, the way between nodes and being told cost, and how soon a lost node is noticed (slow: release build; wasmtime is built once to compare with)"
+	@echo "make soak     storms of SOAK_CYCLES pods (1000), SOAK_ADDRESSES pods (1000) on the same few addresses, kills and churn for SOAK_ROUNDS rounds (50), connections of nodes that are struck SOAK_STRIKES times (150): hours, looking for losses and leaks"
 	@echo "make guards   take each guard against hostile guests out of a copy and see its tests fail (slow: each costs a rebuild; GUARDS=WORD: some)"
 	@echo "make guests   rebuild the committed .wasm files from their sources (needs the target wasm32-wasip2)"
 
