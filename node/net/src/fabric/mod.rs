@@ -13,6 +13,7 @@ mod dns_server;
 mod far;
 mod flows;
 mod health_ports;
+mod keep_alive;
 mod machine;
 mod node_port_datagrams;
 mod node_ports;

@@ -7,6 +7,7 @@ use super::{
     bounds::Bound,
     dial::{OVER_BOUND, canonical},
     far::Place,
+    keep_alive,
     notices::About,
     openings::Opening,
     pods::DialFailure,
@@ -86,7 +87,7 @@ impl From<DialFailure> for NotTaken {
 impl Shared {
     /// Gives a connection from outside to one of the service's pods.
     async fn take_in(&self, opening: Opening, stream: TcpStream, from: SocketAddr) {
-        let Ok(stream) = stream.set_nodelay(true).and_then(|()| stream.into_std()) else { return };
+        let Ok(stream) = keep_alive::prepare(&stream).and_then(|()| stream.into_std()) else { return };
         if self.offer_to_service(opening, &stream, from).await {
             self.counters.add(Count::ConnectedNodePort);
         } else {

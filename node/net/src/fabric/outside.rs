@@ -4,6 +4,7 @@
 use super::{
     Shared,
     bounds::Bound,
+    keep_alive,
     pods::{DialFailure, Pod},
 };
 use crate::policy::Denial;
@@ -12,7 +13,7 @@ use std::{io, net::SocketAddr, os::fd::OwnedFd, sync::Arc, time::Instant};
 use tokio::net::{TcpSocket, TcpStream};
 
 impl Shared {
-    /// A connected socket without Nagle's delay, as most servers set it.
+    /// A connected socket, set up by [`keep_alive::prepare`].
     pub(crate) async fn connect_outside(&self, pod: &Pod, to: SocketAddr) -> Result<OwnedFd, DialFailure> {
         let _permit = pod.budget.outside_dial(Instant::now()).map_err(|bound| self.over(pod, bound))?;
         if self.machine.is_own(to.ip()) {
@@ -32,7 +33,7 @@ impl Shared {
         if is_own_connection(&stream) {
             return Err(self.denied(pod, to, Denial::Node));
         }
-        let ready = stream.set_nodelay(true).and_then(|()| stream.into_std());
+        let ready = keep_alive::prepare(&stream).and_then(|()| stream.into_std());
         let socket = ready.map(OwnedFd::from).map_err(|error| failure_of(&error))?;
         self.outside_streams.add(pod.uid(), &socket);
         Ok(socket)

@@ -100,7 +100,7 @@ impl Carrier for Taken {
     }
 
     fn carry(self: Box<Self>, socket: OwnedFd) {
-        self.join(End::Socket(socket));
+        self.join(End::socket(socket));
     }
 }
 

@@ -19,7 +19,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{io::unix::AsyncFd, sync::Notify};
+use tokio::{
+    io::unix::{AsyncFd, AsyncFdReadyGuard},
+    sync::Notify,
+};
 
 /// The connection broke at the other end.
 pub(super) const BROKEN: VarInt = VarInt::from_u32(1);
@@ -77,7 +80,7 @@ impl Drop for Sending {
 pub(super) enum End {
     /// A pod's, through a marked pair.
     Pod(Marked),
-    /// A socket of somebody outside.
+    /// A socket of somebody outside: made by [`End::socket`].
     Socket(OwnedFd),
 }
 
@@ -97,6 +100,12 @@ impl AsRawFd for End {
 }
 
 impl End {
+    /// A connected socket. From now on whoever just drops it resets the connection: half of a download must not look whole.
+    pub(super) fn socket(socket: OwnedFd) -> Self {
+        linger(&socket, libc::linger { l_onoff: 1, l_linger: 0 });
+        Self::Socket(socket)
+    }
+
     fn look(&self, no_more: bool) -> io::Result<Look> {
         match self {
             Self::Pod(marked) => marked.look(no_more),
@@ -109,19 +118,18 @@ impl End {
         let _gone = shutdown(self.as_raw_fd(), how);
     }
 
+    /// In good order: what was written still arrives, and then the end.
     fn close(self) {
-        if let Self::Pod(marked) = self {
-            marked.close();
+        match self {
+            Self::Pod(marked) => marked.close(),
+            Self::Socket(socket) => linger(&socket, libc::linger { l_onoff: 0, l_linger: 0 }),
         }
     }
+}
 
-    fn break_off(self) {
-        if let Self::Socket(socket) = &self {
-            let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
-            // Not a TCP socket: then closing has to do.
-            let _unknown = setsockopt(socket, sockopt::Linger, &at_once);
-        }
-    }
+fn linger(socket: &OwnedFd, how: libc::linger) {
+    // Not a TCP socket: then closing has to do.
+    let _unknown = setsockopt(socket, sockopt::Linger, &how);
 }
 
 fn look_at_socket(socket: &OwnedFd) -> io::Result<Look> {
@@ -152,7 +160,7 @@ pub(super) struct Patience {
 pub(super) async fn pump(end: End, mut sending: Sending, mut receiving: RecvStream, patience: Patience) {
     // SAFETY: the descriptor is owned by what is registered, stays the same, and is closed with it.
     let Ok(end) = (unsafe { AsyncFd::register(end) }) else {
-        // The system takes no more descriptors: dropping all three breaks the connection at both ends.
+        // The system takes no more descriptors: all three were dropped, which breaks the connection at both ends.
         return;
     };
     let read_all = Notify::new();
@@ -164,7 +172,7 @@ pub(super) async fn pump(end: End, mut sending: Sending, mut receiving: RecvStre
     } else {
         drop(sending);
         let _over = receiving.stop(BROKEN);
-        end.break_off();
+        drop(end);
     }
 }
 
@@ -218,20 +226,15 @@ async fn inward(
                 return Ok(());
             }
         };
-        let mut writing = std::pin::pin!(write(end, &mut pieces[..count]));
-        let written = if let Ok(written) = tokio::time::timeout(patience.stall, &mut writing).await {
-            written
-        } else {
-            let stalled = patience.stalls.enter();
-            tokio::select! {
-                biased;
-                written = writing => written,
-                () = stalled.over.cancelled() => return Err(Broken),
+        match write(end, &mut pieces[..count], patience).await {
+            Ok(()) => {}
+            // Nobody reads any more, and who wrote may have more to say.
+            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {
+                let _over = receiving.stop(UNREAD);
+                return Ok(());
             }
-        };
-        if written.is_err() {
-            let _over = receiving.stop(UNREAD);
-            return Ok(());
+            // The kernel says once that a connection broke: who reads would take it for an orderly end from now on.
+            Err(_) => return Err(Broken),
         }
     }
 }
@@ -257,11 +260,25 @@ async fn hung_up(end: &AsyncFd<End>) {
     }
 }
 
-/// Writes all of it, and lets go of the pieces.
-async fn write(end: &AsyncFd<End>, pieces: &mut [Bytes]) -> io::Result<()> {
+/// Ends when something can be written, however long it takes, unless too many wait: then the ones that waited longest go.
+async fn writable<'end>(end: &'end AsyncFd<End>, patience: &Patience) -> io::Result<AsyncFdReadyGuard<'end, End>> {
+    let mut waiting = std::pin::pin!(end.writable());
+    if let Ok(guard) = tokio::time::timeout(patience.stall, &mut waiting).await {
+        return guard;
+    }
+    let stalled = patience.stalls.enter();
+    tokio::select! {
+        biased;
+        guard = waiting => guard,
+        () = stalled.over.cancelled() => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Writes all of it, and lets go of the pieces. Slow is not stalled: each wait has its own patience.
+async fn write(end: &AsyncFd<End>, pieces: &mut [Bytes], patience: &Patience) -> io::Result<()> {
     let mut first = 0;
     while first < pieces.len() {
-        let mut guard = end.writable().await?;
+        let mut guard = writable(end, patience).await?;
         match send(end.get_ref(), &pieces[first..]) {
             Ok(mut written) => {
                 while let Some(piece) = pieces.get_mut(first).filter(|piece| piece.len() <= written) {
@@ -288,4 +305,29 @@ fn send(end: &End, pieces: &[Bytes]) -> Result<usize, Errno> {
     }
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     sendmsg::<()>(end.as_raw_fd(), &slices[..pieces.len().min(PIECES)], &[], flags, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::{ErrorKind, Read},
+        net::{TcpListener, TcpStream},
+    };
+
+    #[test]
+    fn a_socket_that_is_dropped_is_reset_and_one_that_is_closed_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        for is_closed in [false, true] {
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let end = End::socket(listener.accept().unwrap().0.into());
+            if is_closed {
+                end.close();
+            } else {
+                drop(end);
+            }
+            let seen = client.read(&mut [0]).map_err(|error| error.kind());
+            assert_eq!(seen, if is_closed { Ok(0) } else { Err(ErrorKind::ConnectionReset) });
+        }
+    }
 }

@@ -222,3 +222,25 @@ async fn a_socket_from_outside_is_carried_with_its_resets() {
     let error = tokio::time::timeout(LIMIT, client.read(&mut [0; 8])).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_was_cut_off_while_the_pod_did_not_read_looks_cut_off() {
+    let (one, mut two) = two();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (client, server) =
+        tokio::join!(tokio::net::TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let carrier = one.tunnel.connect("two", address(1, 1), address(2, TAKEN)).await.unwrap();
+    carrier.carry(server.unwrap().0.into_std().unwrap().into());
+    let (mut client, mut pod) = (client.unwrap(), two.next_taken().await);
+    // Until nothing more goes in: nobody reads from the client's socket now.
+    let upload = vec![7; 64 * 1024];
+    while tokio::time::timeout(Duration::from_millis(500), client.write_all(&upload)).await.is_ok() {}
+    let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    nix::sys::socket::setsockopt(&client, nix::sys::socket::sockopt::Linger, &at_once).unwrap();
+    drop(client);
+    // What the pod writes is the first to meet the broken connection.
+    let failing = async { while pod.write_all(b"answer").await.is_ok() {} };
+    tokio::time::timeout(LIMIT, failing).await.unwrap();
+    let read = tokio::time::timeout(LIMIT, tokio::io::copy(&mut pod, &mut tokio::io::sink())).await.unwrap();
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
