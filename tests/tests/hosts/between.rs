@@ -10,7 +10,10 @@ use coracle_tests::{
     wait::contains,
 };
 use serde_json::{Value, json};
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 /// The ports of the probe's servers as a service's.
 fn ports() -> Value {
@@ -84,11 +87,15 @@ fn talks(kubectl: &Kubectl, from: &str, with: &str) {
     assert!(lines[5].starts_with(&format!("udp: {long} from ")), "{}", lines[5]);
 }
 
+/// `GET /` from a host; what does not answer 200 is an error that tells the answer.
+fn asks(from: &Host, address: Ipv4Addr, port: u16) -> Result<String, String> {
+    let answer = from.namespace().run(|| network::get(SocketAddr::new(address.into(), port), "/"))?;
+    if answer.status == 200 { Ok(answer.text()) } else { Err(format!("{}\n\n{}", answer.head, answer.text())) }
+}
+
 /// `GET /` of a node port, from a host.
 fn asks_node_port(from: &Host, node: &Host, port: u16) -> Result<String, String> {
-    let target = SocketAddr::new(node.address().into(), port);
-    let answer = from.namespace().run(|| network::get(target, "/"))?;
-    if answer.status == 200 { Ok(answer.text()) } else { Err(answer.head) }
+    asks(from, node.address(), port)
 }
 
 #[test]
@@ -104,6 +111,36 @@ fn pods_of_two_hosts_talk_in_both_kinds_and_node_ports_lead_to_either() {
         let said = eventually("a node port", || asks_node_port(realm.outsider(), realm.host(node), port));
         assert!(said.contains("web-b"), "{said}");
     }
+}
+
+#[test]
+fn an_external_address_is_served_by_the_host_that_has_it() {
+    const SHARED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+    let (realm, kubectl) = realm(&["a", "b"]);
+    let (entry, outsider) = (realm.host("a"), realm.outsider());
+    entry.namespace().ip(&format!("addr add {SHARED}/32 dev eth0"));
+    outsider.namespace().ip(&format!("route add {SHARED}/32 via {}", entry.address()));
+    serve(&kubectl, "b", "web-b");
+    let port = |number: u16| json!([{"name": "http", "port": number, "targetPort": 8080}]);
+    let outside = service("outside", "web-b", &json!({"externalIPs": [SHARED.to_string()], "ports": port(8000)}));
+    let balanced = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": port(8001)});
+    pods::apply(&kubectl, "default", &[outside, service("balanced", "web-b", &balanced)]);
+    let said = eventually("the external address", || asks(outsider, SHARED, 8000));
+    assert!(said.contains("web-b"), "{said}");
+    let said = probe(&kubectl, "b", "inside", &[&["get", &SHARED.to_string(), "8000", "/"]]);
+    assert!(said.starts_with("200 ") && said.contains("web-b"), "{said}");
+
+    // A load balancer asks each node whether it has endpoints of its own, and finds the client's address kept there.
+    let health = kubectl.json("get service balanced").unwrap()["spec"]["healthCheckNodePort"].clone();
+    let health = u16::try_from(health.as_u64().expect("a port for health checks")).unwrap();
+    let said = eventually("a host with endpoints", || asks(outsider, realm.host("b").address(), health));
+    assert!(said.contains("\"localEndpoints\":1") || said.contains("\"localEndpoints\": 1"), "{said}");
+    let refused = asks(outsider, entry.address(), health).unwrap_err();
+    assert!(refused.contains("503") && refused.contains("localEndpoints"), "{refused}");
+    let port = node_port_number(&kubectl, "balanced", "http");
+    let said = eventually("a node port", || asks_node_port(outsider, realm.host("b"), port));
+    assert!(said.contains("web-b"), "{said}");
+    assert!(asks_node_port(outsider, entry, port).is_err(), "a host without endpoints answers");
 }
 
 #[test]
