@@ -11,6 +11,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use coracle_agent::SHUTDOWN_BEYOND_GRACE;
 use coracle_node::{Credentials, Signals, WorkloadOptions, absolute};
 use coracle_server::{RunningServer, ServerConfig};
 use forwarded::Forwarded;
@@ -124,13 +125,17 @@ impl Dev {
         if let Some(interval) = self.patience.heartbeat_interval().filter(|_| !more.iter().any(says_it)) {
             more.push(format!("--heartbeat-interval={}", interval.as_secs()).into());
         }
+        let grace = self.workloads.options.shutdown_grace().unwrap_or(SHUTDOWN_GRACE);
+        if self.workloads.options.shutdown_grace().is_none() {
+            more.push(format!("--shutdown-grace={}", grace.as_secs()).into());
+        }
         let mut nodes = Vec::new();
         for node in planned {
             let credentials = coracle_server::node_directory(data_dir, &node.name);
             let words = node.words(&format!("https://{server}"), &credentials, &more);
             nodes.push(NodeProcess::start(node.name.clone(), words)?);
         }
-        Ok(Box::pin(processes::run(nodes, stop)))
+        Ok(Box::pin(processes::run(nodes, stop, grace + SHUTDOWN_BEYOND_GRACE)))
     }
 }
 

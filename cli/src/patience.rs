@@ -12,7 +12,7 @@ const RATE_MAX: f64 = 1000.0;
 /// The options.
 #[derive(Debug, Args)]
 pub(crate) struct PatienceOptions {
-    /// How soon a node counts as lost and its pods go: after minutes, as in Kubernetes, or after seconds (nodes then need --heartbeat-interval 1)
+    /// How soon a node counts as lost and its pods go: after minutes, as in Kubernetes, or after seconds (nodes then need --heartbeat-interval 1; `dev` sees to that)
     #[arg(long, value_enum, default_value_t = Profile::Default)]
     node_profile: Profile,
     /// How long a node may be silent [default: 40; fast: 5]

@@ -27,8 +27,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Nodes of one machine at most: each is a process with threads and runners of its own.
 pub(crate) const NODES_MAX: u32 = 100;
-/// How long a node that was asked to end may take, its pods' grace included, before it is killed.
-const END_WAIT: Duration = Duration::from_secs(45);
 /// Longest line of a node's log that stays one line, in bytes.
 const LINE_LENGTH_MAX: u64 = 64 << 10;
 
@@ -115,8 +113,8 @@ impl NodeProcess {
         Ok(Self { name, words, child })
     }
 
-    /// Waits until it has ended; once `stop` is cancelled it is asked to, and killed when it does not.
-    async fn ended(mut self, stop: CancellationToken) -> (Self, io::Result<ExitStatus>) {
+    /// Waits until it has ended; once `stop` is cancelled it is asked to, and killed when it has not `within` that time.
+    async fn ended(mut self, stop: CancellationToken, within: Duration) -> (Self, io::Result<ExitStatus>) {
         let by_itself = stop.run_until_cancelled(self.child.wait()).await;
         if let Some(status) = by_itself {
             return (self, status);
@@ -125,7 +123,7 @@ impl NodeProcess {
             // A failure means that it has ended already.
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
-        let status = match timeout(END_WAIT, self.child.wait()).await {
+        let status = match timeout(within, self.child.wait()).await {
             Ok(status) => status,
             Err(_) => match self.child.start_kill() {
                 Ok(()) => self.child.wait().await,
@@ -136,13 +134,13 @@ impl NodeProcess {
     }
 }
 
-/// Watches over the nodes until `stop` is cancelled and they have ended with their pods' grace. One that somebody kills,
+/// Watches over the nodes until `stop` is cancelled and they have ended `within` the time that their pods' grace takes. One that somebody kills,
 /// or asks to end, is missed and no more: how it is started again is printed.
 ///
 /// # Errors
 /// When a node fails; the others have ended by then.
-pub(crate) async fn run(nodes: Vec<NodeProcess>, stop: CancellationToken) -> Result<()> {
-    let ends: FuturesUnordered<_> = nodes.into_iter().map(|node| node.ended(stop.clone())).collect();
+pub(crate) async fn run(nodes: Vec<NodeProcess>, stop: CancellationToken, within: Duration) -> Result<()> {
+    let ends: FuturesUnordered<_> = nodes.into_iter().map(|node| node.ended(stop.clone(), within)).collect();
     let mut ends = ends;
     let mut failure = None;
     while let Some((node, status)) = ends.next().await {

@@ -59,6 +59,12 @@ pub struct WorkloadOptions {
 }
 
 impl WorkloadOptions {
+    /// What pods get at most when the node ends, where it was given.
+    #[must_use]
+    pub fn shutdown_grace(&self) -> Option<Duration> {
+        self.shutdown_grace.map(Duration::from_secs)
+    }
+
     /// The configuration with these options.
     ///
     /// # Errors
@@ -89,7 +95,7 @@ impl WorkloadOptions {
             reserved: self.system_reserved,
             memory_bytes: self.guests_machine_memory.map(|mib| mib << 20),
             thresholds: self.eviction_hard,
-            shutdown_grace: self.shutdown_grace.map_or(config.shutdown_grace, Duration::from_secs),
+            shutdown_grace: self.shutdown_grace().unwrap_or(config.shutdown_grace),
             image_limits: ImageLimits { high_percent, low_percent, unused_for },
             heartbeat_interval: self.heartbeat_interval.map_or(config.heartbeat_interval, Duration::from_secs),
             ..config

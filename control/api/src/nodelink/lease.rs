@@ -77,15 +77,15 @@ async fn keep(door: Arc<Door>, lessee: Lessee, mut asked: mpsc::Receiver<()>, fa
     let mut fails = false;
     while asked.recv().await.is_some() {
         let next = Instant::now() + INTERVAL_MIN;
-        match renew(&door, kind, &lessee, held.take()).await {
+        let mut renewed = renew(&door, kind, &lessee, held.take()).await;
+        // Written by somebody else, or removed: now it is looked at first.
+        if renewed.as_ref().is_err_and(|error| matches!(error.reason, Reason::Conflict | Reason::NotFound)) {
+            renewed = renew(&door, kind, &lessee, None).await;
+        }
+        match renewed {
             Ok(lease) => {
                 held = Some(lease);
                 fails = false;
-            }
-            // Written by somebody else, or removed: the next time it is looked at first.
-            Err(error) if matches!(error.reason, Reason::Conflict | Reason::NotFound) && !fails => {
-                held = renew(&door, kind, &lessee, None).await.ok();
-                fails = held.is_none();
             }
             Err(error) => {
                 if !std::mem::replace(&mut fails, true) {

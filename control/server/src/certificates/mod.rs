@@ -87,8 +87,13 @@ impl Work {
             let mut failed = false;
             for object in self.requests.all() {
                 if let Err(error) = self.look_at(&object).await {
-                    failed |= !matches!(error.reason, Reason::Conflict | Reason::NotFound);
-                    tracing::debug!(%error, name = meta::name(&object), "cannot bring a signing request in order");
+                    let name = meta::name(&object);
+                    if matches!(error.reason, Reason::Conflict | Reason::NotFound) {
+                        tracing::debug!(%error, name, "a signing request has changed: it is looked at again");
+                    } else {
+                        failed = true;
+                        tracing::warn!(%error, name, "cannot bring a signing request in order: it is tried again");
+                    }
                 }
             }
             let again = async { if failed { tokio::time::sleep(AGAIN).await } else { std::future::pending().await } };

@@ -119,13 +119,17 @@ impl Between {
                 }
                 address = &mut moved => {
                     info!(%address, "the node's address is another one now");
-                    let reached_at = self.move_to(address).unwrap_or_else(|error| {
-                        warn!(%address, %error, "the tunnel cannot follow the node's address");
-                        String::new()
-                    });
+                    let before = here(&place);
+                    let (reached_at, from) = match self.move_to(address) {
+                        Ok(reached_at) => (reached_at, Some(address)),
+                        Err(error) => {
+                            warn!(%address, %error, "the tunnel cannot follow the node's address: it is tried again");
+                            (String::new(), before)
+                        }
+                    };
                     fabric.set_node_address(address);
                     place.send_replace(Place { address: address.to_string(), reached_at });
-                    moved.set(next_address(follows.as_deref(), Some(address)));
+                    moved.set(next_address(follows.as_deref(), from));
                 }
                 Some(notice) = self.notices.recv() => say.say(event(notice)),
             }
