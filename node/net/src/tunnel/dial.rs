@@ -209,7 +209,10 @@ impl Shared {
     async fn try_addresses(self: &Arc<Self>, record: &Arc<Record>) -> Result<(), String> {
         let (_, peer) = self.peer(&record.node).ok_or("it is no node that this one knows")?;
         let mut tries = JoinSet::new();
-        for (index, address) in (0..).zip(peer.addresses.iter().copied().take(ADDRESSES_MAX)) {
+        // Behind routers that translate, another node may well have the same address: it is not to be found there.
+        let own = self.endpoint.local_addr().ok();
+        let elsewhere = peer.addresses.iter().copied().filter(|&address| Some(address) != own);
+        for (index, address) in (0..).zip(elsewhere.take(ADDRESSES_MAX)) {
             let (shared, peer) = (Arc::clone(self), Arc::clone(&peer));
             tries.spawn(async move {
                 tokio::time::sleep(NEXT_ADDRESS * index).await;
@@ -224,7 +227,11 @@ impl Shared {
                 Err(error) => failures.push(error.to_string()),
             }
         }
-        if failures.is_empty() { Err("it says no address".to_owned()) } else { Err(failures.join("; ")) }
+        Err(match peer.addresses.first() {
+            _ if !failures.is_empty() => failures.join("; "),
+            Some(address) => format!("its address {address} is this node's own"),
+            None => "it says no address".to_owned(),
+        })
     }
 
     async fn reach_through_relay(self: &Arc<Self>, record: &Arc<Record>) -> Result<(), String> {

@@ -66,6 +66,20 @@ async fn packets_take_the_detour_and_people_hear_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_has_the_same_address_behind_another_router_is_not_looked_for_here() {
+    let (mut one, two, _switch, _hole) = apart();
+    one.tunnel.set_peers(vec![Peer { addresses: one.peer.addresses.clone(), ..two.peer.clone() }]);
+    let mut stream = one.connect("two", address(1, 1), address(2, ECHO)).await.unwrap();
+    echoes(&mut stream, b"by the detour").await;
+    let first = one.hears(|notice| match notice {
+        Notice::Relayed { why, .. } | Notice::Refused { why, .. } => Some(why.clone()),
+        _ => None,
+    });
+    let why = first.await;
+    assert!(why.contains("this node's own"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn once_there_is_a_direct_way_it_is_taken_and_nothing_breaks() {
     let (mut one, two, switch, _hole) = apart();
     let mut stream = one.connect("two", address(1, 1), address(2, ECHO)).await.unwrap();
