@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use coracle_objects::{ApiError, ObjectKey, Reason};
 use coracle_wire::{STATUS_TRAILER, v1};
 use futures::StreamExt;
+use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Map, Value};
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -32,7 +33,10 @@ use v1::{ViewKind, node_link_client::NodeLinkClient, objects_client::ObjectsClie
 
 /// Largest message that is taken: the server cuts views into smaller ones, but for an object that is larger by itself.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How long a server's machine may take to answer, and how long all of it until there is a connection that can be used. A
+/// server that takes the connection and says nothing would else hold up every call for ever.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A call that is no stream gets this long.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// What the server may send into one stream, and into all of them, before it is read here. The sessions whose guests do
@@ -41,9 +45,10 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024 + SESSIONS_AT_ONCE * STREAM_WINDOW_BYTES;
 /// What a server opens at most: logs and commands, and forwarded connections.
 const SESSIONS_AT_ONCE: u32 = 64 + 128;
-/// When a connection that was silent is tried, and how long it may stay silent then. The answers to heartbeats come more
-/// often, so that this costs nothing while all is well.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(10));
+/// At the latest, a connection that was silent for so long is tried, and left when it stays silent for so long then.
+const KEEP_ALIVE_MAX: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(10));
+/// A busy server may take so long to answer in any case.
+const ANSWER_MIN: Duration = Duration::from_secs(3);
 
 type Request = http::Request<Body>;
 
@@ -57,30 +62,36 @@ pub(crate) struct Connection {
 
 struct Shared {
     server: String,
+    patience: Patience,
     credentials: watch::Receiver<Arc<Credentials>>,
     /// The channel, and what it shows.
     current: Mutex<(Arc<Credentials>, Channel)>,
 }
 
 impl Connection {
-    /// To `server` (`https://HOST:PORT`), with whatever the credentials are; it does not connect yet.
+    /// To `server` (`https://HOST:PORT`), with whatever the credentials are; it does not connect yet. Something is to pass
+    /// over it each `interval`, so that it is known to be dead, or not, within some of them.
     ///
     /// # Errors
     /// When address or certificates cannot be used.
-    pub(crate) fn new(server: &str, credentials: watch::Receiver<Arc<Credentials>>) -> Result<Self, AgentError> {
-        let shown = credentials.borrow().clone();
-        let channel = channel(server, &shown)?;
+    pub(crate) fn new(
+        server: &str,
+        credentials: watch::Receiver<Arc<Credentials>>,
+        interval: Duration,
+    ) -> Result<Self, AgentError> {
+        let (shown, patience) = (credentials.borrow().clone(), Patience::of(interval));
+        let channel = channel(server, &shown, patience)?;
         let own = (shown, channel);
         let current = Mutex::new(own.clone());
-        Ok(Self { shared: Arc::new(Shared { server: server.to_owned(), credentials, current }), own })
+        Ok(Self { shared: Arc::new(Shared { server: server.to_owned(), patience, credentials, current }), own })
     }
 
     /// The channel that shows `latest`.
     fn channel_with(&self, latest: Arc<Credentials>) -> Channel {
-        let Shared { server, current, .. } = &*self.shared;
+        let Shared { server, patience, current, .. } = &*self.shared;
         let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&current.0, &latest) {
-            match channel(server, &latest) {
+            match channel(server, &latest, *patience) {
                 Ok(channel) => *current = (latest, channel),
                 Err(error) => {
                     warn!(%error, "the new credentials cannot be used; the old ones are");
@@ -110,13 +121,48 @@ impl Service<Request> for Connection {
     }
 }
 
-fn channel(server: &str, credentials: &Credentials) -> Result<Channel, AgentError> {
+/// How long a connection is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Patience {
+    /// Until there is one that can be used.
+    handshake: Duration,
+    /// One that is silent for so long is tried.
+    silent: Duration,
+    /// And may stay silent for so long then.
+    answer: Duration,
+}
+
+impl Patience {
+    /// Of a connection over which something comes each `interval`: while all is well, it is never tried.
+    pub(crate) fn of(interval: Duration) -> Self {
+        let (silent_max, answer_max) = KEEP_ALIVE_MAX;
+        Self {
+            handshake: HANDSHAKE_TIMEOUT,
+            silent: (interval + interval / 2).min(silent_max),
+            answer: (interval * 2).max(ANSWER_MIN).min(answer_max),
+        }
+    }
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let (silent, answer) = KEEP_ALIVE_MAX;
+        Self { handshake: HANDSHAKE_TIMEOUT, silent, answer }
+    }
+}
+
+fn channel(server: &str, credentials: &Credentials, patience: Patience) -> Result<Channel, AgentError> {
     let identity = Identity::from_pem(credentials.certificate_pem(), credentials.key_pem());
-    channel_as(server, credentials.ca_pem(), Some(identity))
+    channel_as(server, credentials.ca_pem(), Some(identity), patience)
 }
 
 /// A channel to a server with a certificate of that CA; it does not connect yet. Without an identity it shows none.
-pub(crate) fn channel_as(server: &str, ca_pem: &str, identity: Option<Identity>) -> Result<Channel, AgentError> {
+pub(crate) fn channel_as(
+    server: &str,
+    ca_pem: &str,
+    identity: Option<Identity>,
+    patience: Patience,
+) -> Result<Channel, AgentError> {
     let bad = |error: tonic::transport::Error| AgentError::Connection(chain(&error));
     let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca_pem));
     if let Some(identity) = identity {
@@ -126,14 +172,18 @@ pub(crate) fn channel_as(server: &str, ca_pem: &str, identity: Option<Identity>)
     let endpoint = endpoint
         .tls_config(tls)
         .map_err(bad)?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
+        .connect_timeout(patience.handshake)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keep_alive_interval(KEEP_ALIVE.0)
-        .keep_alive_timeout(KEEP_ALIVE.1)
+        .http2_keep_alive_interval(patience.silent)
+        .keep_alive_timeout(patience.answer)
         .keep_alive_while_idle(true);
-    Ok(endpoint.connect_lazy())
+    // The endpoint's own connector would give its time to TCP alone, and none to TLS.
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    Ok(endpoint.connect_with_connector_lazy(connector))
 }
 
 /// [`Link`] over the `Objects` service.
@@ -331,6 +381,33 @@ mod tests {
         assert_eq!((refused.reason, refused.message.as_str()), (Reason::NotFound, "pods \"x\" not found"));
         let plain = refusal(&Status::unavailable("connection refused"));
         assert_eq!(plain, ApiError::new(Reason::ServiceUnavailable, "connection refused"));
+    }
+
+    #[test]
+    fn a_dead_connection_is_noticed_within_some_intervals() {
+        for (interval, silent, answer) in
+            [(1, 1_500, 3_000), (2, 3_000, 4_000), (10, 15_000, 10_000), (60, 15_000, 10_000)]
+        {
+            let (silent, answer) = (Duration::from_millis(silent), Duration::from_millis(answer));
+            let expected = Patience { handshake: HANDSHAKE_TIMEOUT, silent, answer };
+            assert_eq!(Patience::of(Duration::from_secs(interval)), expected, "{interval} s");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_takes_a_connection_and_says_nothing_is_dialled_again() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("https://{}", listener.local_addr().unwrap());
+        let ca = crate::credentials::tests::Cluster::new().ca_pem();
+        let patience = Patience { handshake: Duration::from_millis(50), ..Patience::default() };
+        let mut client = ObjectsClient::new(channel_as(&server, &ca, None, patience).unwrap());
+        let mut ports = Vec::new();
+        for _ in 0..2 {
+            let (taken, answer) = tokio::join!(listener.accept(), timed(client.get(v1::GetRequest::default())));
+            assert_eq!(answer.unwrap_err().reason, Reason::ServiceUnavailable);
+            ports.push(taken.unwrap());
+        }
+        assert_ne!(ports[0].1, ports[1].1);
     }
 
     #[test]

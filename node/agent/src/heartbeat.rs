@@ -24,7 +24,7 @@ pub const HEARTBEAT_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 /// How many times the lease is renewed within its duration.
 pub(crate) const RENEWALS_IN_A_LEASE: u32 = 4;
 /// How often the status is looked at, and written if it changed.
-const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the status is written although nothing changed.
 const STATUS_WRITE_INTERVAL: Duration = Duration::from_mins(5);
 
@@ -45,6 +45,8 @@ pub(crate) struct Heartbeat {
     pub(crate) place: watch::Receiver<Place>,
     /// How others see this node.
     pub(crate) nodes: Cache,
+    /// How often the status is looked at: [`STATUS_INTERVAL`].
+    pub(crate) interval: Duration,
 }
 
 impl Heartbeat {
@@ -68,6 +70,8 @@ impl Heartbeat {
             let due = match &written {
                 None => true,
                 Some(_) if !self.addresses.is_ready() => true,
+                // What was written has been overwritten, or was: changes that follow each other closely are seen as one.
+                Some((_, at)) if at.elapsed() >= self.interval && self.is_seen_unknown() => true,
                 Some((status, at)) => {
                     at.elapsed() >= STATUS_WRITE_INTERVAL || node::differs(status, &self.status(is_ready, status))
                 }
@@ -96,7 +100,7 @@ impl Heartbeat {
                 () = self.resumed.notified() => written = None,
                 () = self.declared_unknown(&mut view, &mut is_unknown) => written = None,
                 () = self.ending.cancelled(), if !said => said = true,
-                () = tokio::time::sleep(STATUS_INTERVAL) => {}
+                () = tokio::time::sleep(self.interval) => {}
             }
         }
     }
@@ -105,10 +109,7 @@ impl Heartbeat {
     async fn declared_unknown(&self, view: &mut watch::Receiver<u64>, is_unknown: &mut bool) {
         loop {
             view.borrow_and_update();
-            let node = self.nodes.get(&ObjectKey::cluster(&self.identity.name));
-            let conditions = node.as_ref().and_then(|node| node["status"]["conditions"].as_array());
-            let ready = conditions.and_then(|all| all.iter().find(|one| one["type"] == "Ready"));
-            let was_unknown = std::mem::replace(is_unknown, ready.is_some_and(|ready| ready["status"] == "Unknown"));
+            let was_unknown = std::mem::replace(is_unknown, self.is_seen_unknown());
             if *is_unknown && !was_unknown {
                 return;
             }
@@ -116,6 +117,14 @@ impl Heartbeat {
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// Whether others see this node as one of which nothing is heard, as far as it has been told.
+    fn is_seen_unknown(&self) -> bool {
+        let node = self.nodes.get(&ObjectKey::cluster(&self.identity.name));
+        let conditions = node.as_ref().and_then(|node| node["status"]["conditions"].as_array());
+        let ready = conditions.and_then(|all| all.iter().find(|one| one["type"] == "Ready"));
+        ready.is_some_and(|ready| ready["status"] == "Unknown")
     }
 
     fn status(&self, is_ready: bool, previous: &Value) -> Value {
@@ -205,8 +214,10 @@ mod tests {
         let place = Place { address: "127.0.0.1".to_owned(), reached_at: "192.0.2.1:6444".to_owned() };
         let place = watch::Sender::new(place).subscribe();
         let (resumed, nodes, ending) = (Arc::default(), Cache::new(), CancellationToken::new());
+        let interval = STATUS_INTERVAL;
         let link = link.clone();
-        let heartbeat = Heartbeat { link, identity, pressure, ready, ending, addresses, resumed, place, nodes };
+        let heartbeat =
+            Heartbeat { link, identity, pressure, ready, ending, addresses, resumed, place, nodes, interval };
         (heartbeat, ready_sender)
     }
 
@@ -300,6 +311,30 @@ mod tests {
         view.apply(seen);
         tokio::task::yield_now().await;
         assert_eq!(link.stored(NODES, &ObjectKey::cluster("n")).unwrap(), written);
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_node_that_stays_unknown_says_that_it_is_back_again() {
+        let link = FakeLink::new();
+        let (mut heartbeat, ready_sender) = heartbeat(&link);
+        heartbeat.interval = Duration::from_millis(20);
+        ready_sender.send(true).unwrap();
+        let mut view = heartbeat.nodes.clone();
+        let task = tokio::spawn(async move { heartbeat.keep_status().await });
+        link.wait("ready", |link| ready_status(link).as_deref() == Some("True")).await;
+        let declare_unknown = |link: &FakeLink| {
+            let mut node = link.stored(NODES, &ObjectKey::cluster("n")).unwrap();
+            for condition in node["status"]["conditions"].as_array_mut().unwrap() {
+                condition["status"] = "Unknown".into();
+            }
+            link.put(NODES, node)
+        };
+        view.apply(declare_unknown(&link));
+        link.wait("ready again", |link| ready_status(link).as_deref() == Some("True")).await;
+        // Declared so once more; the node was told of nothing in between.
+        declare_unknown(&link);
+        link.wait("ready once more", |link| ready_status(link).as_deref() == Some("True")).await;
         task.abort();
     }
 

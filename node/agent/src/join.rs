@@ -9,7 +9,7 @@
 
 use crate::{
     credentials::{self, Credentials, CredentialsError},
-    grpc::{self, chain, channel_as},
+    grpc::{self, Patience, chain, channel_as},
     link::SIGNING_REQUESTS,
     retry::Reconnect,
     signing_request::{Answer, SigningRequest, answer},
@@ -351,7 +351,8 @@ impl Desk {
         let mut token: MetadataValue<Ascii> =
             format!("Bearer {}", invitation.token).parse().map_err(|error| wrong(&error))?;
         token.set_sensitive(true);
-        let channel = channel_as(&invitation.server, ca_pem, None).map_err(|error| wrong(&error))?;
+        let channel =
+            channel_as(&invitation.server, ca_pem, None, Patience::default()).map_err(|error| wrong(&error))?;
         Ok(Self { client: ObjectsClient::with_interceptor(channel, Shown(token)) })
     }
 

@@ -236,7 +236,7 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let unusable = |error| AgentError::DataDir(config.data_dir.clone(), error);
     prepare_directory(&config.data_dir).map_err(unusable)?;
     let wallet = Arc::new(Wallet::open(&config.data_dir, config.credentials.clone()));
-    let connection = Connection::new(&config.server, wallet.watch())?;
+    let connection = Connection::new(&config.server, wallet.watch(), config.heartbeat_interval)?;
     let ledger = Ledger::open(config.data_dir.join("ledger")).map_err(unusable)?;
     let entries = ledger.load().map_err(unusable)?;
     let settings = match &config.registries {
@@ -495,6 +495,7 @@ impl Agent {
             resumed,
             place: self.place.subscribe(),
             nodes: self.context.caches.nodes.clone(),
+            interval: heartbeat::STATUS_INTERVAL,
         };
         tasks.spawn(heartbeat.run(stop_link.clone()));
         tasks.spawn(stop_pods.clone().run_until_cancelled_owned(async move {

@@ -268,3 +268,29 @@ fn nobody_reaches_a_wrong_pod_while_addresses_are_used_again_and_again() {
     assert!(done.addresses * 4 <= done.pods * 3, "addresses were hardly used again: {done:?}");
     assert!(done.answers > 20, "hardly anybody asked: {done:?}");
 }
+
+#[test]
+fn a_node_with_another_address_is_reached_by_a_detour_and_directly_once_it_has_said_so() {
+    let (mut realm, kubectl) = realm(&["a", "b"]);
+    serve(&kubectl, "b", "web-b");
+    talks(&kubectl, "a", "web-b");
+    realm.host_mut("b").renumber(99);
+    // It is not told that its address is another one: what it had is dead, and others look for it where it was.
+    let asks = |name: &str| probe(&kubectl, "a", name, &[&["get", "web-b", "80", "/"]]);
+    eventually("the node to notice", || contains(&realm.log("b"), "lost the control stream"));
+    realm.ready("b", "True");
+    eventually("the detour", || contains(&asks("detour"), "200 hello from web-b"));
+    realm.kill("b");
+    realm.start_node("b");
+    let fresh = realm.host("b").address().to_string();
+    eventually("the new address", || {
+        let node = kubectl.json("get node b")?;
+        contains(&node["status"]["addresses"].to_string(), &fresh)?;
+        contains(&node["metadata"]["annotations"]["coracle.dev/tunnel"].to_string(), &fresh)
+    });
+    eventually("the same pod at its new host", || contains(&asks("direct"), "200 hello from web-b"));
+    endpoints(&kubectl, "web-b", 1);
+    talks(&kubectl, "a", "web-b");
+    let port = node_port_number(&kubectl, "web-b", "http");
+    eventually("a node port there", || asks_node_port(realm.outsider(), realm.host("b"), port));
+}

@@ -3,9 +3,13 @@
 //!
 //! It must never wait, and never hold up the tunnel: what finds no room, or no server, is lost, as packets are.
 
-use crate::{grpc::Connection, retry::Reconnect};
+use crate::{
+    grpc::{Connection, refusal, timed},
+    retry::Reconnect,
+};
 use bytes::Bytes;
 use coracle_net::tunnel::{self, Tunnel};
+use coracle_objects::ApiError;
 use coracle_wire::v1::{RelayedPackets, node_link_client::NodeLinkClient};
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -40,26 +44,28 @@ impl Relay {
     pub(crate) async fn keep(self: Arc<Self>, connection: Connection, tunnel: Tunnel) {
         let mut reconnect = Reconnect::new();
         loop {
-            let since = Instant::now();
+            let mut opened: Option<Instant> = None;
             let (sender, receiver) = mpsc::channel(QUEUE);
             self.set(Some(sender));
             let mut client = NodeLinkClient::new(connection.clone());
             let outcome = async {
-                let mut from_server = client.relay(ReceiverStream::new(receiver)).await?.into_inner();
-                while let Some(RelayedPackets { node, segment_bytes, packets }) = from_server.message().await? {
+                let mut from_server = timed(client.relay(ReceiverStream::new(receiver))).await?;
+                opened = Some(Instant::now());
+                let mut next = async || from_server.message().await.map_err(|status| refusal(&status));
+                while let Some(RelayedPackets { node, segment_bytes, packets }) = next().await? {
                     tunnel.relayed(&node, usize::try_from(segment_bytes).unwrap_or(0), packets);
                 }
-                Ok::<(), tonic::Status>(())
+                Ok::<(), ApiError>(())
             };
             let outcome = outcome.await;
             self.set(None);
-            if since.elapsed() > WORKED {
+            if opened.is_some_and(|since| since.elapsed() > WORKED) {
                 reconnect.reset();
             }
             match outcome {
                 Ok(()) => debug!("the relay ended"),
-                Err(status) if reconnect.is_first() => warn!(%status, "lost the relay to other nodes"),
-                Err(status) => debug!(%status, "still no relay to other nodes"),
+                Err(error) if reconnect.is_first() => warn!(%error, "lost the relay to other nodes"),
+                Err(error) => debug!(%error, "still no relay to other nodes"),
             }
             tokio::time::sleep(reconnect.delay()).await;
         }

@@ -5,7 +5,7 @@ use super::{Line, Sessions};
 use crate::{
     clock,
     contact::Contact,
-    grpc::{Connection, refusal},
+    grpc::{Connection, refusal, timed},
     heartbeat::RENEWALS_IN_A_LEASE,
     logs::{Logs, choose::choose, read::read},
     pod::manager::Registry,
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 /// Logs, commands and the like at one time; the server is told no beyond it.
 const SESSIONS_MAX: usize = 256;
@@ -38,7 +38,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// A server that answers none of so many pings is left.
 const PINGS_UNANSWERED_MAX: u32 = 3;
 /// But not sooner: sessions end with the stream, and a busy server is no lost one.
-const SILENCE_MIN: Duration = Duration::from_secs(15);
+const SILENCE_MIN: Duration = Duration::from_secs(5);
 /// How long a session's end may take to be read.
 const END_MAX: Duration = Duration::from_secs(10);
 
@@ -58,6 +58,14 @@ pub(crate) struct NodeLink {
     pub(crate) resumed: Arc<Notify>,
 }
 
+/// The server's answers to pings.
+struct Answers {
+    /// When the last one came, by the wall clock: it goes on while the machine sleeps.
+    last_at: OffsetDateTime,
+    /// How long to wait after a failure; an answer is a success.
+    reconnect: Reconnect,
+}
+
 /// How many sessions there may be.
 struct Slots {
     sessions: Arc<Semaphore>,
@@ -72,22 +80,16 @@ impl NodeLink {
             sessions: Arc::new(Semaphore::new(SESSIONS_MAX)),
             forwards: Arc::new(Semaphore::new(FORWARDS_MAX)),
         };
-        let mut reconnect = Reconnect::new();
-        // By the wall clock: it goes on while the machine sleeps.
-        let mut answered_at = clock::now();
+        let mut answers = Answers { last_at: clock::now(), reconnect: Reconnect::new() };
         let keep = async {
             loop {
-                let since = Instant::now();
-                match this.control(&slots, &stop, &mut answered_at).await {
+                match this.control(&slots, &stop, &mut answers).await {
                     Ok(()) => debug!("the control stream ended"),
-                    Err(error) if reconnect.is_first() => warn!(%error, "lost the control stream"),
+                    Err(error) if answers.reconnect.is_first() => warn!(%error, "lost the control stream"),
                     Err(error) => debug!(%error, "still no control stream"),
                 }
                 this.contact.missed();
-                if since.elapsed() > this.interval {
-                    reconnect.reset();
-                }
-                tokio::time::sleep(reconnect.delay()).await;
+                tokio::time::sleep(answers.reconnect.delay()).await;
             }
         };
         tokio::select! {
@@ -100,7 +102,7 @@ impl NodeLink {
         self: &Arc<Self>,
         slots: &Slots,
         stop: &CancellationToken,
-        answered_at: &mut OffsetDateTime,
+        answers: &mut Answers,
     ) -> Result<(), ApiError> {
         let (sender, receiver) = mpsc::channel(FRAMES_MAX);
         let signal = |signal| v1::NodeSignal { signal: Some(signal) };
@@ -110,8 +112,7 @@ impl NodeLink {
         let gone = |_| ApiError::new(Reason::ServiceUnavailable, "the stream is closed");
         sender.send(signal(hello)).await.map_err(gone)?;
         let mut client = NodeLinkClient::new(self.connection.clone());
-        let response = client.control(ReceiverStream::new(receiver)).await.map_err(|status| refusal(&status))?;
-        let mut incoming = response.into_inner();
+        let mut incoming = timed(client.control(ReceiverStream::new(receiver))).await?;
         let mut heard = Instant::now();
         // Of pings that were not answered yet. They are answered in order.
         let mut sent = VecDeque::new();
@@ -131,10 +132,12 @@ impl NodeLink {
                                 _ => self.contact.missed(),
                             }
                             let now = clock::now();
-                            if now - *answered_at > self.interval * PINGS_UNANSWERED_MAX {
+                            if now - answers.last_at > self.interval * PINGS_UNANSWERED_MAX {
+                                info!("the server answers again");
                                 self.resumed.notify_one();
                             }
-                            *answered_at = now;
+                            answers.last_at = now;
+                            answers.reconnect.reset();
                         }
                         None => {}
                     }
@@ -170,8 +173,7 @@ impl NodeLink {
         let gone = |_| ApiError::new(Reason::ServiceUnavailable, "the stream is closed");
         sender.send(frame(session_frame::Frame::SessionId(open.session_id))).await.map_err(gone)?;
         let mut client = NodeLinkClient::new(self.connection.clone());
-        let response = client.session(ReceiverStream::new(receiver)).await.map_err(|status| refusal(&status))?;
-        let mut incoming = response.into_inner();
+        let mut incoming = timed(client.session(ReceiverStream::new(receiver))).await?;
 
         let (bytes_sender, mut bytes) = mpsc::channel::<Bytes>(FRAMES_MAX);
         let (input_sender, input) = mpsc::channel(FRAMES_MAX);
