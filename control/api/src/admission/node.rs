@@ -18,6 +18,9 @@ const OWN_LABELS: [&str; 6] = [
 
 /// Refuses a node that registers itself under a label, or with a range of addresses, that is not its to choose.
 pub(crate) fn admit_create(identity: &Identity, target: &Target, new: &Value) -> Result<(), ApiError> {
+    if identity.node_name().is_some() {
+        check_finalizers(target, new, &Value::Null)?;
+    }
     if let Some(node) = identity.node_name().filter(|_| target.kind == catalogue::pods()) {
         return admit_mirror(node, target, new);
     }
@@ -52,8 +55,11 @@ fn admit_mirror(node: &str, target: &Target, pod: &Value) -> Result<(), ApiError
     Ok(())
 }
 
-/// Refuses a node that changes such a label or its own spec: taints, and whether it is cordoned.
+/// Refuses a node that changes such a label, finalizers, or its own spec: taints, and whether it is cordoned.
 pub(crate) fn admit_update(identity: &Identity, target: &Target, new: &Value, old: &Value) -> Result<(), ApiError> {
+    if identity.node_name().is_some() {
+        check_finalizers(target, new, old)?;
+    }
     if !concerns(identity, target) || !target.subresource.is_empty() {
         return Ok(());
     }
@@ -65,6 +71,15 @@ pub(crate) fn admit_update(identity: &Identity, target: &Target, new: &Value, ol
 
 fn concerns(identity: &Identity, target: &Target) -> bool {
     identity.node_name().is_some() && target.kind == catalogue::nodes()
+}
+
+/// What a node would hold with them is not its to hold: its own Node stayed when it is deleted, and with it the node.
+fn check_finalizers(target: &Target, new: &Value, old: &Value) -> Result<(), ApiError> {
+    let finalizers = |object: &'_ Value| object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+    if finalizers(new) == finalizers(old) {
+        return Ok(());
+    }
+    Err(refusal(target, "a node is not allowed to change metadata.finalizers"))
 }
 
 /// No spec is an empty one.
@@ -113,7 +128,8 @@ mod tests {
         let target = Target::object(catalogue::pods(), "default", "a");
         let admitted = |pod: &Value| admit_create(&Identity::node("one"), &target, pod).is_ok();
         assert!(admitted(&mirror));
-        let changes: [fn(&mut Value); 5] = [
+        let changes: [fn(&mut Value); 6] = [
+            |pod| pod["metadata"]["finalizers"] = json!(["example.com/stay"]),
             |pod| pod["metadata"]["annotations"] = json!({}),
             |pod| pod["spec"]["nodeName"] = "two".into(),
             |pod| pod["spec"] = json!({}),
@@ -126,6 +142,29 @@ mod tests {
             assert!(!admitted(&pod), "{pod}");
             assert!(admit_create(&Identity::admin(), &target, &pod).is_ok(), "people may: {pod}");
         }
+    }
+
+    #[test]
+    fn a_node_holds_nothing_that_is_to_be_deleted() {
+        let object = |finalizers: &[&str]| json!({"metadata": {"name": "one", "finalizers": finalizers}, "spec": {"nodeName": "one"}});
+        let node = Identity::node("one");
+        for target in [Target::object(catalogue::nodes(), "", "one"), Target::object(catalogue::pods(), "a", "one")] {
+            let status = target.clone().with_subresource("status").unwrap();
+            for target in [&target, &status] {
+                for (new, old) in [(&["a"][..], &[][..]), (&[], &["a"]), (&["a", "b"], &["a"])] {
+                    let (new, old) = (object(new), object(old));
+                    let refused = admit_update(&node, target, &new, &old).unwrap_err();
+                    assert!(refused.message.contains("finalizers"), "{refused}");
+                    assert!(admit_update(&Identity::admin(), target, &new, &old).is_ok(), "people may: {new}");
+                }
+                assert!(admit_update(&node, target, &object(&["a"]), &object(&["a"])).is_ok(), "what is there stays");
+            }
+        }
+        let nodes = Target::collection(catalogue::nodes(), "");
+        let registering = |finalizers: Value| json!({"metadata": {"name": "one", "finalizers": finalizers}});
+        assert!(admit_create(&node, &nodes, &registering(json!(["a"]))).is_err());
+        assert!(admit_create(&node, &nodes, &registering(json!([]))).is_ok());
+        assert!(admit_create(&Identity::admin(), &nodes, &registering(json!(["a"]))).is_ok());
     }
 
     #[test]

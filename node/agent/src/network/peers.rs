@@ -11,9 +11,10 @@ use std::net::SocketAddr;
 /// Addresses of one node that are tried; what else it lists is left out.
 const ADDRESSES_MAX: usize = 4;
 
-/// The peers of the node called `own_name`.
+/// The peers of the node called `own_name`. One that is being deleted is none any more, whatever it still waits for.
 pub(crate) fn of<'a>(nodes: impl IntoIterator<Item = &'a Value>, own_name: &str) -> Vec<Peer> {
-    nodes.into_iter().filter(|node| meta::name(node) != own_name).map(peer).collect()
+    let others = nodes.into_iter().filter(|node| meta::name(node) != own_name && !meta::is_terminating(node));
+    others.map(peer).collect()
 }
 
 fn peer(node: &Value) -> Peer {
@@ -59,6 +60,8 @@ mod tests {
             ),
             node("b", json!({TUNNEL_ANNOTATION: 7}), json!({"podCIDR": "10.244.8.0/22"})),
             node("c", json!(null), json!({"podCIDR": "rubbish"})),
+            json!({"metadata": {"name": "going", "deletionTimestamp": "2026-01-01T00:00:00Z",
+                "annotations": {TUNNEL_ANNOTATION: "192.0.2.9:6444"}}}),
         ];
         let peers = of(&nodes, "own");
         let names: Vec<_> = peers.iter().map(|peer| peer.node.as_str()).collect();
