@@ -24,6 +24,8 @@ pub const GROUP_APPROVED: &str = "system:bootstrappers:coracle:approved";
 pub const SINGLE_USE_ANNOTATION: &str = "coracle.dev/single-use";
 /// Annotation of a token's secret for one node: the node that it was used for.
 pub const USED_BY_ANNOTATION: &str = "coracle.dev/used-by";
+/// Beside it: the uid of the request that it was used for. It is good for no other, not even of the same name.
+pub const USED_FOR_ANNOTATION: &str = "coracle.dev/used-for";
 /// Who signs the certificates of nodes.
 pub const NODE_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// Lengths of the two parts of a token, in lower-case letters and digits.

@@ -3,14 +3,16 @@
 //! ```text
 //!  certificate: its serial begins with the store's revision when it was issued
 //!  Node deleted: the same command writes a record of the name with the time; its revision is the command's
+//!  new machine let in under the name: the record is written before its certificate is issued, with that revision
 //!  a certificate counts if no record of its name is younger than it
 //! ```
 //!
 //! So a deleted node is out with the very command that deletes it, on every server, and one of the same name that joins
 //! later is not. A connection of a revoked certificate ends as soon as the command has been applied here.
 
+use crate::door::{Door, read_error};
 use coracle_objects::{ApiError, Reason};
-use coracle_store::{Expect, Key, Op, ReadError, Store, StoreEvent, Watched};
+use coracle_store::{Command, Expect, Key, Op, Outcome, ReadError, Store, StoreEvent, Watched};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -49,6 +51,22 @@ pub(crate) fn revoke(store: &Store, node: &str, now_seconds: i64) -> Result<Op, 
     Ok(Op::Put { key: key(node), value: now_seconds.to_string().into(), splice_at: None, expect })
 }
 
+/// Takes all certificates of `node` that were issued so far out of use without its Node being deleted: a new machine is
+/// let in under its name. Answers the revision from which on certificates count.
+///
+/// # Errors
+/// When the store cannot be read or written; 409 when another server was faster.
+pub async fn begin_anew(door: &Door, node: &str) -> Result<u64, ApiError> {
+    let store = door.store();
+    // The time of the last deletion stays: how long its range rests hangs on it.
+    let deleted_at = deleted_at(store, node).map_err(|error| read_error(&error))?;
+    let op = revoke(store, node, deleted_at).map_err(|error| read_error(&error))?;
+    match door.propose(Command { ops: vec![op], ..Command::default() }).await? {
+        Outcome::Applied(revision) => Ok(revision.0),
+        Outcome::Rejected(_) => Err(ApiError::new(Reason::Conflict, format!("node {node} was deleted just now"))),
+    }
+}
+
 /// When a Node of this name was last deleted, in seconds since 1970; 0: never, as far as is known.
 ///
 /// # Errors
@@ -67,7 +85,10 @@ pub(crate) fn since_and_check(store: &Store, node: &str) -> Result<(u64, Op), Re
 
 /// 401 for a certificate that no longer counts.
 pub(super) fn refusal(node: &str) -> ApiError {
-    let message = format!("the credentials of node \"{node}\" ended when the node was deleted; it has to join again");
+    let message = format!(
+        "the credentials of node \"{node}\" ended when the node was deleted, or when another machine joined as it; it has to \
+         join again"
+    );
     ApiError::new(Reason::Unauthorized, message)
 }
 
@@ -184,7 +205,7 @@ impl NodeConnections {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use coracle_store::{Command, testing::LocalProposer};
+    use coracle_store::testing::LocalProposer;
 
     #[tokio::test]
     async fn what_was_issued_before_the_record_does_not_count_and_its_connections_end() {
@@ -208,5 +229,18 @@ mod tests {
         drop((one, later));
         assert_eq!(connections.open.lock().keys().collect::<Vec<_>>(), ["two"]);
         stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn who_joins_anew_ends_what_was_issued_before_and_deletes_nothing() {
+        let (door, _) = crate::testing::door().await;
+        let first = begin_anew(&door, "one").await.unwrap();
+        let second = begin_anew(&door, "one").await.unwrap();
+        assert!(0 < first && first < second);
+        assert_eq!((since(door.store(), "one").unwrap(), deleted_at(door.store(), "one").unwrap()), (second, 0));
+        let op = revoke(door.store(), "one", 7).unwrap();
+        door.propose(Command { ops: vec![op], ..Command::default() }).await.unwrap();
+        begin_anew(&door, "one").await.unwrap();
+        assert_eq!(deleted_at(door.store(), "one").unwrap(), 7);
     }
 }

@@ -5,8 +5,9 @@
 //!    └──policy or a person──▶ Denied          └──not in order──▶ Failed
 //! ```
 //!
-//! It must never sign what is not approved, for anybody but a node, or with a serial that is younger than the request: a
-//! node that was deleted since must not come out of it with a certificate that counts.
+//! It must never sign what is not approved, for anybody but a node, or for a node's own request with a serial that is
+//! younger than the request: a node that was deleted since must not come out of it with a certificate that counts. Of a new
+//! machine nothing counts that was issued under its name before: whoever has that is another one, or has lost it.
 
 mod policy;
 mod request;
@@ -26,12 +27,12 @@ use coracle_client::{
     clock::{self, Clock, SystemClock},
     supervisor,
 };
-use coracle_objects::{ApiError, Reason, bootstrap, catalogue, meta};
+use coracle_objects::{ApiError, Reason, bootstrap, catalogue, meta, nodes};
 use policy::{Known, Verdict};
-use request::Request;
+use request::{Request, Subject};
 use serde_json::{Value, json};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -55,14 +56,43 @@ pub(crate) struct Signer {
     pub(crate) lifetime: Duration,
 }
 
+/// How many requests are kept of one node that something has come of, …
+const DONE_OF_NODE: usize = 8;
+/// … and of others: fewer than each may have at once, so that there is always room for new ones.
+const DONE_OF_TOKEN: usize = 256;
+
 /// One run of it, with what it remembers.
 struct Work {
     signer: Arc<Signer>,
     client: Arc<dyn Client>,
     requests: Cache,
-    /// The revision at which each undecided request was made, by uid: what a node asked for before it was deleted does
-    /// not count afterwards.
-    asked_at: Mutex<HashMap<String, u64>>,
+    memory: Mutex<Memory>,
+}
+
+/// What is remembered of requests, by uid, while they are there.
+#[derive(Debug, Default)]
+struct Memory {
+    /// The revision at which an undecided request was made: what a node asked for before it was deleted does not count
+    /// afterwards.
+    asked_at: HashMap<String, u64>,
+    /// What it is for, read once; `None` when it cannot be read.
+    subjects: HashMap<String, Option<Subject>>,
+    /// Those approved just now, of which the cache may not know yet.
+    given: HashSet<String>,
+}
+
+impl Memory {
+    /// Forgets requests that are gone, and what the cache knows by now.
+    fn forget(&mut self, listed: &HashMap<&str, &Value>) {
+        self.asked_at.retain(|uid, _| listed.contains_key(uid.as_str()));
+        self.subjects.retain(|uid, _| listed.contains_key(uid.as_str()));
+        self.given.retain(|uid| listed.get(uid.as_str()).is_some_and(|object| !has_condition(object, "Approved")));
+    }
+
+    fn subject(&mut self, object: &Value) -> Option<&Subject> {
+        let uid = meta::uid(object).to_owned();
+        self.subjects.entry(uid).or_insert_with(|| Subject::of(object)).as_ref()
+    }
 }
 
 /// Runs until `shutdown`.
@@ -71,7 +101,7 @@ pub(crate) async fn run(signer: Arc<Signer>, shutdown: CancellationToken) {
     let client: Arc<dyn Client> = signer.door.client(Identity::signer());
     let kind = catalogue::certificate_signing_requests();
     let requests = Cache::start(&client, &clock, kind, Query::default(), cache::whole, &shutdown);
-    let work = Arc::new(Work { signer, client, requests, asked_at: Mutex::new(HashMap::new()) });
+    let work = Arc::new(Work { signer, client, requests, memory: Mutex::default() });
     let task = supervisor::spawn("certificates", clock, shutdown, move || Arc::clone(&work).follow());
     if let Err(error) = task.await {
         tracing::error!(%error, "the supervisor of certificates ended");
@@ -85,7 +115,13 @@ impl Work {
         let mut clear = tokio::time::interval(CLEARED_EVERY);
         loop {
             let mut failed = false;
-            for object in self.requests.all() {
+            let all = self.requests.all();
+            let listed = all.iter().map(|object| (meta::uid(object), &**object));
+            self.memory().forget(&listed.collect());
+            for object in in_excess(&all) {
+                self.remove(object).await;
+            }
+            for object in all {
                 if let Err(error) = self.look_at(&object).await {
                     let name = meta::name(&object);
                     if matches!(error.reason, Reason::Conflict | Reason::NotFound) {
@@ -108,15 +144,15 @@ impl Work {
     /// Brings one request a step further, if it is one for a node's certificate and there is a step.
     async fn look_at(&self, object: &Value) -> Result<(), ApiError> {
         let has = |kind: &str| has_condition(object, kind);
-        let is_done = has("Denied") || has("Failed") || !certificate(object).is_empty();
-        if is_done || object["spec"]["signerName"] != bootstrap::NODE_SIGNER {
-            self.asked_at().remove(meta::uid(object));
+        if is_done(object) || object["spec"]["signerName"] != bootstrap::NODE_SIGNER {
+            self.memory().asked_at.remove(meta::uid(object));
             return Ok(());
         }
         if has("Approved") {
             return self.sign(object).await;
         }
-        let asked_at = *self.asked_at().entry(meta::uid(object).to_owned()).or_insert_with(|| revision_of(object));
+        let uid = meta::uid(object).to_owned();
+        let asked_at = *self.memory().asked_at.entry(uid.clone()).or_insert_with(|| revision_of(object));
         let (kind, reason, message) = match self.decide(object, asked_at) {
             Verdict::Leave => return Ok(()),
             Verdict::Deny(reason, message) => ("Denied", reason, message),
@@ -126,7 +162,11 @@ impl Work {
             },
         };
         tracing::info!(name = meta::name(object), kind, reason, message, "decided on a signing request");
-        self.write(object, "approval", |status| push(status, kind, reason, &message)).await
+        self.write(object, "approval", |status| push(status, kind, reason, &message)).await?;
+        if kind == "Approved" {
+            self.memory().given.insert(uid);
+        }
+        Ok(())
     }
 
     fn decide(&self, object: &Value, asked_at: u64) -> Verdict {
@@ -145,13 +185,15 @@ impl Work {
             Err(error) => return Some(format!("the store cannot be read: {error}")),
         }
         let since = revocation::since(store, node).unwrap_or(u64::MAX);
-        let others = self.requests.all();
+        let (others, mut memory) = (self.requests.all(), self.memory());
         let given = others.iter().find(|other| {
-            meta::uid(other) != meta::uid(object)
-                && has_condition(other, "Approved")
-                && !has_condition(other, "Failed")
-                && revision_of(other) >= since
-                && Request::of(other).is_ok_and(|other| other.node == *node && other.public_key != request.public_key)
+            let is_given = memory.given.contains(meta::uid(other))
+                || has_condition(other, "Approved") && !has_condition(other, "Failed") && revision_of(other) >= since;
+            is_given
+                && meta::uid(other) != meta::uid(object)
+                && memory
+                    .subject(other)
+                    .is_some_and(|other| other.node == *node && other.public_key != request.public_key)
         })?;
         let other = meta::name(given);
         Some(format!(
@@ -167,20 +209,25 @@ impl Work {
             Ok(request) => request.node,
             Err(why) => return Ok(Some(why)),
         };
-        tokens::use_up(&*self.client, id, &node).await
+        tokens::use_up(&*self.client, id, &node, meta::uid(object)).await
     }
 
     async fn sign(&self, object: &Value) -> Result<(), ApiError> {
         let spec = &object["spec"];
-        // A node's own request counts from when it was made; what a person or a token let in, from when it was let in.
-        let renews = spec["username"].as_str().is_some_and(|user| coracle_objects::nodes::of_user(user).is_some());
-        let issued_at =
-            if renews { self.asked_at().get(meta::uid(object)).copied() } else { Some(revision_of(object)) };
+        let renews = spec["username"].as_str().is_some_and(|user| nodes::of_user(user).is_some());
+        let request = Request::of(object);
+        let issued_at = match &request {
+            // A node's own request counts from when it was made.
+            _ if renews => self.memory().asked_at.get(meta::uid(object)).copied(),
+            // Whom a person or a token let in is a new machine: nothing counts that others have under its name.
+            Ok(request) => Some(revocation::begin_anew(&self.signer.door, &request.node).await?),
+            Err(_) => None,
+        };
         let lifetime = match spec["expirationSeconds"].as_u64() {
             Some(seconds) => self.signer.lifetime.min(Duration::from_secs(seconds)),
             None => self.signer.lifetime,
         };
-        let signed = match (Request::of(object), issued_at) {
+        let signed = match (request, issued_at) {
             (Err(why), _) => Err(why),
             (_, None) => Err("the server has restarted since it was asked; ask again".to_owned()),
             (Ok(request), Some(issued_at)) => {
@@ -217,11 +264,7 @@ impl Work {
     async fn clear(&self, now: OffsetDateTime) {
         for object in self.requests.all() {
             if is_old(&object, now) {
-                let options = DeleteOptions { uid: Some(meta::uid(&object).to_owned()), ..DeleteOptions::default() };
-                let kind = catalogue::certificate_signing_requests();
-                if let Err(error) = self.client.write(Write::Delete(kind, meta::key(&object), options)).await {
-                    tracing::debug!(%error, "cannot remove an old signing request");
-                }
+                self.remove(&object).await;
             }
         }
         if let Err(error) = tokens::clear(&*self.client, now.unix_timestamp()).await {
@@ -229,16 +272,53 @@ impl Work {
         }
     }
 
-    fn asked_at(&self) -> std::sync::MutexGuard<'_, HashMap<String, u64>> {
-        self.asked_at.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn remove(&self, object: &Value) {
+        let options = DeleteOptions { uid: Some(meta::uid(object).to_owned()), ..DeleteOptions::default() };
+        let kind = catalogue::certificate_signing_requests();
+        if let Err(error) = self.client.write(Write::Delete(kind, meta::key(object), options)).await {
+            tracing::debug!(%error, "cannot remove an old signing request");
+        }
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Whether a request has been kept for long enough, since it was decided on if it was.
 fn is_old(object: &Value, now: OffsetDateTime) -> bool {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
     let is_pending = !["Approved", "Denied", "Failed"].iter().any(|kind| has_condition(object, kind));
     let kept = if is_pending { PENDING_KEPT } else { DONE_KEPT };
-    let made = object["metadata"]["creationTimestamp"].as_str().and_then(clock::parse);
-    made.is_some_and(|made| now - made > kept)
+    // People write conditions too: a time to come is no reason to keep a request for ever.
+    let times = conditions.map(|condition| &condition["lastUpdateTime"]);
+    let times = times.chain([&object["metadata"]["creationTimestamp"]]);
+    let last = times.filter_map(|time| clock::parse(time.as_str()?)).filter(|time| *time <= now).max();
+    last.is_some_and(|last| now - last > kept)
+}
+
+/// Requests that something has come of and that are too many of one machine or node: the oldest, those without a
+/// certificate first.
+fn in_excess(all: &[Arc<Value>]) -> Vec<&Value> {
+    let mut done: HashMap<&str, Vec<&Value>> = HashMap::new();
+    for object in all {
+        let user = object["spec"]["username"].as_str().unwrap_or_default();
+        let is_machine = user.starts_with(bootstrap::USER_PREFIX) || nodes::of_user(user).is_some();
+        if is_machine && is_done(object) {
+            done.entry(user).or_default().push(object);
+        }
+    }
+    let excess = done.into_iter().flat_map(|(user, mut requests)| {
+        let kept = if nodes::of_user(user).is_some() { DONE_OF_NODE } else { DONE_OF_TOKEN };
+        requests.sort_by_key(|request| (!certificate(request).is_empty(), revision_of(request)));
+        requests.truncate(requests.len().saturating_sub(kept));
+        requests
+    });
+    excess.collect()
+}
+
+fn is_done(object: &Value) -> bool {
+    has_condition(object, "Denied") || has_condition(object, "Failed") || !certificate(object).is_empty()
 }
 
 fn has_condition(object: &Value, kind: &str) -> bool {

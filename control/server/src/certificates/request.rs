@@ -23,6 +23,28 @@ pub(crate) struct Request {
     pub(crate) public_key: Vec<u8>,
 }
 
+/// For whom a request is, whether or not it is in order.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    /// The node that it is for.
+    pub(crate) node: String,
+    /// The key that it is for, encoded.
+    pub(crate) public_key: Vec<u8>,
+}
+
+impl Subject {
+    /// Reads the `CertificateSigningRequest` object without checking it; `None` when it names no single node.
+    pub(crate) fn of(object: &Value) -> Option<Self> {
+        let pem = STANDARD.decode(object["spec"]["request"].as_str()?).ok()?;
+        let der = CertificateSigningRequestDer::from_pem_slice(&pem).ok()?;
+        let (_, request) = X509CertificationRequest::from_der(&der).ok()?;
+        let information = &request.certification_request_info;
+        let mut names = information.subject.iter_common_name();
+        let node = nodes::of_user(names.next()?.as_str().ok()?)?.to_owned();
+        names.next().is_none().then(|| Self { node, public_key: information.subject_pki.raw.to_vec() })
+    }
+}
+
 impl Request {
     /// Reads the `CertificateSigningRequest` object.
     ///
@@ -97,6 +119,9 @@ pub(crate) mod tests {
         let usages = ["digital signature", "client auth"];
         let good = Request::of(&object("system:node:one", "system:nodes", &[], &usages)).unwrap();
         assert_eq!(good.node, "one");
+        let subject = Subject::of(&object("system:node:one", "system:nodes", &[], &usages)).unwrap();
+        assert_eq!((subject.node.as_str(), subject.public_key.len()), ("one", good.public_key.len()));
+        assert!(Subject::of(&object("admin", "system:nodes", &[], &usages)).is_none());
         let cases: [Case<'_>; 9] = [
             ("system:node:one", "system:masters", &[], &usages, "organization"),
             ("admin", "system:nodes", &[], &usages, "common name"),

@@ -36,11 +36,13 @@ impl Setting {
         let setting = Self { door, shutdown, _directory: directory };
         let admin = Identity::admin();
         setting.create(&admin, catalogue::namespaces(), json!({"metadata": {"name": "kube-system"}})).await;
-        let secret = |annotations: Value| {
-            let key = bootstrap::secret_key("abcdef");
+        let secret = |id: &str, annotations: Value| {
+            let key = bootstrap::secret_key(id);
             json!({"metadata": {"name": key.name, "namespace": key.namespace, "annotations": annotations}})
         };
-        setting.create(&admin, catalogue::secrets(), secret(json!({bootstrap::SINGLE_USE_ANNOTATION: "true"}))).await;
+        let once = json!({bootstrap::SINGLE_USE_ANNOTATION: "true"});
+        setting.create(&admin, catalogue::secrets(), secret("abcdef", once)).await;
+        setting.create(&admin, catalogue::secrets(), secret("many00", json!({}))).await;
         setting
     }
 
@@ -108,9 +110,86 @@ async fn a_name_is_given_once_until_its_node_is_deleted() {
     setting.door.delete(&Identity::admin(), &target, &deleted).await.unwrap();
     let since = revocation::since(setting.door.store(), "one").unwrap();
     assert!(since > renewed, "nothing that was issued so far counts");
-    let anew = setting.ask(&bootstrapper("abcdef"), "f", "one").await.unwrap();
+    assert_eq!(
+        setting.ask(&bootstrapper("abcdef"), "f", "one").await,
+        Err("TokenUsed".to_owned()),
+        "what was used before stays used"
+    );
+    let anew = setting.ask(&bootstrapper("many00"), "g", "one").await.unwrap();
     assert!(anew >= since);
     setting.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn a_machine_that_never_registered_is_out_when_another_is_let_in() {
+    let setting = Setting::new().await;
+    let client = setting.door.client(Identity::admin());
+    let first = setting.ask(&bootstrapper("many00"), "a", "one").await.unwrap();
+    assert_eq!(revocation::since(setting.door.store(), "one").unwrap(), first, "nothing that was there before counts");
+    let kind = catalogue::certificate_signing_requests();
+    let key = coracle_objects::ObjectKey::cluster("a");
+    client.write(Write::Delete(kind, key, DeleteOptions::default())).await.unwrap();
+    let second = setting.ask(&bootstrapper("many00"), "b", "one").await.unwrap();
+    let since = revocation::since(setting.door.store(), "one").unwrap();
+    assert!(first < since && since <= second, "{first} {since} {second}");
+    // It renews as before: that is nobody new.
+    setting.create(&Identity::node("one"), catalogue::nodes(), json!({"metadata": {"name": "one"}})).await;
+    assert!(setting.ask(&Identity::node("one"), "c", "one").await.unwrap() > second);
+    assert_eq!(revocation::since(setting.door.store(), "one").unwrap(), since);
+    setting.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn of_two_machines_that_ask_at_once_one_gets_the_name() {
+    let setting = Setting::new().await;
+    let machine = bootstrapper("many00");
+    for round in 0..8 {
+        let (a, b, node) = (format!("a{round}"), format!("b{round}"), format!("node-{round}"));
+        let (one, two) = tokio::join!(setting.ask(&machine, &a, &node), setting.ask(&machine, &b, &node));
+        let mut refused = [one, two].into_iter().filter_map(Result::err);
+        assert_eq!((refused.next().as_deref(), refused.next()), (Some("NameTaken"), None));
+    }
+    setting.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn of_one_nodes_requests_the_latest_are_kept() {
+    let setting = Setting::new().await;
+    let node = Identity::node("one");
+    let names: Vec<String> = (0..DONE_OF_NODE + 3).map(|number| format!("r{number:02}")).collect();
+    for name in &names {
+        setting.ask(&node, name, "one").await.unwrap();
+    }
+    let client = setting.door.client(Identity::admin());
+    let kept = async {
+        loop {
+            let listed = client.list(catalogue::certificate_signing_requests(), &Query::default()).await.unwrap();
+            let found: Vec<String> = listed.items.iter().map(|one| meta::name(one).to_owned()).collect();
+            if found.len() <= DONE_OF_NODE {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let kept = tokio::time::timeout(WAIT_MAX, kept).await.expect("fewer");
+    assert_eq!(kept, names[3..]);
+    setting.shutdown.cancel();
+}
+
+#[test]
+fn nothing_is_remembered_of_requests_that_are_gone() {
+    let mut memory = Memory::default();
+    let request = object("system:node:one", nodes::GROUP, &[], &["client auth"]);
+    memory.asked_at.insert("u".to_owned(), 5);
+    memory.given.insert("u".to_owned());
+    assert_eq!(memory.subject(&request).unwrap().node, "one");
+    memory.forget(&HashMap::from([("u", &request)]));
+    assert_eq!((memory.asked_at.len(), memory.given.len(), memory.subjects.len()), (1, 1, 1));
+    let approved = json!({"status": {"conditions": [{"type": "Approved"}]}});
+    memory.forget(&HashMap::from([("u", &approved)]));
+    assert_eq!((memory.asked_at.len(), memory.given.len(), memory.subjects.len()), (1, 0, 1));
+    memory.forget(&HashMap::new());
+    assert!(memory.asked_at.is_empty() && memory.subjects.is_empty());
 }
 
 #[tokio::test]
@@ -131,4 +210,7 @@ fn what_is_done_with_goes_before_what_waits() {
     };
     assert!(old(json!([{"type": "Denied"}]), now) && old(json!([{"type": "Approved"}]), now));
     assert!(!old(json!([]), now) && old(json!([]), now + time::Duration::hours(23)));
+    let approved = |time: &str| json!([{"type": "Approved", "lastUpdateTime": time}]);
+    assert!(!old(approved("1970-01-01T01:30:00Z"), now), "an hour since the decision");
+    assert!(old(approved("1970-01-01T00:30:00Z"), now) && old(approved("2970-01-01T00:00:00Z"), now));
 }

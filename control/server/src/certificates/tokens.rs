@@ -5,8 +5,9 @@ use coracle_client::{Client, DeleteOptions, Part, Query, Write};
 use coracle_objects::{ApiError, Reason, bootstrap, catalogue, meta};
 use serde_json::Value;
 
-/// Writes into the token's secret, if it is for one node, that `node` is the one; says why not when it is not.
-pub(super) async fn use_up(client: &dyn Client, id: &str, node: &str) -> Result<Option<String>, ApiError> {
+/// Writes into the token's secret, if it is for one node, that the request with this uid, for `node`, is the one; says why
+/// not when it is not. What was used stays used, also for a node of the same name: that one may have been deleted since.
+pub(super) async fn use_up(client: &dyn Client, id: &str, node: &str, uid: &str) -> Result<Option<String>, ApiError> {
     let secret = match client.get(catalogue::secrets(), &bootstrap::secret_key(id)).await {
         Ok(secret) => secret,
         Err(error) if error.reason == Reason::NotFound => return Ok(Some("the token is gone".to_owned())),
@@ -16,11 +17,13 @@ pub(super) async fn use_up(client: &dyn Client, id: &str, node: &str) -> Result<
         return Ok(None);
     }
     match meta::annotation(&secret, bootstrap::USED_BY_ANNOTATION) {
-        Some(used_by) if used_by == node => Ok(None),
+        // It is the same request once more, if writing the decision failed.
+        Some(_) if meta::annotation(&secret, bootstrap::USED_FOR_ANNOTATION) == Some(uid) => Ok(None),
         Some(used_by) => Ok(Some(format!("the token is for one node, and was used for {used_by}"))),
         None => {
             let mut secret = Value::clone(&secret);
             secret["metadata"]["annotations"][bootstrap::USED_BY_ANNOTATION] = node.into();
+            secret["metadata"]["annotations"][bootstrap::USED_FOR_ANNOTATION] = uid.into();
             // The resource version in it makes sure that nobody else was faster.
             client.write(Write::Update(catalogue::secrets(), Part::Object, secret)).await?;
             Ok(None)
