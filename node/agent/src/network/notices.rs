@@ -19,8 +19,10 @@ use tracing::{debug, warn};
 const QUEUE_MAX: usize = 256;
 /// How long the same is not said again.
 const QUIET: Duration = Duration::from_secs(30);
-/// Things whose last time is remembered; with more, the oldest ones are forgotten together.
+/// Objects and reasons about which something was said lately; about more nothing is said.
 const REMEMBERED_MAX: usize = 4096;
+/// Different messages about one object with one reason, within [`QUIET`]; more are not said.
+const MESSAGES_MAX: usize = 16;
 /// Reason of events about bounds.
 const BOUND_REASON: &str = "NetworkLimit";
 
@@ -102,7 +104,8 @@ impl Teller {
 /// What was said when.
 #[derive(Default)]
 struct Told {
-    last: HashMap<(String, &'static str, String), Instant>,
+    /// By object and reason, then by message.
+    last: HashMap<(String, &'static str), HashMap<String, Instant>>,
 }
 
 impl Told {
@@ -112,17 +115,25 @@ impl Told {
             About::Service(namespace, name) => format!("{namespace}/{name}"),
             About::Node => String::new(),
         };
-        let key = (about, notice.reason, notice.message.clone());
-        if self.last.get(&key).is_some_and(|last| now.saturating_duration_since(*last) < QUIET) {
-            return false;
-        }
-        if self.last.len() >= REMEMBERED_MAX {
-            self.last.retain(|_, last| now.saturating_duration_since(*last) < QUIET);
+        let is_recent = |last: &Instant| now.saturating_duration_since(*last) < QUIET;
+        let key = (about, notice.reason);
+        if !self.last.contains_key(&key) && self.last.len() >= REMEMBERED_MAX {
+            self.last.retain(|_, messages| messages.values().any(is_recent));
             if self.last.len() >= REMEMBERED_MAX {
                 return false;
             }
         }
-        self.last.insert(key, now);
+        let messages = self.last.entry(key).or_default();
+        if messages.get(&notice.message).is_some_and(is_recent) {
+            return false;
+        }
+        if messages.len() >= MESSAGES_MAX {
+            messages.retain(|_, last| is_recent(last));
+            if messages.len() >= MESSAGES_MAX {
+                return false;
+            }
+        }
+        messages.insert(notice.message.clone(), now);
         true
     }
 }
@@ -148,9 +159,18 @@ mod tests {
     #[test]
     fn many_things_at_once_are_bounded() {
         let (mut told, start) = (Told::default(), Instant::now());
-        let news = (0..2 * REMEMBERED_MAX).filter(|number| told.is_news(&notice("a", &number.to_string()), start));
+        let news = (0..2 * REMEMBERED_MAX).filter(|number| told.is_news(&notice(&number.to_string(), "x"), start));
         assert_eq!(news.count(), REMEMBERED_MAX);
-        assert!(told.is_news(&notice("a", "later"), start + QUIET));
+        assert!(told.is_news(&notice("later", "x"), start + QUIET));
         assert_eq!(told.last.len(), 1);
+    }
+
+    #[test]
+    fn many_messages_about_one_thing_silence_no_other() {
+        let (mut told, start) = (Told::default(), Instant::now());
+        let news = (0..2 * REMEMBERED_MAX).filter(|number| told.is_news(&notice("a", &number.to_string()), start));
+        assert_eq!(news.count(), MESSAGES_MAX);
+        assert!(told.is_news(&notice("b", "x"), start));
+        assert!(told.is_news(&notice("a", "later"), start + QUIET));
     }
 }

@@ -9,13 +9,18 @@ use super::{
     marked,
     paths::is_relayed,
     pump::{End, Sending, pump},
-    reassembly::Reassembly,
+    reassembly::{self, Reassembly},
     record::Record,
 };
 use crate::fabric::DialFailure;
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream};
 use std::{sync::Arc, time::Instant};
+
+/// Kinds of what peers may not do.
+const GARBAGE_STREAM: &str = "a stream that begins with garbage";
+const GARBAGE_DATAGRAM: &str = "a datagram that is garbage";
+const FOREIGN: &str = "traffic that is not from its pods";
 
 /// First byte on every new connection: it is welcome.
 const WELCOME: [u8; 1] = [1];
@@ -40,33 +45,36 @@ pub(super) async fn accept(shared: Arc<Shared>) {
             drop(permit);
             match result {
                 Ok(Ok(())) => {}
-                Ok(Err((node, why))) => shared.reporter.refused(node.as_deref(), address, &why),
+                Ok(Err(TurnedAway::Stranger(why))) => shared.reporter.refused_stranger(address, &why),
+                Ok(Err(TurnedAway::Peer(node, why))) => shared.reporter.refused(&node, why, address, why),
                 Err(_) => tracing::debug!(%address, "a handshake took too long"),
             }
         });
     }
 }
 
-/// The node, where it is known, and why it is turned away.
-type TurnedAway = (Option<String>, String);
+/// Who is turned away, and why.
+enum TurnedAway {
+    Stranger(String),
+    Peer(String, &'static str),
+}
 
 async fn shake_hands(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), TurnedAway> {
     let config = endpoint::server_for(&shared.server, &shared.config.limits, incoming.remote_address());
-    let unknown = |why| (None, why);
-    let connecting = incoming.accept_with(config).map_err(|error| unknown(dial::reason(&error)))?;
+    let connecting = incoming.accept_with(config).map_err(|error| TurnedAway::Stranger(dial::reason(&error)))?;
     let connection = match connecting.await {
         Ok(connection) => connection,
         // It went away, or it is a newer or older version of this.
         Err(ConnectionError::TimedOut | ConnectionError::LocallyClosed | ConnectionError::Reset) => return Ok(()),
-        Err(error) => return Err(unknown(dial::reason(&error))),
+        Err(error) => return Err(TurnedAway::Stranger(dial::reason(&error))),
     };
-    let known = dial::known(&connection).map_err(unknown)?;
+    let known = dial::known(&connection).map_err(TurnedAway::Stranger)?;
     if is_relayed(connection.remote_address())
         && shared.relayed.address_of(&known.node.as_str().into()) != connection.remote_address()
     {
-        let why = "it came through the control plane in another node's name".to_owned();
+        let why = "it came through the control plane in another node's name";
         connection.close(CLOSED_STRANGER, why.as_bytes());
-        return Err((Some(known.node), why));
+        return Err(TurnedAway::Peer(known.node, why));
     }
     if let Err(error) = welcome(&connection).await {
         tracing::debug!(node = known.node, error, "a node went away before it was welcomed");
@@ -75,7 +83,7 @@ async fn shake_hands(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), Tur
     let node = known.node.clone();
     shared.register(Link::new(connection.clone(), false, known)).map(drop).map_err(|why| {
         connection.close(CLOSED_STRANGER, why.as_bytes());
-        (Some(node), why.to_owned())
+        TurnedAway::Peer(node, why)
     })
 }
 
@@ -117,7 +125,7 @@ async fn take_stream(shared: &Shared, link: &Arc<Link>, sending: SendStream, mut
         Ok(addresses) if is_peers(shared, link, addresses) => connect(shared, link, addresses, &sending).await,
         Ok(_) => Err(DialFailure::Denied),
         Err(Garbage) => {
-            turn_away(shared, link, "a stream that begins with garbage");
+            turn_away(shared, link, GARBAGE_STREAM, GARBAGE_STREAM);
             Err(DialFailure::Denied)
         }
     };
@@ -159,23 +167,30 @@ async fn connect(
 fn is_peers(shared: &Shared, link: &Link, addresses: Addresses) -> bool {
     let is_own = shared.peer(&link.known.node).is_some_and(|(_, peer)| peer.has(addresses.from.ip()));
     if !is_own {
-        turn_away(shared, link, &format!("traffic from {}, which is not its pod's address", addresses.from.ip()));
+        let why = format!("traffic from {}, which is not its pod's address", addresses.from.ip());
+        turn_away(shared, link, FOREIGN, &why);
     }
     is_own
 }
 
-fn turn_away(shared: &Shared, link: &Link, why: &str) {
-    shared.reporter.refused(Some(&link.known.node), link.connection.remote_address(), why);
+fn turn_away(shared: &Shared, link: &Link, kind: &'static str, why: &str) {
+    shared.reporter.refused(&link.known.node, kind, link.connection.remote_address(), why);
 }
 
 async fn take_datagrams(shared: &Shared, link: &Link) -> ConnectionError {
     let mut reassembly = Reassembly::default();
     loop {
-        match link.connection.read_datagram().await {
+        let next = link.connection.read_datagram();
+        // What waits is looked at now and then, however few or many come; nothing is looked at where nothing waits.
+        let next =
+            if reassembly.is_empty() { Ok(next.await) } else { tokio::time::timeout(reassembly::WAIT, next).await };
+        reassembly.expire(Instant::now());
+        let Ok(next) = next else { continue };
+        match next {
             Ok(datagram) => {
                 link.touch();
                 if take_datagram(shared, link, &mut reassembly, datagram) == Err(Garbage) {
-                    turn_away(shared, link, "a datagram that is garbage");
+                    turn_away(shared, link, GARBAGE_DATAGRAM, GARBAGE_DATAGRAM);
                 }
             }
             Err(error) => return error,

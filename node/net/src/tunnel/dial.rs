@@ -70,7 +70,9 @@ impl Elsewhere for Tunnel {
     fn seems_gone(&self, node: &str) -> bool {
         let Some((record, _)) = self.0.peer(node) else { return true };
         let state = record.state.lock();
-        record.best(&state).is_none() && (state.is_paused(Instant::now()) || !state.links.is_empty())
+        // One that is closed, and not forgotten yet, says nothing of the node.
+        let has_bad_link = state.links.iter().any(|link| link.is_open());
+        record.best(&state).is_none() && (state.is_paused(Instant::now()) || has_bad_link)
     }
 }
 

@@ -117,7 +117,7 @@ fn transport(limits: &TunnelLimits, remote: SocketAddr, has_dialled: bool) -> Tr
         .max_concurrent_bidi_streams(VarInt::from_u32(limits.streams_per_peer))
         .max_concurrent_uni_streams(VarInt::from_u32(1))
         .stream_receive_window(VarInt::from_u32(limits.stream_window_bytes))
-        .receive_window(VarInt::from_u32(limits.stalled_bytes.saturating_mul(2)))
+        .receive_window(VarInt::from_u32(limits.receive_window_bytes()))
         .send_window(limits.send_window_bytes)
         .max_idle_timeout(limits.silence.try_into().ok())
         .keep_alive_interval(has_dialled.then_some(limits.keep_alive))

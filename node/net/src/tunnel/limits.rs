@@ -10,7 +10,7 @@ pub struct TunnelLimits {
     /// Bytes of one connection, in one direction, that wait for a pod to read them.
     pub stream_window_bytes: u32,
     /// Bytes that wait for pods that have stopped to read, of all connections. Of all that comes from one peer, stalled or not,
-    /// twice as much may wait.
+    /// four times as much may wait.
     pub stalled_bytes: u32,
     /// A pod that has read nothing for so long, although something waits, has stopped to read.
     pub stall: Duration,
@@ -38,7 +38,7 @@ impl Default for TunnelLimits {
         Self {
             streams_per_peer: 2048,
             stream_window_bytes: 512 * 1024,
-            stalled_bytes: 64 * 1024 * 1024,
+            stalled_bytes: 32 * 1024 * 1024,
             stall: Duration::from_secs(5),
             send_window_bytes: 8 * 1024 * 1024,
             direct_timeout: Duration::from_secs(3),
@@ -54,10 +54,10 @@ impl Default for TunnelLimits {
 
 /// Of a machine's memory, what may wait for pods that have stopped to read, and what may be under way to one peer: one part of so
 /// many. More than by default it never is.
-const PARTS_STALLED: u64 = 16;
+const PARTS_STALLED: u64 = 32;
 const PARTS_SENT: u64 = 64;
 /// However little memory there is, in bytes.
-const STALLED_LEAST_BYTES: u32 = 4 * 1024 * 1024;
+const STALLED_LEAST_BYTES: u32 = 2 * 1024 * 1024;
 const SENT_LEAST_BYTES: u64 = 1024 * 1024;
 
 impl TunnelLimits {
@@ -71,6 +71,12 @@ impl TunnelLimits {
             send_window_bytes: (memory_bytes / PARTS_SENT).clamp(SENT_LEAST_BYTES, most.send_window_bytes),
             ..most
         }
+    }
+
+    /// Bytes of one of a peer's connections that may wait: more than can be stalled, so that the others go on, and with all of
+    /// its connections no more than may wait of one peer.
+    pub(super) fn receive_window_bytes(&self) -> u32 {
+        self.stalled_bytes.saturating_mul(WAITING_PER_STALLED) / WINDOWS
     }
 
     /// Connections that may stall at a time: each takes a window.
@@ -87,8 +93,13 @@ pub(super) const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Dura
 pub(super) const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// Addresses of a peer that are tried.
 pub(super) const ADDRESSES_MAX: usize = 4;
-/// Connections with one peer at a time; more are there only while one follows another.
-pub(super) const LINKS_MAX: usize = 4;
+/// Connections with one peer at a time; more than one are there only while one follows another.
+pub(super) const LINKS_MAX: usize = 3;
+/// As many may bring bytes that wait.
+const WINDOWS: u32 = 3;
+const _: () = assert!(LINKS_MAX == WINDOWS as usize);
+/// What may wait of one peer, in what may be stalled of all.
+const WAITING_PER_STALLED: u32 = 4;
 /// A connection that is not the preferred one is closed after so long without use.
 pub(super) const SURPLUS: Duration = Duration::from_secs(10);
 /// How often connections are looked after.
@@ -118,11 +129,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn one_connection_has_room_beside_what_is_stalled_and_all_stay_within_the_bound() {
+        for memory in [0, 256 << 20, 1 << 40] {
+            let limits = TunnelLimits::for_memory(memory);
+            let (window, stalled) = (u64::from(limits.receive_window_bytes()), u64::from(limits.stalled_bytes));
+            assert!(window > stalled, "{memory}");
+            assert!(window * u64::try_from(LINKS_MAX).unwrap() <= 4 * stalled, "{memory}");
+        }
+    }
+
+    #[test]
     fn less_memory_is_less_that_waits() {
         let of = |mib: u64| {
             let limits = TunnelLimits::for_memory(mib << 20);
             (limits.stalled_bytes >> 20, limits.send_window_bytes >> 20, limits.stalled_max())
         };
-        assert_eq!([of(0), of(256), of(1 << 20)], [(4, 1, 8), (16, 4, 32), (64, 8, 128)]);
+        assert_eq!([of(0), of(256), of(1 << 20)], [(2, 1, 4), (8, 4, 16), (32, 8, 64)]);
     }
 }

@@ -99,9 +99,14 @@ impl Link {
         InUse(Arc::clone(self))
     }
 
+    /// Streams that it carries.
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
     /// How long nobody has used it; nothing while somebody does.
     pub(super) fn unused_for(&self, now: Instant) -> Duration {
-        if self.streams.load(Ordering::Relaxed) > 0 {
+        if self.streams() > 0 {
             return Duration::ZERO;
         }
         now.saturating_duration_since(*self.used.lock())

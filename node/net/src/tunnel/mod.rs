@@ -292,7 +292,7 @@ impl Shared {
         let pending = state.take_pending();
         self.tell(&record, &mut state);
         drop(state);
-        for old in over {
+        if let Some(old) = over {
             old.close(CLOSED_SURPLUS, "there are too many connections");
         }
         for frame in pending {

@@ -1,7 +1,8 @@
 //! Long datagrams from their parts. What one peer can make this node keep is bounded in number, bytes and time: the oldest
 //! goes first. Pure: time is handed in.
 
-use super::frames::Part;
+use super::frames::{ADDRESSES_BYTES_MAX, Part};
+use crate::fabric::DATAGRAM_BYTES_MAX;
 use bytes::{Bytes, BytesMut};
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,7 +14,10 @@ const WAITING_MAX: usize = 128;
 /// Bytes of those.
 const WAITING_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// How long a datagram waits for its parts.
-const WAIT: Duration = Duration::from_secs(3);
+pub(super) const WAIT: Duration = Duration::from_secs(3);
+
+/// Bytes of one: a datagram and its addresses.
+const CONTENT_BYTES_MAX: usize = DATAGRAM_BYTES_MAX + ADDRESSES_BYTES_MAX;
 
 /// A datagram some of whose parts are there.
 #[derive(Debug)]
@@ -52,7 +56,12 @@ impl Reassembly {
             waiting.missing -= 1;
             waiting.bytes += bytes.len();
             self.bytes += bytes.len();
-            *slot = Some(bytes);
+            // A copy: the part itself keeps all of the buffer that it was received in.
+            *slot = Some(Bytes::copy_from_slice(&bytes));
+        }
+        if waiting.bytes > CONTENT_BYTES_MAX {
+            self.forget(number);
+            return None;
         }
         if waiting.missing > 0 {
             while self.waiting.len() > WAITING_MAX || self.bytes > WAITING_BYTES_MAX {
@@ -67,7 +76,13 @@ impl Reassembly {
         Some(whole.freeze())
     }
 
-    fn expire(&mut self, now: Instant) {
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// Forgets what has waited for too long.
+    pub(super) fn expire(&mut self, now: Instant) {
         while let Some(oldest) = self.order.front().copied() {
             let is_old = |waiting: &Waiting| now.saturating_duration_since(waiting.since) >= WAIT;
             if self.waiting.get(&oldest).is_some_and(|waiting| !is_old(waiting)) {
@@ -114,6 +129,27 @@ mod tests {
         all.add(part(1, 0, 2, b"a"), now);
         assert_eq!(all.add(part(1, 1, 2, b"b"), now + WAIT), None);
         assert_eq!(all.waiting.len(), 1);
+    }
+
+    #[test]
+    fn parts_of_more_than_a_datagram_are_forgotten() {
+        let (mut all, now) = (Reassembly::default(), Instant::now());
+        all.add(part(1, 0, 3, &vec![0; CONTENT_BYTES_MAX]), now);
+        assert!(!all.is_empty());
+        assert_eq!(all.add(part(1, 1, 3, b"x"), now), None);
+        assert!(all.is_empty());
+        // Nor is the last part taken.
+        all.add(part(2, 0, 2, &vec![0; CONTENT_BYTES_MAX]), now);
+        assert_eq!(all.add(part(2, 1, 2, b"x"), now), None);
+        assert_eq!((all.bytes, all.waiting.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_part_keeps_nothing_of_what_it_came_in() {
+        let (mut all, now) = (Reassembly::default(), Instant::now());
+        let packet = Bytes::from(vec![7; 1_400]);
+        all.add(Part { number: 1, index: 0, count: 2, bytes: packet.slice(..1) }, now);
+        assert!(packet.is_unique(), "the packet's buffer is free again");
     }
 
     #[test]

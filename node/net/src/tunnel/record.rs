@@ -62,18 +62,25 @@ impl Record {
     }
 }
 
+/// Where the least is, the first of equals.
+fn least(streams: impl Iterator<Item = usize>) -> Option<usize> {
+    streams.enumerate().min_by_key(|(_, streams)| *streams).map(|(index, _)| index)
+}
+
 impl State {
-    /// A new connection; gives what is over with it.
-    pub(super) fn add(&mut self, link: Arc<Link>) -> Vec<Arc<Link>> {
+    /// A new connection; gives what is over with it: what carries least, and is not new.
+    pub(super) fn add(&mut self, link: Arc<Link>) -> Option<Arc<Link>> {
         if link.path() == Path::Direct {
             self.why = None;
             self.direct_retry = None;
         }
         self.failures = 0;
         self.pause_until = None;
+        let surplus =
+            if self.links.len() < LINKS_MAX { None } else { least(self.links.iter().map(|link| link.streams())) };
+        let over = surplus.map(|index| self.links.remove(index));
         self.links.push(link);
-        let surplus = self.links.len().saturating_sub(LINKS_MAX);
-        self.links.drain(..surplus).collect()
+        over
     }
 
     /// Nothing works: dials fail at once for a while.
@@ -125,6 +132,15 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_carries_least_goes_first_and_of_equals_the_oldest() {
+        let rows: [(&[usize], _); 4] =
+            [(&[], None), (&[3, 1, 2], Some(1)), (&[0, 0, 0], Some(0)), (&[5, 2, 2], Some(1))];
+        for (streams, expected) in rows {
+            assert_eq!(least(streams.iter().copied()), expected, "{streams:?}");
+        }
+    }
 
     #[test]
     fn pauses_grow_and_a_connection_ends_them() {
