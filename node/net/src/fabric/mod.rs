@@ -24,7 +24,7 @@ mod outside_datagrams;
 mod outside_streams;
 mod pods;
 mod resolver;
-mod shares;
+pub(crate) mod shares;
 mod statistics;
 #[cfg(test)]
 mod tests;

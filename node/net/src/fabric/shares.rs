@@ -1,6 +1,6 @@
 //! Shares of something of which all pods together have a bounded number: a pod may hold as many as are left over for the
 //! others. So the first pods get all that they want, whoever comes late gets less, and some pods that never let go do not
-//! keep everybody else waiting.
+//! keep everybody else waiting. Pods are meant by their uids; others may be meant by their addresses.
 
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc};
@@ -34,6 +34,11 @@ impl Shares {
     pub(crate) fn new(count: usize) -> Arc<Self> {
         let state = Mutex::new(State { left: count, by_pod: HashMap::new() });
         Arc::new(Self { state, given_back: Notify::new() })
+    }
+
+    /// How many are left over.
+    pub(crate) fn left(&self) -> usize {
+        self.state.lock().left
     }
 
     /// One for a pod, unless it has its share.

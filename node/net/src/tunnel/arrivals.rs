@@ -28,13 +28,14 @@ const WELCOME: [u8; 1] = [1];
 /// Takes connections until the tunnel ends.
 pub(super) async fn accept(shared: Arc<Shared>) {
     while let Some(incoming) = shared.endpoint.accept().await {
-        let under_way = HANDSHAKES_MAX - shared.handshakes.available_permits();
+        let under_way = HANDSHAKES_MAX.saturating_sub(shared.handshakes.left());
         if under_way >= HANDSHAKES_UNCHECKED && !incoming.remote_address_validated() && incoming.may_retry() {
             // Gone already: nothing is lost.
             let _gone = incoming.retry();
             continue;
         }
-        let Ok(permit) = Arc::clone(&shared.handshakes).try_acquire_owned() else {
+        // Nobody gets more than half of them from one address.
+        let Some(permit) = shared.handshakes.try_take(&incoming.remote_address().ip().to_string()) else {
             incoming.refuse();
             continue;
         };

@@ -1,7 +1,8 @@
-//! Looks after connections: those that nobody uses are closed, and peers behind the relay are tried directly again.
+//! Looks after connections: those that nobody uses are closed, as those of peers whose
+//! certificate has expired, and peers behind the relay are tried directly again.
 
 use super::{
-    CLOSED_SURPLUS, CLOSED_UNUSED, Shared,
+    CLOSED_STRANGER, CLOSED_SURPLUS, CLOSED_UNUSED, Shared,
     limits::{CARE, SURPLUS},
     peers::Path,
     record::Record,
@@ -34,7 +35,9 @@ fn look_at(shared: &Arc<Shared>, record: &Arc<Record>, now: Instant) -> bool {
     for link in &state.links {
         let is_best = best.as_ref().is_some_and(|best| Arc::ptr_eq(best, link));
         let unused_for = link.unused_for(now);
-        if unused_for >= unused {
+        if link.has_expired_for(shared.config.limits.expired_grace) {
+            over.push((Arc::clone(link), CLOSED_STRANGER, "the node's certificate has expired"));
+        } else if unused_for >= unused {
             over.push((Arc::clone(link), CLOSED_UNUSED, "nobody uses it"));
         } else if !is_best && unused_for >= SURPLUS && best.is_some() {
             over.push((Arc::clone(link), CLOSED_SURPLUS, "there is a better one"));

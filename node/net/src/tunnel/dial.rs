@@ -14,7 +14,7 @@ use super::{
     pump::{End, Sending, pump},
     record::Record,
 };
-use crate::fabric::{DATAGRAM_BYTES_MAX, DialFailure};
+use crate::fabric::{DATAGRAM_BYTES_MAX, DialFailure, shares::Share};
 use async_trait::async_trait;
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, RecvStream};
@@ -43,12 +43,14 @@ impl Elsewhere for Tunnel {
 
     async fn connect(&self, node: &str, from: SocketAddr, to: SocketAddr) -> Result<Box<dyn Carrier>, DialFailure> {
         let (record, _) = self.0.peer(node).ok_or(DialFailure::Unreachable)?;
+        // No pod takes all that there is between two nodes.
+        let share = record.shares.try_take(&from.ip().to_string()).ok_or(DialFailure::TooMany)?;
         for _ in 0..TRIES {
             let link = self.0.link_to(&record).await?;
             match link.ask(Addresses { from, to }, self.0.config.limits.answer_timeout).await {
                 Ok((sending, receiving, in_use)) => {
                     let shared = Arc::clone(&self.0);
-                    return Ok(Box::new(Taken { shared, sending, receiving, in_use }));
+                    return Ok(Box::new(Taken { shared, sending, receiving, in_use, share }));
                 }
                 Err(NotConnected::Answered(failure)) => return Err(failure),
                 Err(NotConnected::Lost) => {}
@@ -82,14 +84,15 @@ struct Taken {
     sending: Sending,
     receiving: RecvStream,
     in_use: InUse,
+    share: Share,
 }
 
 impl Taken {
     fn join(self, end: End) {
-        let Self { shared, sending, receiving, in_use } = self;
+        let Self { shared, sending, receiving, in_use, share } = self;
         shared.tasks.clone().spawn(async move {
             pump(end, sending, receiving, shared.patience()).await;
-            drop(in_use);
+            drop((in_use, share));
         });
     }
 }

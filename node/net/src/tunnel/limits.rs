@@ -28,6 +28,8 @@ pub struct TunnelLimits {
     pub silence: Duration,
     /// A connection without streams and datagrams for so long is closed.
     pub unused: Duration,
+    /// How long what is open may go on after the peer's certificate has expired. Nothing new is opened meanwhile.
+    pub expired_grace: Duration,
     /// How often a peer that is reached through the relay is tried directly, at first; later up to
     /// [`DIRECT_RETRY_MAX`].
     pub direct_retry: Duration,
@@ -47,6 +49,7 @@ impl Default for TunnelLimits {
             keep_alive: Duration::from_secs(12),
             silence: Duration::from_secs(30),
             unused: Duration::from_mins(3),
+            expired_grace: Duration::from_mins(5),
             direct_retry: Duration::from_secs(5),
         }
     }

@@ -87,7 +87,12 @@ impl Link {
 
     /// The certificate does not count any more.
     pub(super) fn has_expired(&self) -> bool {
-        SystemTime::now() >= self.known.until
+        self.has_expired_for(Duration::ZERO)
+    }
+
+    /// It does not count any more since so long, at least.
+    pub(super) fn has_expired_for(&self, grace: Duration) -> bool {
+        SystemTime::now().duration_since(self.known.until).is_ok_and(|since| since >= grace)
     }
 
     pub(super) fn touch(&self) {
@@ -122,10 +127,16 @@ impl Link {
         addresses: Addresses,
         patience: Duration,
     ) -> Result<(Sending, RecvStream, InUse), NotConnected> {
-        let before = self.received();
         let in_use = self.begin();
-        let mut asking = std::pin::pin!(self.exchange(addresses));
         let sign_of_life = (SIGN_OF_LIFE + self.connection.rtt() * 4).min(SIGN_OF_LIFE_MAX);
+        // A connection that is full waits for one of its streams to end, without a word to the peer: that is no silence.
+        let (sending, receiving) = match tokio::time::timeout(sign_of_life, self.connection.open_bi()).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(_)) => return Err(NotConnected::Lost),
+            Err(_) => return Err(NotConnected::Answered(DialFailure::TooMany)),
+        };
+        let before = self.received();
+        let mut asking = std::pin::pin!(self.exchange(addresses, Sending::new(sending), receiving));
         let first = tokio::time::timeout(sign_of_life, &mut asking).await;
         let answer = match first {
             Ok(answer) => answer,
@@ -142,9 +153,12 @@ impl Link {
         answer.map(|(sending, receiving)| (sending, receiving, in_use))
     }
 
-    async fn exchange(&self, addresses: Addresses) -> Result<(Sending, RecvStream), NotConnected> {
-        let (sending, mut receiving) = self.connection.open_bi().await.map_err(|_| NotConnected::Lost)?;
-        let mut sending = Sending::new(sending);
+    async fn exchange(
+        &self,
+        addresses: Addresses,
+        mut sending: Sending,
+        mut receiving: RecvStream,
+    ) -> Result<(Sending, RecvStream), NotConnected> {
         let mut header = BytesMut::with_capacity(frames::ADDRESSES_BYTES_MAX);
         addresses.write(&mut header);
         let asked = sending.write_all(&header).await;

@@ -34,6 +34,7 @@ pub use identity::Credentials;
 pub use limits::TunnelLimits;
 pub use peers::{Notice, Path, Peer, PeerState};
 
+use crate::fabric::shares::Shares;
 use bytes::Bytes;
 use directory::Directory;
 use identity::Identity;
@@ -47,7 +48,7 @@ use record::Record;
 use stalls::Stalls;
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 use thiserror::Error;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The node shuts down.
@@ -105,7 +106,8 @@ struct Shared {
     relayed: Arc<Relayed>,
     arrivals: Arc<dyn Arrivals>,
     reporter: Reporter,
-    handshakes: Arc<Semaphore>,
+    /// By address.
+    handshakes: Arc<Shares>,
     /// There is a connection to look after.
     has_links: Notify,
     stalls: Arc<Stalls>,
@@ -155,7 +157,7 @@ impl Tunnel {
             relayed,
             arrivals,
             reporter,
-            handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES_MAX)),
+            handshakes: Shares::new(limits::HANDSHAKES_MAX),
             has_links: Notify::new(),
             stalls,
             changing: Mutex::default(),
@@ -266,7 +268,8 @@ impl Shared {
         }
         table.records.retain(|name, _| directory.get(name).is_some());
         for name in directory.names() {
-            let new = || Arc::new(Record::new(&self.config.node_name, Arc::clone(name)));
+            let streams = usize::try_from(self.config.limits.streams_per_peer).unwrap_or(usize::MAX);
+            let new = || Arc::new(Record::new(&self.config.node_name, Arc::clone(name), streams));
             table.records.entry(Arc::clone(name)).or_insert_with(new);
         }
         table.directory = directory;

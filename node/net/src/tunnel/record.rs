@@ -11,6 +11,7 @@ use super::{
     link::Link,
     peers::Path,
 };
+use crate::fabric::shares::Shares;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{
@@ -26,6 +27,8 @@ pub(super) struct Record {
     pub(super) node: Arc<str>,
     /// Of two connections made at the same time, the one that this side dialled stays.
     pub(super) is_our_dial_preferred: bool,
+    /// Streams to its pods, by the address of who has them.
+    pub(super) shares: Arc<Shares>,
     pub(super) state: Mutex<State>,
     /// A connection has come or gone, or an attempt has ended.
     pub(super) changed: Notify,
@@ -47,9 +50,15 @@ pub(super) struct State {
 }
 
 impl Record {
-    pub(super) fn new(own_name: &str, node: Arc<str>) -> Self {
+    pub(super) fn new(own_name: &str, node: Arc<str>, streams: usize) -> Self {
         let is_our_dial_preferred = own_name < &*node;
-        Self { node, is_our_dial_preferred, state: Mutex::default(), changed: Notify::new() }
+        Self {
+            node,
+            is_our_dial_preferred,
+            shares: Shares::new(streams),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        }
     }
 
     /// The connection to use: one that is not silent, a direct one, of those that both sides agree on, the newest.

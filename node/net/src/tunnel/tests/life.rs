@@ -1,6 +1,7 @@
 //! Connections as they come and go: dials from both sides at once, restarts, unused ones, new credentials and addresses.
 
 use super::*;
+use std::time::SystemTime;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dials_from_both_sides_at_once_all_work() {
@@ -118,4 +119,21 @@ async fn many_connections_at_once_are_all_served() {
     }
     tokio::time::timeout(LIMIT, dials.join_all()).await.unwrap();
     until("nothing is left of them", || one.tunnel.0.tasks.len() <= 3 && two.tunnel.0.tasks.len() <= 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_whose_certificate_has_expired_is_cut_off_after_a_while() {
+    let authority = Authority::new();
+    let strict = TunnelLimits { expired_grace: Duration::from_millis(500), ..limits() };
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let one = Node::with("one", 1, listen, authority.node("one", 0), strict, None);
+    let until = SystemTime::now() + Duration::from_secs(5);
+    let two = Node::with("two", 2, listen, authority.node_until("two", until), limits(), None);
+    introduce(&[&one, &two]);
+    let mut stream = one.connect("two", address(1, 1), address(2, ECHO)).await.unwrap();
+    echoes(&mut stream, b"still good").await;
+    let error = tokio::time::timeout(LIMIT, stream.read(&mut [0; 1])).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    assert!(SystemTime::now() >= until);
+    assert!(one.connect("two", address(1, 1), address(2, ECHO)).await.is_err());
 }

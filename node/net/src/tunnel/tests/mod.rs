@@ -17,7 +17,7 @@ use rcgen::{
 use rustls_pki_types::PrivateKeyDer;
 use std::{
     os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -55,12 +55,26 @@ impl Authority {
 
     /// A certificate for any user and group.
     pub(super) fn issue(&self, user: &str, group: &str, revision: u64, usage: ExtendedKeyUsagePurpose) -> Credentials {
+        self.issue_until(user, group, revision, usage, None)
+    }
+
+    fn issue_until(
+        &self,
+        user: &str,
+        group: &str,
+        revision: u64,
+        usage: ExtendedKeyUsagePurpose,
+        until: Option<SystemTime>,
+    ) -> Credentials {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, user);
         params.distinguished_name.push(DnType::OrganizationName, group);
         params.extended_key_usages = vec![usage];
+        if let Some(until) = until {
+            params.not_after = until.into();
+        }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let serial = [revision.to_be_bytes(), rand::random::<[u8; 8]>()].concat();
         params.serial_number = Some(SerialNumber::from(serial));
@@ -70,6 +84,12 @@ impl Authority {
             chain: vec![certificate.der().clone()],
             key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
         }
+    }
+
+    /// A node's that soon expires.
+    pub(super) fn node_until(&self, name: &str, until: SystemTime) -> Credentials {
+        let user = format!("system:node:{name}");
+        self.issue_until(&user, "system:nodes", 0, ExtendedKeyUsagePurpose::ClientAuth, Some(until))
     }
 
     pub(crate) fn node(&self, name: &str, revision: u64) -> Credentials {

@@ -244,3 +244,50 @@ async fn an_upload_that_was_cut_off_while_the_pod_did_not_read_looks_cut_off() {
     let read = tokio::time::timeout(LIMIT, tokio::io::copy(&mut pod, &mut tokio::io::sink())).await.unwrap();
     assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
+
+fn from_pod(pod: u8, port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 244, 1, pod], port))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_pod_takes_all_connections_between_two_nodes() {
+    let authority = Authority::new();
+    let few = TunnelLimits { streams_per_peer: 8, ..limits() };
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let one = Node::with("one", 1, listen, authority.node("one", 0), few, None);
+    let two = Node::start(&authority, "two", 2);
+    introduce(&[&one, &two]);
+    let mut greedy = Vec::new();
+    for port in 1..=4 {
+        greedy.push(one.connect("two", from_pod(5, port), address(2, ECHO)).await.unwrap());
+    }
+    let over = one.connect("two", from_pod(5, 9), address(2, ECHO)).await.unwrap_err();
+    assert_eq!(over, DialFailure::TooMany);
+    let mut other = one.connect("two", from_pod(6, 1), address(2, ECHO)).await.unwrap();
+    echoes(&mut other, b"there is some left").await;
+    drop(greedy);
+    let end = Instant::now() + LIMIT;
+    while one.connect("two", from_pod(5, 9), address(2, ECHO)).await.is_err() {
+        assert!(Instant::now() < end, "what was given back can be had");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_connection_is_not_taken_for_a_silent_one() {
+    let authority = Authority::new();
+    let few = TunnelLimits { streams_per_peer: 3, ..limits() };
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let one = Node::start(&authority, "one", 1);
+    let two = Node::with("two", 2, listen, authority.node("two", 0), few, None);
+    introduce(&[&one, &two]);
+    let mut open = Vec::new();
+    for pod in 1..=3 {
+        open.push(one.connect("two", from_pod(pod, 1), address(2, ECHO)).await.unwrap());
+    }
+    let since = one.tunnel.states()[0].since;
+    let over = one.connect("two", from_pod(4, 1), address(2, ECHO)).await.unwrap_err();
+    assert_eq!(over, DialFailure::TooMany);
+    assert_eq!((one.tunnel.states()[0].since, one.tunnel.seems_gone("two")), (since, false));
+    echoes(&mut open[0], b"goes on").await;
+}
