@@ -100,9 +100,7 @@ async fn watch(connection: &Connection, node: &str, old: &str, new: &str, began:
 }
 
 fn ready(object: &Value) -> &str {
-    let conditions = object["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let ready = conditions.iter().find(|one| one["type"] == "Ready");
-    ready.and_then(|ready| ready["status"].as_str()).unwrap_or_default()
+    pods::condition(object, "Ready")["status"].as_str().unwrap_or_default()
 }
 
 async fn seen(connection: &Connection, kind: &'static Kind, name: &str, wanted: impl Fn(&Value) -> bool) {

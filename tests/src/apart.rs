@@ -3,7 +3,7 @@
 use crate::{
     daemon::Daemon,
     kubectl::Kubectl,
-    processes,
+    pods, processes,
     site::{self, Site, children},
     wait::eventually,
 };
@@ -38,9 +38,7 @@ impl Apart {
         eventually("the node to be ready", || {
             let node =
                 kubectl.json(&format!("get node {NODE}")).map_err(|error| format!("{error}\n{}", apart.log()))?;
-            let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            let ready = conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "True");
-            if ready { Ok(()) } else { Err(node["status"].to_string()) }
+            if pods::condition(&node, "Ready")["status"] == "True" { Ok(()) } else { Err(node["status"].to_string()) }
         });
         apart
     }

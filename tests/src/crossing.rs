@@ -160,7 +160,7 @@ fn processes_of(fleet: &Fleet, node: usize) -> Vec<u32> {
 }
 
 fn server_descriptors(fleet: &Fleet) -> usize {
-    fleet.server_pid().map_or(0, |pid| processes::descriptors(pid).len())
+    processes::descriptors(fleet.server_pid().expect("the control plane runs")).len()
 }
 
 fn run(fleet: &mut Fleet, random: &mut Random, spared: usize, strikes: usize) -> Tally {

@@ -9,12 +9,11 @@ use crate::{
     footprint::Node as Holder,
     kubectl::Kubectl,
     network::node_port_number,
-    processes,
+    pods, processes,
     site::{self, Site, another_host, children},
     wait::eventually,
 };
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use std::{
     fmt::Write as _,
     fs,
@@ -41,7 +40,6 @@ pub struct Fleet {
 struct Node {
     daemon: Daemon,
     host: Ipv4Addr,
-    arguments: Vec<String>,
     device: Option<Device>,
 }
 
@@ -61,7 +59,7 @@ impl Fleet {
     /// When there is no temporary directory.
     #[must_use]
     pub fn unstarted(nodes: usize) -> Self {
-        let node = |_| Node { daemon: Daemon::default(), host: another_host(), arguments: Vec::new(), device: None };
+        let node = |_| Node { daemon: Daemon::default(), host: another_host(), device: None };
         Self {
             nodes: (0..nodes).map(node).collect(),
             server: Daemon::default(),
@@ -90,13 +88,6 @@ impl Fleet {
     #[must_use]
     pub fn with_environment(mut self, variables: &[(&str, &str)]) -> Self {
         self.environment.extend(variables.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())));
-        self
-    }
-
-    /// With more arguments for one node, behind those of all; they count from its next start.
-    #[must_use]
-    pub fn with_arguments_of(mut self, node: usize, arguments: &[&str]) -> Self {
-        self.nodes[node].arguments.extend(arguments.iter().map(|&argument| argument.to_owned()));
         self
     }
 
@@ -160,7 +151,7 @@ impl Fleet {
         arguments.extend(["--address".to_owned(), self.nodes[node].host.to_string()]);
         arguments.extend(["--credentials".to_owned(), shown(&credentials)]);
         arguments.extend(["--data-dir".to_owned(), shown(&directory)]);
-        arguments.extend(self.node_arguments.iter().chain(&self.nodes[node].arguments).cloned());
+        arguments.extend(self.node_arguments.iter().cloned());
         let mut command = if let Some(device) = &self.nodes[node].device {
             self.site.printing(&log_of(node), device.command(&directory, &arguments))
         } else {
@@ -174,16 +165,6 @@ impl Fleet {
     /// `kill -9` of the control plane.
     pub fn kill_server(&mut self) {
         self.server.kill();
-    }
-
-    /// `SIGSTOP` to the control plane: its connections stay, and nothing comes of them.
-    pub fn pause_server(&self) {
-        self.server.signal(Signal::SIGSTOP);
-    }
-
-    /// `SIGCONT` to the control plane.
-    pub fn resume_server(&self) {
-        self.server.signal(Signal::SIGCONT);
     }
 
     /// `kill -9` of a node's agent; its runners end by themselves.
@@ -379,7 +360,7 @@ impl Fleet {
     /// What kubectl says.
     pub fn condition(&self, node: usize, kind: &str) -> Result<String, String> {
         let object = self.kubectl().json(&format!("get node {}", self.name(node)))?;
-        Ok(condition(&object, kind))
+        Ok(pods::condition(&object, kind)["status"].as_str().unwrap_or_default().to_owned())
     }
 
     /// Waits until a node's condition has this status.
@@ -391,7 +372,8 @@ impl Fleet {
         eventually(&format!("{kind}={status} of {name}"), || {
             let object =
                 kubectl.json(&format!("get node {name}")).map_err(|error| format!("{error}\n{}", self.logs()))?;
-            if condition(&object, kind) == status { Ok(()) } else { Err(object["status"]["conditions"].to_string()) }
+            let is_so = pods::condition(&object, kind)["status"] == status;
+            if is_so { Ok(()) } else { Err(object["status"]["conditions"].to_string()) }
         });
     }
 
@@ -471,12 +453,6 @@ impl Holder for Held {
     fn is_shared(&self) -> bool {
         false
     }
-}
-
-fn condition(node: &Value, kind: &str) -> String {
-    let conditions = node["status"]["conditions"].as_array();
-    let found = conditions.into_iter().flatten().find(|one| one["type"] == kind);
-    found.and_then(|one| one["status"].as_str()).unwrap_or_default().to_owned()
 }
 
 fn log_of(node: usize) -> String {

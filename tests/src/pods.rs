@@ -42,6 +42,12 @@ pub fn container(pod: &Value) -> &Value {
     &pod["status"]["containerStatuses"][0]
 }
 
+/// A condition of a pod or a node; null while it has none of this type.
+pub fn condition<'a>(object: &'a Value, kind: &str) -> &'a Value {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.into_iter().find(|one| one["type"] == kind).unwrap_or(&Value::Null)
+}
+
 /// Waits until a pod, given as `NAME` or `NAME -n NAMESPACE`, is as wanted.
 pub fn until(kubectl: &Kubectl, pod: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     eventually(&format!("{pod}: {what}"), || {

@@ -28,10 +28,7 @@ fn started() -> (Cluster, Kubectl) {
 
 fn ready(kubectl: &Kubectl) -> Result<Vec<String>, String> {
     let nodes = kubectl.json("get nodes")?["items"].as_array().cloned().unwrap_or_default();
-    let is_ready = |node: &&Value| {
-        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "True")
-    };
+    let is_ready = |node: &&Value| pods::condition(node, "Ready")["status"] == "True";
     Ok(nodes.iter().filter(is_ready).filter_map(|node| node["metadata"]["name"].as_str().map(str::to_owned)).collect())
 }
 

@@ -1,6 +1,10 @@
 //! What becomes of pods when their node runs short, and of those that use more of it than they may.
 
-use coracle_tests::{Cluster, Kubectl, eventually, guest, pods::running, wait::contains};
+use coracle_tests::{
+    Cluster, Kubectl, eventually, guest,
+    pods::{self, running},
+    wait::contains,
+};
 use serde_json::{Value, json};
 
 fn pod(name: &str, arguments: &[&str], resources: &Value) -> Value {
@@ -47,9 +51,11 @@ fn a_node_that_runs_short_of_memory_ends_the_greedy_first() {
     assert!(message.contains("Container main was using"), "{message}");
     eventually("the condition", || {
         let node = kubectl.json("get node node-1")?;
-        let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let short = conditions.iter().any(|one| one["type"] == "MemoryPressure" && one["status"] == "True");
-        if short { Ok(()) } else { Err(node["status"]["conditions"].to_string()) }
+        if pods::condition(&node, "MemoryPressure")["status"] == "True" {
+            Ok(())
+        } else {
+            Err(node["status"]["conditions"].to_string())
+        }
     });
     // Nobody new comes.
     kubectl.apply(&pod("late", &["wait-eof"], &json!({})).to_string()).unwrap();

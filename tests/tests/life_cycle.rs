@@ -2,7 +2,7 @@
 
 use coracle_tests::{
     Cluster, Kubectl, eventually, guest,
-    pods::{phase, until},
+    pods::{condition, phase, until},
     wait::contains,
 };
 use serde_json::Value;
@@ -243,10 +243,6 @@ fn a_readiness_gate_is_opened_by_others() {
     let spec = "{terminationGracePeriodSeconds: 1, readinessGates: [{conditionType: example.com/gate}], \
                 containers: [{name: a, image: 'toolbox:1', args: [wait-eof]}]}";
     apply(&kubectl, &pod("p", spec));
-    let condition = |pod: &Value, kind: &str| {
-        let all = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        all.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default()
-    };
     let pod =
         until(&kubectl, "p", "its containers are ready", |pod| condition(pod, "ContainersReady")["status"] == "True");
     assert_eq!(condition(&pod, "Ready")["reason"], "ReadinessGatesNotReady");

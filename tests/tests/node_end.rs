@@ -47,9 +47,8 @@ impl Manager {
     }
 }
 
-fn ready(pod: &Value) -> Value {
-    let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    conditions.into_iter().find(|one| one["type"] == "Ready").unwrap_or_default()
+fn ready(pod: &Value) -> &Value {
+    pods::condition(pod, "Ready")
 }
 
 #[test]

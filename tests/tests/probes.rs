@@ -69,7 +69,7 @@ fn readiness_decides_who_gets_traffic() {
     endpoints(&kubectl, "web", 1);
     let sick = until(&kubectl, "a", "not ready", |pod| !is_ready(pod));
     assert!(container(&sick)["state"]["running"].is_object() && restarts(&sick) == 0, "{sick}");
-    let condition = sick["status"]["conditions"].as_array().unwrap().iter().find(|one| one["type"] == "Ready").unwrap();
+    let condition = pods::condition(&sick, "Ready");
     assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("ContainersNotReady")));
     told(&kubectl, "a", "Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 500");
     let answers = probe(&kubectl, "client", &[&["get", "web", "80", "/", "20"]]);

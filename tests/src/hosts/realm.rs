@@ -4,7 +4,7 @@ use super::{Host, Lan, WrongClock};
 use crate::{
     Kubectl, eventually,
     kubectl::texts,
-    processes,
+    pods, processes,
     site::{Site, binary},
     wait::within,
 };
@@ -12,7 +12,6 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
@@ -73,17 +72,6 @@ impl Realm {
             members.insert((*name).to_owned(), Member::new(host));
         }
         Self { lan, site: Site::new(), members }
-    }
-
-    /// Starts the control plane and these nodes, and waits until all are ready.
-    ///
-    /// # Panics
-    /// When they do not become so.
-    #[must_use]
-    pub fn start(nodes: &[&str]) -> Self {
-        let mut realm = Self::unstarted(nodes);
-        realm.start_all();
-        realm
     }
 
     /// Starts everybody, and waits until all nodes are ready.
@@ -337,10 +325,9 @@ impl Realm {
     /// When it has none of this type, or cannot be asked for.
     pub fn condition(&self, node: &str, kind: &str) -> Result<(String, String), String> {
         let object = self.kubectl().json(&format!("get node {node}"))?;
-        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let found = conditions.iter().find(|condition| condition["type"] == kind);
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        found.map(|found| (text(&found["status"]), text(&found["reason"]))).ok_or_else(|| object["status"].to_string())
+        let found = pods::condition(&object, kind);
+        let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
+        if found.is_null() { Err(object["status"].to_string()) } else { Ok((text("status"), text("reason"))) }
     }
 
     /// Waits until the node's condition `Ready` is so: `True`, `False` or `Unknown`.

@@ -106,7 +106,7 @@ fn forged_frames_and_floods_on_the_tunnel_hurt_nobody() {
         match evil.stream(garbage.clone()) {
             Ok((answer, said)) => assert_eq!((answer, said.len()), (DENIED, 0), "{garbage:?}"),
             // Without an answer, which is none to build on either.
-            Err(why) => assert!(!why.is_empty()),
+            Err(why) => assert!(why.contains("stopped by peer") || why.contains("closed stream"), "{why}"),
         }
     }
     has_event(&kubectl, "good", "PeerRefused", "garbage");
@@ -163,7 +163,7 @@ fn a_certificate_that_does_not_count_is_no_way_in() {
     // Stolen, and the Node removed: out at once, everywhere.
     kubectl.run("delete node evil").unwrap();
     let why = evil.ended();
-    assert!(!why.is_empty());
+    assert!(why.contains("the node is none of this cluster any more"), "{why}");
     let again = |realm: &Realm| Quic::dial(realm.host("evil"), tunnel, &realm.credentials("evil")).map(drop);
     again(&realm).expect_err("a removed node is let in");
     let thief = impostor(&realm, "evil");

@@ -8,7 +8,7 @@ use coracle_tests::{
     Kubectl, eventually, guest,
     hosts::{Host, Lan, Namespace, Realm, SERVER, Weather, Wire},
     network,
-    pods::{self, container, running, toolbox},
+    pods::{self, condition, container, on, running, toolbox},
     random::Random,
     wait::contains,
 };
@@ -20,12 +20,6 @@ use std::{
     thread,
     time::Duration,
 };
-
-/// The same pod, made for this node.
-fn on(node: &str, mut pod: Value) -> Value {
-    pod["spec"]["nodeName"] = node.into();
-    pod
-}
 
 /// A realm that has the toolbox and the probe.
 fn realm(nodes: &[&str]) -> (Realm, Kubectl) {
@@ -155,8 +149,10 @@ fn the_network_of_the_tests_does_to_packets_what_it_says() {
     let links = std::process::Command::new("ip").args(["-o", "link"]).output().unwrap();
     let links = String::from_utf8_lossy(&links.stdout).into_owned();
     assert!(!links.contains("port1") && !links.contains("lan:"), "{links}");
-    let alone = Namespace::new();
-    assert!(!alone.run(|| TcpStream::connect((one.address(), 80)).is_ok()));
+    let (alone, there) = (Namespace::new(), echo(&one));
+    let stray = alone.run(|| TcpStream::connect_timeout(&there, Duration::from_millis(300)));
+    assert!(stray.is_err(), "a network of its own reaches others");
+    exchange(&other, there, 1000).unwrap();
 }
 
 #[test]
@@ -200,10 +196,7 @@ fn a_node_that_was_cut_off_returns_with_the_same_pods_and_no_others() {
 
 /// Waits until the pod's condition `Ready` is so.
 fn is_ready(kubectl: &Kubectl, pod: &str, wanted: &str) {
-    pods::until(kubectl, pod, &format!("Ready={wanted}"), |object| {
-        let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-        conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == wanted)
-    });
+    pods::until(kubectl, pod, &format!("Ready={wanted}"), |object| condition(object, "Ready")["status"] == wanted);
 }
 
 /// The pod runs again, as the same pod, and what it is now.

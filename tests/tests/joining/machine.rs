@@ -1,6 +1,6 @@
 //! A machine that joins a fleet's cluster by the line that a person would type, and one who has its credentials.
 
-use coracle_tests::{Fleet, Kubectl, eventually, site::binary};
+use coracle_tests::{Fleet, Kubectl, eventually, pods, site::binary};
 use coracle_wire::v1::{NodeHello, NodePing, NodeSignal, ServerSignal, node_link_client::NodeLinkClient, node_signal};
 use std::{
     fs::{self, File},
@@ -96,9 +96,7 @@ impl Machine {
         eventually(&format!("{} to be ready", self.name), || {
             let node = kubectl.json(&format!("get node {}", self.name));
             let node = node.map_err(|error| format!("{error}\n{}", self.log()))?;
-            let mut conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default().into_iter();
-            let ready = conditions.any(|one| one["type"] == "Ready" && one["status"] == "True");
-            if ready { Ok(()) } else { Err(node["status"].to_string()) }
+            if pods::condition(&node, "Ready")["status"] == "True" { Ok(()) } else { Err(node["status"].to_string()) }
         });
     }
 

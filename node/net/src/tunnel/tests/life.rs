@@ -65,14 +65,15 @@ async fn a_peer_that_was_started_anew_is_reached_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_uses_is_closed_and_opened_again() {
     let authority = Authority::new();
-    let quick = TunnelLimits { unused: Duration::from_secs(1), ..limits() };
+    let unused = Duration::from_secs(1);
+    let quick = TunnelLimits { unused, ..limits() };
     let listen = "127.0.0.1:0".parse().unwrap();
     let one = Node::with("one", 1, listen, authority.node("one", 0), quick, None);
     let two = Node::start(&authority, "two", 2);
     introduce(&[&one, &two]);
     let mut stream = one.connect("two", address(1, 1), address(2, ECHO)).await.unwrap();
     // While a stream is there the connection is, however quiet.
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    tokio::time::sleep(unused + 2 * limits::CARE).await;
     echoes(&mut stream, b"still there").await;
     drop(stream);
     until("it is closed", || one.path_to("two") == Path::None && two.path_to("one") == Path::None).await;
