@@ -170,7 +170,7 @@ pub enum LogStream {
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// Exit code: the guest's own, or 128 and a signal's number where something ended it.
+    /// Exit code: the guest's own, or 128 and the number of the signal that stands for what ended it.
     pub code: i32,
     /// Why.
     pub cause: ExitCause,

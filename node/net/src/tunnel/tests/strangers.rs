@@ -36,12 +36,9 @@ async fn strangers_are_turned_away_both_ways() {
         assert!(one.pods.asked.lock().is_empty() && two.pods.asked.lock().is_empty(), "{what}");
         two.tunnel.shutdown().await;
     }
-    // Each in its turn, and the same but once.
-    for expected in
-        ["says: invalid peer certificate: UnknownIssuer", "key usage", "is no node's", "no node that this one knows"]
-    {
-        let why = one.hears(|notice| turned_away(notice).map(|refused| refused.1)).await;
-        assert!(why.contains(expected), "{why}, not {expected}");
+    // Each in its turn.
+    for expected in ["says: invalid peer certificate", "key usage", "is no node's", "no node that this one knows"] {
+        one.hears(|notice| turned_away(notice).filter(|(_, why)| why.contains(expected))).await;
     }
 }
 
