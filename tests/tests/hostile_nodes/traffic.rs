@@ -76,7 +76,7 @@ fn a_node_sends_from_its_own_pods_to_pods_that_are_there_and_to_nothing_else() {
         assert_eq!((answer, said.len()), (DENIED, 0), "traffic from {other}");
         assert_eq!(evil.datagram(SocketAddr::new(other, 4000), to(web, 9002), b"hello"), None, "from {other}");
     }
-    has_event(&kubectl, "good", "PeerRefused", "node evil was turned away: traffic from 8.8.8.8");
+    has_event(&kubectl, "good", "PeerRefused", &format!("node evil was turned away: traffic from {victim}"));
 
     // To what is no pod of the good node: it is nobody's way to anywhere else.
     let cluster_ip = kubectl.json("get service web").unwrap()["spec"]["clusterIP"].as_str().unwrap().parse().unwrap();
