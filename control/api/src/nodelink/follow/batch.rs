@@ -18,13 +18,15 @@ pub(super) enum Change {
     Gone,
 }
 
-/// What of the view changed and was not told yet. Bounded by the number of objects.
+/// What of the view changed and was not told yet. Bounded by the number of objects that there are and of those that
+/// [went](Self::gone) meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     whole: bool,
     all_pods: bool,
     /// Pods by their uids too: one that is gone and one that took its name are two.
     changes: BTreeMap<(Part, Key, String), Change>,
+    gone: usize,
 }
 
 impl Batch {
@@ -40,12 +42,24 @@ impl Batch {
 
     /// Notes the newest of an object that is no pod.
     pub(super) fn note(&mut self, part: Part, key: &Key, change: Change) {
-        self.changes.insert((part, key.clone(), String::new()), change);
+        self.insert((part, key.clone(), String::new()), change);
     }
 
     /// Notes the newest of a pod.
     pub(super) fn note_pod(&mut self, key: &Key, uid: &str, change: Change) {
-        self.changes.insert((Part::Pods, key.clone(), uid.to_owned()), change);
+        self.insert((Part::Pods, key.clone(), uid.to_owned()), change);
+    }
+
+    fn insert(&mut self, object: (Part, Key, String), change: Change) {
+        self.gone += usize::from(change == Change::Gone);
+        if self.changes.insert(object, change) == Some(Change::Gone) {
+            self.gone -= 1;
+        }
+    }
+
+    /// How many objects in it are gone.
+    pub(super) fn gone(&self) -> usize {
+        self.gone
     }
 
     /// Whether there is nothing to tell.

@@ -17,6 +17,9 @@ use tokio::sync::Notify;
 
 /// Objects that went and are remembered, for nodes that come back.
 const GONE_MAX: usize = 100_000;
+/// Objects that may go while a node does not read what it is told. With more its stream ends; it goes on from where it is
+/// when it reads again.
+const GONE_UNREAD_MAX: usize = 100_000;
 /// The namespace whose uid names the store's history: it is made with the first server and never goes.
 const HISTORY_NAMESPACE: &str = "kube-system";
 
@@ -67,6 +70,8 @@ pub(super) struct Known {
 struct Follower {
     generation: u64,
     batch: Batch,
+    /// What may be gone in the batch: it may have begun with much.
+    gone_max: usize,
     told: Revision,
     wake: Arc<Notify>,
 }
@@ -180,6 +185,21 @@ impl State {
             }
             _ => self.shared_changed(part, entry, is_gone),
         }
+        if is_gone {
+            self.dismiss_overrun();
+        }
+    }
+
+    /// Ends the streams of nodes that do not read, for which too much would have to be kept.
+    fn dismiss_overrun(&mut self) {
+        self.followers.retain(|node, follower| {
+            let keeps_up = follower.batch.gone() <= follower.gone_max;
+            if !keeps_up {
+                tracing::warn!(%node, "a node does not read what it is told; its stream ends");
+                follower.wake.notify_one();
+            }
+            keeps_up
+        });
     }
 
     fn shared_changed(&mut self, part: Part, entry: &Entry, is_gone: bool) {
@@ -328,7 +348,8 @@ impl State {
         let wake = Arc::new(Notify::new());
         wake.notify_one();
         let told = from.unwrap_or_default();
-        let follower = Follower { generation, batch, told, wake: Arc::clone(&wake) };
+        let gone_max = batch.gone() + GONE_UNREAD_MAX;
+        let follower = Follower { generation, batch, gone_max, told, wake: Arc::clone(&wake) };
         if let Some(earlier) = self.followers.insert(Arc::from(node), follower) {
             earlier.wake.notify_one();
         }
@@ -453,5 +474,44 @@ fn note_named(batch: &mut Batch, key: &Key, store: &Store, from: Revision) {
 fn note_gone(batch: &mut Batch, key: &Key) {
     if let Some(part) = Part::of(key) {
         batch.note(part, key, Change::Gone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_goes_while_a_node_does_not_read_is_bounded_and_then_its_stream_ends() {
+        let (door, _proposer) = crate::testing::door().await;
+        let store = door.store();
+        let mut state = State::read(store).unwrap();
+        let slow = state.join("slow", None, 1, store);
+        state.join("reads", None, 2, store);
+        let begun = state.revision().0;
+        let goes = |state: &mut State, number: usize| {
+            let key = Key::object("", "services", "default", &format!("s{number}"));
+            let revision = Revision(begun + 1 + u64::try_from(number).unwrap());
+            let entry = Entry { key, value: Bytes::from_static(b"{}"), revision };
+            state.apply(&StoreEvent { kind: EventKind::Deleted, entry, previous: None }, store);
+        };
+        for number in 0..GONE_UNREAD_MAX {
+            goes(&mut state, number);
+            if number % 1000 == 0 {
+                assert!(state.take("reads", 2).is_some());
+            }
+        }
+        assert_eq!(state.followers["slow"].batch.gone(), GONE_UNREAD_MAX, "all of it is kept up to the bound");
+        slow.notified().await;
+        goes(&mut state, GONE_UNREAD_MAX);
+        slow.notified().await;
+        assert!(state.take("slow", 1).is_none(), "the stream of who does not read ends");
+        assert!(state.take("reads", 2).is_some(), "others go on");
+        // Back, it goes on from where it is, also where all of that is new to it.
+        let known = Known { revision: Revision(begun + 1), without_pods: false };
+        state.join("slow", Some(known), 3, store);
+        goes(&mut state, GONE_UNREAD_MAX + 1);
+        let taken = state.take("slow", 3).unwrap();
+        assert!(taken.batch.gone() >= GONE_UNREAD_MAX);
     }
 }
