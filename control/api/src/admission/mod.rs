@@ -10,6 +10,7 @@ pub(crate) mod default_tolerations;
 pub(crate) mod eviction;
 pub(crate) mod namespace;
 pub(crate) mod node;
+pub(crate) mod node_events;
 mod node_range;
 mod ranges;
 mod service;

@@ -17,6 +17,9 @@ use std::time::Duration;
 const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// A request's body that is not there after this time is given up: who sends it keeps memory for it. Streams have none.
+pub(crate) const READ_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// The media type of a body, without parameters.
 pub(super) fn media_type(headers: &HeaderMap) -> &str {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -26,8 +29,12 @@ pub(super) fn media_type(headers: &HeaderMap) -> &str {
 /// Reads a whole body.
 ///
 /// # Errors
-/// 413 when it is larger than the limit, 400 when the connection breaks.
+/// 413 when it is larger than the limit, 400 when the connection breaks, 504 when it does not come in time.
 pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+    read_within(READ_TIME_MAX, headers, body).await
+}
+
+async fn read_within(limit: Duration, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if declared.is_some_and(|bytes| bytes > MAX_BODY_BYTES) {
         // A client that waits for `100 Continue` has sent nothing yet and must not be told to.
@@ -36,7 +43,11 @@ pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiEr
         }
         return Err(too_large());
     }
-    match Limited::new(body, MAX_BODY_BYTES).collect().await {
+    let Ok(read) = tokio::time::timeout(limit, Limited::new(body, MAX_BODY_BYTES).collect()).await else {
+        let message = format!("the request was not complete after {} seconds", limit.as_secs());
+        return Err(ApiError::new(Reason::Timeout, message));
+    };
+    match read {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(error) => Err(ApiError::bad_request(format!("the body could not be read: {error}"))),
@@ -122,6 +133,13 @@ mod tests {
         let refused = to_json(&typed("application/cbor"), Bytes::new()).unwrap_err();
         assert_eq!(refused.code(), 415);
         assert!(refused.message.contains("application/yaml"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_is_given_up() {
+        let never = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+        let error = read_within(Duration::from_millis(50), &HeaderMap::new(), never).await.unwrap_err();
+        assert_eq!((error.reason, error.code()), (Reason::Timeout, 504));
     }
 
     #[tokio::test]

@@ -29,6 +29,7 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
+pub(crate) use body::READ_TIME_MAX;
 use coracle_objects::{ApiError, Reason};
 use futures::FutureExt;
 use http::Method;

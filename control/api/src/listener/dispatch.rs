@@ -2,13 +2,17 @@
 
 use crate::{
     auth::{Authenticator, PeerCertificates, revocation::NodeConnections},
+    http::READ_TIME_MAX,
     nodelink::{Counted, NodeBounds},
 };
-use axum::{Router, body::Body};
-use coracle_objects::ApiError;
+use axum::{BoxError, Router, body::Body};
+use bytes::Bytes;
+use coracle_objects::{ApiError, bootstrap};
+use futures::{StreamExt as _, stream};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout_at};
 use tonic::{Status, service::Routes};
 use tower::Service as _;
 
@@ -44,10 +48,14 @@ impl App {
         self.bounds.as_ref().map(|bounds| bounds.connection(node)).transpose()
     }
 
-    /// Whether a request comes from a node that asks too much.
+    /// Whether a request comes from a node, or from a machine that wants to be one, that asks too much.
     fn refused_for_flooding(&self, request: &Request<Incoming>) -> Option<ApiError> {
-        let peer = request.extensions().get::<PeerCertificates>()?;
-        self.bounds.as_ref()?.request(peer.identity().node_name()?).err()
+        let bounds = self.bounds.as_ref()?;
+        if let Some(peer) = request.extensions().get::<PeerCertificates>() {
+            return bounds.request(peer.identity().node_name()?).err();
+        }
+        let identity = self.authenticator.authenticate_with(request.headers(), request.extensions()).ok()?;
+        identity.is_in(bootstrap::GROUP).then(|| bounds.join_request(&identity.user).err()).flatten()
     }
 
     /// The open connections of nodes, where they are kept account of.
@@ -75,10 +83,35 @@ impl App {
             match refusal {
                 Some(error) if error.code() == 403 => Ok(Status::permission_denied(error.message).into_http()),
                 Some(error) => Ok(Status::unauthenticated(error.message).into_http()),
+                None if is_grpc && is_one_message(request.uri().path()) => {
+                    router.call(request.map(|body| hurried(Body::new(body), READ_TIME_MAX))).await
+                }
                 None => router.call(request.map(Body::new)).await,
             }
         }
     }
+}
+
+/// Whether a call of gRPC sends one message; what is answered may be a stream.
+fn is_one_message(path: &str) -> bool {
+    ["/coracle.v1.Objects/", "/coracle.v1.PodLogs/", "/coracle.v1.NodeLink/Follow"]
+        .iter()
+        .any(|call| path.starts_with(call))
+}
+
+/// A body that fails when it is not complete in time.
+fn hurried(body: Body, limit: Duration) -> Body {
+    let data = body.into_data_stream();
+    let deadline = Instant::now() + limit;
+    Body::from_stream(stream::unfold(Some(data), move |data| async move {
+        let mut data = data?;
+        match timeout_at(deadline, data.next()).await {
+            Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(data))),
+            Ok(Some(Err(error))) => Some((Err(BoxError::from(error)), None)),
+            Ok(None) => None,
+            Err(_) => Some((Err("the request was not complete in time".into()), None)),
+        }
+    }))
 }
 
 fn too_many(error: ApiError, is_grpc: bool) -> Response<Body> {
@@ -102,6 +135,22 @@ fn is_grpc(content_type: Option<&HeaderValue>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn one_message_that_never_ends_is_given_up() {
+        const LIMIT: Duration = Duration::from_millis(200);
+        let trickle = stream::unfold((), |()| async {
+            tokio::time::sleep(LIMIT / 4).await;
+            Some((Ok::<_, BoxError>(Bytes::from_static(b"x")), ()))
+        });
+        let begun = Instant::now();
+        let read: Vec<_> = hurried(Body::from_stream(trickle), LIMIT).into_data_stream().collect().await;
+        assert!(read.last().unwrap().is_err() && begun.elapsed() >= LIMIT, "{read:?}");
+        let whole: Vec<_> =
+            hurried(Body::from("abc"), READ_TIME_MAX).into_data_stream().map(Result::unwrap).collect().await;
+        assert_eq!(whole.concat(), b"abc");
+        assert!(is_one_message("/coracle.v1.Objects/Watch") && !is_one_message("/coracle.v1.NodeLink/Control"));
+    }
 
     #[test]
     fn grpc_is_told_by_its_content_type() {

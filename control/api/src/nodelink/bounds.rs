@@ -25,6 +25,8 @@ const VIEW_RATE: Rate = Rate { per_second: 0.5, burst: 20.0 };
 const CONNECTIONS_MAX: usize = 16;
 /// How often a node that asks too much is told of.
 const TELL_EVERY: Duration = Duration::from_mins(1);
+/// Requests of one bootstrap token: of all machines that join with it at a time.
+const JOIN_RATE: Rate = Rate { per_second: 50.0, burst: 2_000.0 };
 /// Nodes that are remembered although they rest; more are forgotten.
 const NODES_MAX: usize = 16 * 1024;
 /// Where events about objects without a namespace are.
@@ -32,16 +34,16 @@ const EVENT_NAMESPACE: &str = "default";
 
 /// How often something may happen.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     /// In the long run.
-    pub(super) per_second: f64,
+    pub(crate) per_second: f64,
     /// At once, after rest.
-    pub(super) burst: f64,
+    pub(crate) burst: f64,
 }
 
 /// Counts against a [`Rate`]. Pure.
 #[derive(Debug, Clone)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     rate: Rate,
     left: f64,
     at: Option<Instant>,
@@ -49,22 +51,32 @@ pub(super) struct Bucket {
 
 impl Bucket {
     /// A full one.
-    pub(super) fn new(rate: Rate) -> Self {
+    pub(crate) fn new(rate: Rate) -> Self {
         Self { rate, left: rate.burst, at: None }
     }
 
     /// Takes one, if there is one.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        if let Some(at) = self.at {
-            let passed = now.saturating_duration_since(at).as_secs_f64();
-            self.left = passed.mul_add(self.rate.per_second, self.left).min(self.rate.burst);
-        }
-        self.at = Some(now);
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
+        self.earn(now);
         let there_is = self.left >= 1.0;
         if there_is {
             self.left -= 1.0;
         }
         there_is
+    }
+
+    /// Whether it has rested until now.
+    pub(crate) fn is_full(&mut self, now: Instant) -> bool {
+        self.earn(now);
+        self.left >= self.rate.burst
+    }
+
+    fn earn(&mut self, now: Instant) {
+        if let Some(at) = self.at {
+            let passed = now.saturating_duration_since(at).as_secs_f64();
+            self.left = passed.mul_add(self.rate.per_second, self.left).min(self.rate.burst);
+        }
+        self.at = Some(now);
     }
 }
 
@@ -93,6 +105,8 @@ impl Account {
 pub struct NodeBounds {
     door: Weak<Door>,
     accounts: Mutex<HashMap<String, Account>>,
+    /// By user, which is by token. There are no more than tokens.
+    joining: Mutex<HashMap<String, Bucket>>,
 }
 
 /// A connection that counts, until this is dropped.
@@ -113,7 +127,7 @@ impl NodeBounds {
     /// Nobody has asked for anything yet.
     #[must_use]
     pub fn new(door: &Arc<Door>) -> Arc<Self> {
-        Arc::new(Self { door: Arc::downgrade(door), accounts: Mutex::default() })
+        Arc::new(Self { door: Arc::downgrade(door), accounts: Mutex::default(), joining: Mutex::default() })
     }
 
     /// Counts a connection of `node`.
@@ -137,6 +151,22 @@ impl NodeBounds {
     pub(crate) fn request(&self, node: &str) -> Result<(), ApiError> {
         let what = format!("it makes more than {} requests a second", REQUEST_RATE.per_second);
         self.charge(node, &what, |account, now| account.requests.take(now))
+    }
+
+    /// Counts a request of `user`, who has no more than a bootstrap token.
+    ///
+    /// # Errors
+    /// 429 when there are too many.
+    pub(crate) fn join_request(&self, user: &str) -> Result<(), ApiError> {
+        let now = Instant::now();
+        let mut joining = self.joining.lock();
+        joining.retain(|of, bucket| of == user || !bucket.is_full(now));
+        if joining.entry(user.to_owned()).or_insert_with(|| Bucket::new(JOIN_RATE)).take(now) {
+            return Ok(());
+        }
+        let message =
+            format!("user \"{user}\" makes more than {} requests a second; try again later", JOIN_RATE.per_second);
+        Err(ApiError::new(Reason::TooManyRequests, message))
     }
 
     /// Counts that `node` begins to follow its view.
@@ -222,6 +252,9 @@ mod tests {
             assert_eq!((refused.code(), refused.message.contains("16 connections")), (429, true), "{refused}");
         }
         assert!(bounds.connection("two").is_ok() && bounds.request("one").is_ok());
+        while bounds.join_request("system:bootstrap:a").is_ok() {}
+        assert_eq!(bounds.join_request("system:bootstrap:a").unwrap_err().code(), 429);
+        assert!(bounds.join_request("system:bootstrap:b").is_ok(), "each token for itself");
         drop(kept);
         assert!(bounds.connection("one").is_ok(), "what has ended counts no more");
         for _ in 0..100 {

@@ -5,7 +5,7 @@
 //! more stream that names it. A third stream tells each node what it has to know ([`follow`]). Session data never passes through the control stream, every channel is bounded, and a reader that
 //! does not read slows down its own session only.
 
-mod bounds;
+pub(crate) mod bounds;
 mod data;
 mod follow;
 mod lease;
