@@ -6,7 +6,6 @@ use crate::{
     nodelink::{Counted, NodeBounds},
 };
 use axum::{BoxError, Router, body::Body};
-use bytes::Bytes;
 use coracle_objects::{ApiError, bootstrap};
 use futures::{StreamExt as _, stream};
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -141,7 +140,7 @@ mod tests {
         const LIMIT: Duration = Duration::from_millis(200);
         let trickle = stream::unfold((), |()| async {
             tokio::time::sleep(LIMIT / 4).await;
-            Some((Ok::<_, BoxError>(Bytes::from_static(b"x")), ()))
+            Some((Ok::<_, BoxError>(bytes::Bytes::from_static(b"x")), ()))
         });
         let begun = Instant::now();
         let read: Vec<_> = hurried(Body::from_stream(trickle), LIMIT).into_data_stream().collect().await;
