@@ -114,6 +114,36 @@ fn pods_of_two_hosts_talk_in_both_kinds_and_node_ports_lead_to_either() {
 }
 
 #[test]
+fn an_external_address_is_served_by_the_host_that_has_it() {
+    const SHARED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+    let (realm, kubectl) = realm(&["a", "b"]);
+    let (entry, outsider) = (realm.host("a"), realm.outsider());
+    entry.namespace().ip(&format!("addr add {SHARED}/32 dev eth0"));
+    outsider.namespace().ip(&format!("route add {SHARED}/32 via {}", entry.address()));
+    serve(&kubectl, "b", "web-b");
+    let port = |number: u16| json!([{"name": "http", "port": number, "targetPort": 8080}]);
+    let outside = service("outside", "web-b", &json!({"externalIPs": [SHARED.to_string()], "ports": port(8000)}));
+    let balanced = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": port(8001)});
+    pods::apply(&kubectl, "default", &[outside, service("balanced", "web-b", &balanced)]);
+    let said = eventually("the external address", || asks(outsider, SHARED, 8000));
+    assert!(said.contains("web-b"), "{said}");
+    let said = probe(&kubectl, "b", "inside", &[&["get", &SHARED.to_string(), "8000", "/"]]);
+    assert!(said.starts_with("200 ") && said.contains("web-b"), "{said}");
+
+    // A load balancer asks each node whether it has endpoints of its own, and finds the client's address kept there.
+    let health = kubectl.json("get service balanced").unwrap()["spec"]["healthCheckNodePort"].clone();
+    let health = u16::try_from(health.as_u64().expect("a port for health checks")).unwrap();
+    let said = eventually("a host with endpoints", || asks(outsider, realm.host("b").address(), health));
+    assert!(said.contains("\"localEndpoints\":1") || said.contains("\"localEndpoints\": 1"), "{said}");
+    let refused = asks(outsider, entry.address(), health).unwrap_err();
+    assert!(refused.contains("503") && refused.contains("localEndpoints"), "{refused}");
+    let port = node_port_number(&kubectl, "balanced", "http");
+    let said = eventually("a node port", || asks_node_port(outsider, realm.host("b"), port));
+    assert!(said.contains("web-b"), "{said}");
+    assert!(asks_node_port(outsider, entry, port).is_err(), "a host without endpoints answers");
+}
+
+#[test]
 fn loss_disorder_and_damage_between_hosts_change_no_byte() {
     let (realm, kubectl) = realm(&["a", "b"]);
     serve(&kubectl, "b", "web-b");

@@ -81,6 +81,11 @@ impl Addresses {
         self.state().pool.as_ref().map(AddressPool::range)
     }
 
+    /// Changes when the node's range becomes known, or is another one.
+    pub(crate) fn changes(&self) -> watch::Receiver<bool> {
+        self.known.subscribe()
+    }
+
     /// Whether the node's range is known.
     pub(crate) fn is_ready(&self) -> bool {
         *self.known.borrow()

@@ -97,11 +97,15 @@ impl Exchange {
         })
     }
 
-    /// Keeps the fabric's services up to date; several changes at once make one new table.
+    /// Keeps the fabric's services and the node's range up to date; several changes at once make one new table. A node needs
+    /// its range also without pods: as it, other nodes' pods see the clients of its node ports.
     pub(crate) async fn keep_services(self: Arc<Self>, services: Cache, slices: Cache, stop: CancellationToken) {
         let (mut services_version, mut slices_version) = (services.version(), slices.version());
+        let mut range = self.addresses.changes();
         let keep = async {
             loop {
+                range.mark_unchanged();
+                self.fabric.set_node_ranges(self.addresses.range());
                 let known = *services_version.borrow_and_update() > 0 && *slices_version.borrow_and_update() > 0;
                 if known {
                     let (all_services, all_slices) = (services.all(), slices.all());
@@ -112,6 +116,7 @@ impl Exchange {
                 tokio::select! {
                     changed = services_version.changed() => if changed.is_err() { return },
                     changed = slices_version.changed() => if changed.is_err() { return },
+                    changed = range.changed() => if changed.is_err() { return },
                 }
             }
         };
