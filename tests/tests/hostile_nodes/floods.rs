@@ -3,6 +3,7 @@
 use super::{Impostor, NODES, cluster_goes_on, control, has_event, impostor, realm, register};
 use coracle_tests::eventually;
 use coracle_wire::v1::{FollowRequest, NodePing, NodeSignal, SessionFrame, node_signal};
+use std::convert::Infallible;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -46,10 +47,11 @@ fn a_node_that_asks_too_much_is_refused_and_named_and_the_others_go_on() {
         let pinging = async {
             for _ in 0..PINGS {
                 if pings.send(ping()).await.is_err() {
-                    return;
+                    break;
                 }
             }
-            std::future::pending::<()>().await;
+            // The answer is the stream's to give, also when nobody takes pings any more.
+            std::future::pending::<Infallible>().await
         };
         let listening = async {
             loop {
@@ -61,7 +63,7 @@ fn a_node_that_asks_too_much_is_refused_and_named_and_the_others_go_on() {
         };
         tokio::select! {
             answer = listening => answer,
-            () = pinging => Ok(None),
+            never = pinging => match never {},
         }
     });
     let refusal = refusal.expect_err("all pings are answered");
