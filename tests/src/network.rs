@@ -3,6 +3,7 @@
 use crate::{Cluster, Kubectl, eventually, guest, pods};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
@@ -164,13 +165,26 @@ pub fn address(kubectl: &Kubectl, pod: &str) -> IpAddr {
     })
 }
 
-/// Waits until the service (`NAME` or `NAME -n NAMESPACE`) has so many ready endpoints.
+/// Waits until the service (`NAME` or `NAME -n NAMESPACE`) has so many ready endpoints, also in its slices: those are what
+/// nodes go by, and they may come after what people look at.
 pub fn endpoints(kubectl: &Kubectl, service: &str, count: usize) {
+    let (name, namespace) = service.split_once(' ').unwrap_or((service, ""));
+    let of_service = format!("get endpointslices -l kubernetes.io/service-name={name} {namespace}");
+    let many = |value: &Value| value.as_array().cloned().unwrap_or_default();
     eventually(&format!("{count} endpoints of {service}"), || {
         let object = kubectl.json(&format!("get endpoints {service}"))?;
-        let subsets = object["subsets"].as_array().cloned().unwrap_or_default();
-        let found: usize = subsets.iter().map(|one| one["addresses"].as_array().map_or(0, Vec::len)).max().unwrap_or(0);
-        if found == count { Ok(()) } else { Err(object["subsets"].to_string()) }
+        let subsets = many(&object["subsets"]);
+        let found: usize = subsets.iter().map(|one| many(&one["addresses"]).len()).max().unwrap_or(0);
+        if found != count {
+            return Err(object["subsets"].to_string());
+        }
+        let listed: BTreeSet<String> =
+            subsets.iter().flat_map(|one| many(&one["addresses"])).map(|one| one["ip"].to_string()).collect();
+        let slices = kubectl.json(&of_service)?;
+        let all = many(&slices["items"]).into_iter().flat_map(|slice| many(&slice["endpoints"]));
+        let ready = all.filter(|endpoint| endpoint["conditions"]["ready"] == true);
+        let sliced: BTreeSet<String> = ready.map(|endpoint| endpoint["addresses"][0].to_string()).collect();
+        if sliced == listed { Ok(()) } else { Err(format!("slices: {sliced:?}, endpoints: {listed:?}")) }
     });
 }
 

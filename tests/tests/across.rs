@@ -10,6 +10,10 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 const NODES: usize = 3;
+/// How long a pod that leaves goes on answering: until then all nodes of a slow machine have heard that it leaves.
+const GRACE_SECONDS: u32 = 10;
+/// Requests of a client that goes on until the test is over.
+const ENDLESS: &str = "100000000";
 
 /// A fleet that has the probe as `probe:1`.
 fn fleet() -> (Fleet, Kubectl) {
@@ -85,6 +89,7 @@ fn pods_reach_each_other_on_every_node_by_address_and_by_name_over_both_protocol
     let peers = service("peers", "web", &json!({"clusterIP": "None", "ports": [{"name": "http", "port": 8080}]}));
     let (fleet, kubectl) = fleet_of_servers(&[web(&json!({})), peers]);
     endpoints(&kubectl, "web", NODES);
+    endpoints(&kubectl, "peers", NODES);
     let ip = kubectl.json("get service web").unwrap()["spec"]["clusterIP"].as_str().unwrap().to_owned();
     let mut addresses: Vec<String> = (0..NODES).map(|node| address(&kubectl, &name(node)).to_string()).collect();
     let far = addresses[1].clone();
@@ -93,16 +98,21 @@ fn pods_reach_each_other_on_every_node_by_address_and_by_name_over_both_protocol
         0,
         "by-address",
         &[
+            &["until", &far, "8080"],
             &["get", &far, "8080", "/"],
             &["echo", &far, "9000", "3000000", "5"],
-            &["udp", &far, "9002", "far"],
             &["connect", &far, "8081"],
+            &["udp", &far, "9002", "far"],
+            &["udp", &far, "9002", "far"],
+            &["udp", &far, "9002", "far"],
         ],
     );
     let lines: Vec<_> = log.lines().collect();
-    assert!(lines[0].starts_with("200 hello from s-1,"), "{log}");
-    assert_eq!(lines[1..3], ["echo: 3000000 bytes came back", &format!("udp: far from {far}:9002")], "{log}");
+    assert!(lines[1].starts_with("200 hello from s-1,"), "{log}");
+    assert_eq!(lines[2], "echo: 3000000 bytes came back", "{log}");
     assert!(lines[3].ends_with("connection refused"), "{log}");
+    // One may be lost.
+    assert!(lines[4..].contains(&format!("udp: far from {far}:9002").as_str()), "{log}");
 
     addresses.sort();
     let record = "_http._tcp.peers.default.svc.cluster.local";
@@ -126,11 +136,11 @@ fn pods_reach_each_other_on_every_node_by_address_and_by_name_over_both_protocol
         );
         let (answered, others) = who(&log);
         assert_eq!((answered.len(), set(answered)), (65, names(0..NODES)), "{log}");
-        for word in ["one", "two", "three"] {
-            assert!(others.contains(&format!("udp: {word} from {ip}:91")), "{log}");
-        }
+        let echoed = |word: &&str| others.contains(&format!("udp: {word} from {ip}:91"));
+        let lost = ["one", "two", "three"].into_iter().filter(|word| !echoed(word)).count();
+        assert!(lost <= 1, "datagrams are lost: {log}");
         assert!(others.contains(&format!("peers is at {}", addresses.join(" "))), "{log}");
-        assert!(!log.contains("failed"), "{log}");
+        assert!(!log.lines().any(|line| line.contains("failed") && !line.starts_with("udp: ")), "{log}");
         contains(&log, "8080").unwrap();
     }
 
@@ -161,8 +171,13 @@ fn traffic_policies_keep_to_a_node() {
             all_answer(fleet.node_port(node, "web", "http"), &names([node]));
         }
     }
-    let log = probe_on(&fleet, 2, "nobody", &[&["connect", "web", "80"]]);
-    assert!(log.trim().ends_with("connection refused"), "{log}");
+    // This node may be the last to hear that its pod has left.
+    let mut attempts = 0..;
+    eventually("a refusal for pods where there is no endpoint", || {
+        let name = format!("nobody-{}", attempts.next().unwrap_or_default());
+        let log = probe_on(&fleet, 2, &name, &[&["connect", "web", "80"]]);
+        if log.trim().ends_with("connection refused") { Ok(()) } else { Err(log) }
+    });
     let port = fleet.node_port(2, "web", "http");
     eventually("a refusal where there is no endpoint", || match get(port, "/") {
         Ok(answer) => Err(answer.text()),
@@ -182,7 +197,7 @@ fn a_client_stays_with_a_pod_of_another_node_until_it_is_gone() {
     for _ in 0..20 {
         assert_eq!(who(&format!("200 {}", get(port, "/").unwrap().text())).0, first);
     }
-    kubectl.run(&format!("delete pod {} --timeout=30s", first[0])).unwrap();
+    kubectl.run(&format!("delete pod {} --timeout=150s", first[0])).unwrap();
     endpoints(&kubectl, "web", NODES - 1);
     let second = eventually("another answer", || Ok::<_, String>(who(&format!("200 {}", get(port, "/")?.text())).0));
     assert_ne!(second, first);
@@ -197,8 +212,8 @@ fn a_pod_that_leaves_with_grace_costs_no_request() {
     let servers: Vec<Value> = (0..NODES)
         .map(|node| {
             let mut pod = on(&fleet.name(node), server(&name(node), "web"));
-            pod["spec"]["containers"][0]["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 3}}});
-            pod["spec"]["terminationGracePeriodSeconds"] = 20.into();
+            pod["spec"]["containers"][0]["lifecycle"] = json!({"preStop": {"sleep": {"seconds": GRACE_SECONDS}}});
+            pod["spec"]["terminationGracePeriodSeconds"] = (2 * GRACE_SECONDS).into();
             pod
         })
         .collect();
@@ -207,7 +222,7 @@ fn a_pod_that_leaves_with_grace_costs_no_request() {
         running(&kubectl, &name(node));
     }
     endpoints(&kubectl, "web", NODES);
-    let caller = client("caller", &[&["until", "web", "80"], &["get", "web", "80", "/", "100000"]]);
+    let caller = client("caller", &[&["until", "web", "80"], &["get", "web", "80", "/", ENDLESS]]);
     pods::apply(&kubectl, "default", &[on(&fleet.name(0), caller)]);
     let seen = |others: &str| {
         let log = kubectl.run("logs caller --tail=60")?;
@@ -216,9 +231,9 @@ fn a_pod_that_leaves_with_grace_costs_no_request() {
         if answered == wanted { Ok(()) } else { Err(format!("{answered:?}")) }
     };
     eventually("answers from all", || seen("012"));
-    kubectl.run("delete pod s-1 --timeout=60s").unwrap();
+    kubectl.run("delete pod s-1 --timeout=150s").unwrap();
     eventually("answers from those that are left", || seen("02"));
-    kubectl.run("delete pod s-0 --timeout=60s").unwrap();
+    kubectl.run("delete pod s-0 --timeout=150s").unwrap();
     eventually("answers from the one that is left", || seen("2"));
     let log = kubectl.run("logs caller").unwrap();
     let (_, others) = who(&log);
@@ -229,7 +244,7 @@ fn a_pod_that_leaves_with_grace_costs_no_request() {
 fn a_node_that_is_killed_costs_its_own_connections_and_no_more() {
     let (mut fleet, kubectl) = fleet_of_servers(&[web(&json!({}))]);
     endpoints(&kubectl, "web", NODES);
-    let caller = client("caller", &[&["until", "web", "80"], &["get", "web", "80", "/", "100000"]]);
+    let caller = client("caller", &[&["until", "web", "80"], &["get", "web", "80", "/", ENDLESS]]);
     pods::apply(&kubectl, "default", &[on(&fleet.name(0), caller)]);
     let answered = |wanted: BTreeSet<String>| {
         let answered = set(who(&kubectl.run("logs caller --tail=60")?).0);

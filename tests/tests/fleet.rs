@@ -62,7 +62,7 @@ fn who_is_killed_or_frozen_concerns_no_other_and_comes_back() {
     for name in names {
         running(&kubectl, name);
     }
-    let says = |name: &str| kubectl.run(&format!("--request-timeout=5s exec {name} -- toolbox echo alive"));
+    let says = |name: &str| kubectl.run(&format!("--request-timeout=30s exec {name} -- toolbox echo alive"));
     let runners = fleet.node_children(1);
     assert!(!runners.is_empty(), "the pod has no runner");
     fleet.kill_node(1);

@@ -67,7 +67,7 @@ pub fn churn(realm: &Realm, kubectl: &Kubectl, from: &str, with: &str, count: us
             let oldest = generations.remove(0);
             // With and without grace, as it comes.
             let how = ["--wait=true", "--force --grace-period=0"][random.below(2)];
-            let deleted = kubectl.run(&format!("delete pods {} {how} --timeout=55s", oldest.join(" ")));
+            let deleted = kubectl.run(&format!("delete pods {} {how} --timeout=150s", oldest.join(" ")));
             deleted.unwrap_or_else(|error| panic!("{error}"));
         }
         answers = (0..SERVICES).map(|service| right_answers(realm, from, &name(service))).sum();
@@ -80,7 +80,7 @@ pub fn churn(realm: &Realm, kubectl: &Kubectl, from: &str, with: &str, count: us
             if now > before { Ok(()) } else { Err(format!("{now} answers of {name}")) }
         });
     }
-    let deleted = kubectl.run("delete pods --all --force --grace-period=0 --timeout=55s");
+    let deleted = kubectl.run("delete pods --all --force --grace-period=0 --timeout=150s");
     deleted.unwrap_or_else(|error| panic!("{error}"));
     Reuse { pods: made, addresses: addresses.len(), answers }
 }

@@ -13,7 +13,7 @@ use coracle_tests::{
     pods::{self, container, running, toolbox},
 };
 use coracle_wire::v1::{
-    ExecRequest, LogRequest, NodeHello, NodeSignal, ServerSignal, SessionFrame, SessionInput, node_signal,
+    ExecRequest, LogRequest, NodeHello, NodePing, NodeSignal, ServerSignal, SessionFrame, SessionInput, node_signal,
     pod_logs_client::PodLogsClient, pod_sessions_client::PodSessionsClient, server_signal::Signal, session_frame,
     session_input,
 };
@@ -232,7 +232,11 @@ fn a_node_is_asked_for_nothing_of_another_and_answers_for_none() {
         "ready": true, "restartCount": 0, "started": true, "containerID": "coracle://x",
         "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]});
     evil.change((PODS, "status"), ("default", "bait"), |pod| pod["status"] = running.clone()).unwrap();
-    let (_sender, mut stream) = control(&evil, "evil");
+    let (sender, mut stream) = control(&evil, "evil");
+    sender.try_send(NodeSignal { signal: Some(node_signal::Signal::Ping(NodePing::default())) }).unwrap();
+    let (pong, mut stream) = evil.does(async move { (stream.message().await, stream) });
+    // Now it counts as connected.
+    assert!(matches!(pong.unwrap().and_then(|signal| signal.signal), Some(Signal::Pong(_))));
     let reader = {
         let kubectl = kubectl.clone();
         std::thread::spawn(move || kubectl.run("logs bait"))

@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 pub const PORT: u16 = 6444;
 const PROTOCOL: &[u8] = b"coracle-tunnel/1";
 /// How long an answer may take on a busy machine.
-const ANSWER_WAIT: Duration = Duration::from_secs(20);
+const ANSWER_WAIT: Duration = Duration::from_mins(1);
 /// How long nothing has to come, that it counts as nothing.
 const NOTHING_WAIT: Duration = Duration::from_millis(700);
 
@@ -118,18 +118,24 @@ impl Quic {
         })
     }
 
-    /// Sends a datagram of a pod, and answers what comes back.
-    pub fn datagram(&self, from: SocketAddr, to: SocketAddr, content: &[u8]) -> Option<Vec<u8>> {
-        self.raw_datagram([&[0], addresses(from, to).as_slice(), content].concat())
-    }
-
-    /// Sends these bytes as a datagram, and answers what comes back.
-    pub fn raw_datagram(&self, bytes: Vec<u8>) -> Option<Vec<u8>> {
+    /// Sends a datagram of a pod; whether it is sent back soon. No two may have the same content: what comes back late is
+    /// no answer to another one.
+    pub fn is_echoed(&self, from: SocketAddr, to: SocketAddr, content: &'static [u8]) -> bool {
         let connection = self.connection.clone();
+        let bytes = [&[0], addresses(from, to).as_slice(), content].concat();
         does(&self.runtime, async move {
-            connection.send_datagram(bytes.into()).ok()?;
-            let back = tokio::time::timeout(NOTHING_WAIT, connection.read_datagram()).await;
-            back.ok()?.ok().map(|bytes| bytes.to_vec())
+            if connection.send_datagram(bytes.into()).is_err() {
+                return false;
+            }
+            let echo = async {
+                while let Ok(bytes) = connection.read_datagram().await {
+                    if bytes.ends_with(content) {
+                        return true;
+                    }
+                }
+                false
+            };
+            tokio::time::timeout(NOTHING_WAIT, echo).await.unwrap_or(false)
         })
     }
 

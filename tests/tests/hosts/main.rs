@@ -21,6 +21,10 @@ use std::{
     time::Duration,
 };
 
+/// How long a connection may take to be made where packets are lost, one in ten in both directions: the kernel tries again
+/// after 1, 2, 4, 8, 16 and 32 s.
+const CONNECT_WAIT: Duration = Duration::from_secs(120);
+
 /// A realm that has the toolbox and the probe.
 fn realm(nodes: &[&str]) -> (Realm, Kubectl) {
     let mut realm = Realm::unstarted(nodes).attentive();
@@ -62,9 +66,12 @@ fn node_link_works(realm: &Realm, kubectl: &Kubectl, node: &str) {
     eventually("the log", || kubectl.run(&format!("logs {tool}")).and_then(|log| contains(&log, "waiting")));
     let said = kubectl.run_with_input(&format!("exec -i {tool} -- toolbox tally"), &"x".repeat(100_000)).unwrap();
     assert_eq!(said.trim(), "100000 bytes, sum 12000000");
-    let forward = Forward::start(kubectl, &web, 8080);
-    let local = SocketAddr::from(([127, 0, 0, 1], forward.1));
-    let answer = realm.host(SERVER).namespace().run(|| network::get(local, "/")).unwrap();
+    // A pod runs before it listens, and kubectl gives up when nobody does.
+    let answer = eventually("an answer over a forwarded port", || {
+        let forward = Forward::start(kubectl, &web, 8080);
+        let local = SocketAddr::from(([127, 0, 0, 1], forward.1));
+        realm.host(SERVER).namespace().run(|| network::get(local, "/"))
+    });
     assert_eq!(answer.status, 200, "{}", answer.head);
     let summary =
         kubectl.json(&format!("get --raw /api/v1/nodes/{node}/proxy/stats/summary")).unwrap_or_else(|error| {
@@ -73,7 +80,7 @@ fn node_link_works(realm: &Realm, kubectl: &Kubectl, node: &str) {
             serde_json::from_str(&text.unwrap_or_else(|second| panic!("{error}, {second}"))).unwrap()
         });
     assert_eq!(summary["node"]["nodeName"], node);
-    let deleted = kubectl.run(&format!("delete pod {tool} {web} --timeout=30s"));
+    let deleted = kubectl.run(&format!("delete pod {tool} {web} --timeout=150s"));
     deleted.unwrap_or_else(|error| panic!("{error}"));
 }
 
@@ -81,7 +88,7 @@ fn node_link_works(realm: &Realm, kubectl: &Kubectl, node: &str) {
 fn exchange(from: &Host, to: SocketAddr, length: usize) -> Result<(), String> {
     from.namespace().run(|| {
         let fails = |error: std::io::Error| format!("{to}: {error}");
-        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(10)).map_err(fails)?;
+        let mut stream = TcpStream::connect_timeout(&to, CONNECT_WAIT).map_err(fails)?;
         let mut sender = stream.try_clone().map_err(fails)?;
         let sent: Vec<u8> = (0..length).map(|place| u8::try_from(place % 251).unwrap()).collect();
         let copy = sent.clone();

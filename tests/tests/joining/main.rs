@@ -79,17 +79,20 @@ fn a_machine_joins_by_the_line_that_is_printed_and_stays_a_node() {
 
     fleet.coracle(&format!("token delete {}", token_of(&line))).unwrap();
     edge.kill();
-    let renewed = |kubectl: &Kubectl| {
-        let lease = kubectl.json("-n kube-node-lease get lease edge").unwrap();
-        lease["spec"]["renewTime"].as_str().unwrap().to_owned()
+    let renewed = || {
+        let lease = kubectl.json("-n kube-node-lease get lease edge")?;
+        lease["spec"]["renewTime"].as_str().map(str::to_owned).ok_or_else(|| lease.to_string())
     };
-    let before = renewed(&kubectl);
+    let is_renewed = |before: &String, edge: &Machine| {
+        eventually("its lease to be renewed", || if renewed()? > *before { Ok(()) } else { Err(edge.log()) });
+    };
+    let before = eventually("its lease", renewed);
     edge.go_on();
-    eventually("its lease", || if renewed(&kubectl) > before { Ok(()) } else { Err(edge.log()) });
+    is_renewed(&before, &edge);
     // The whole line once more changes nothing either, though its token is gone.
-    let before = renewed(&kubectl);
+    let before = eventually("its lease", renewed);
     edge.join(&line);
-    eventually("its lease", || if renewed(&kubectl) > before { Ok(()) } else { Err(edge.log()) });
+    is_renewed(&before, &edge);
 }
 
 #[test]
@@ -260,7 +263,7 @@ fn a_deleted_node_is_out_at_once_and_its_certificate_is_worth_nothing_ever_after
 
 #[test]
 fn a_certificate_is_renewed_without_a_restart() {
-    let (fleet, admin) = cluster(1, &["--certificate-lifetime", "12"]);
+    let (fleet, admin) = cluster(1, &["--certificate-lifetime", "20"]);
     let mut edge = Machine::new(&fleet, 0, "edge");
     edge.join(&line(&fleet, ""));
     edge.until_ready(&admin);
@@ -276,13 +279,13 @@ fn a_certificate_is_renewed_without_a_restart() {
         });
         seen.push(next);
     }
-    // Three lives of at least 7 s each: what it began with has expired.
+    // Three lives of at least 12 s each: what it began with has expired.
     let old = with_certificate(&fleet, &Kubectl::programs()[0], &first);
     eventually("the first one to expire", || match old.run("get node edge") {
         Ok(_) => Err("it still counts".to_owned()),
         Err(error) => contains(&error, "expired"),
     });
-    assert!(began.elapsed() > Duration::from_secs(12));
+    assert!(began.elapsed() > Duration::from_secs(20));
     assert_eq!(edge.pid(), pid);
     fleet.push(&guest("toolbox.wasm"), "toolbox:1");
     pods::apply(&admin, "default", &[on("edge", toolbox("late", "Always", &["wait-eof"]))]);

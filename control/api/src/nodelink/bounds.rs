@@ -252,18 +252,17 @@ mod tests {
             assert_eq!((refused.code(), refused.message.contains("16 connections")), (429, true), "{refused}");
         }
         assert!(bounds.connection("two").is_ok() && bounds.request("one").is_ok());
-        while bounds.join_request("system:bootstrap:a").is_ok() {}
-        assert_eq!(bounds.join_request("system:bootstrap:a").unwrap_err().code(), 429);
+        // Time passes meanwhile, which earns some.
+        let refused = (0..).find_map(|_| bounds.join_request("system:bootstrap:a").err());
+        assert_eq!(refused.map(|error| error.code()), Some(429));
         assert!(bounds.join_request("system:bootstrap:b").is_ok(), "each token for itself");
         drop(kept);
         assert!(bounds.connection("one").is_ok(), "what has ended counts no more");
-        for _ in 0..100 {
-            let _ = bounds.view("two");
-        }
-        assert_eq!(bounds.view("two").unwrap_err().code(), tonic::Code::ResourceExhausted);
+        let refused = (0..100).find_map(|_| bounds.view("two").err());
+        assert_eq!(refused.map(|status| status.code()), Some(tonic::Code::ResourceExhausted));
 
         let events = Target::collection(catalogue::events(), EVENT_NAMESPACE);
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_mins(1);
         let messages = loop {
             let options = crate::door::read::ListOptions::default();
             let listed = door.list(&Identity::admin(), &events, &options).await.unwrap().entries;

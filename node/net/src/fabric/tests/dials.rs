@@ -3,7 +3,6 @@
 use super::*;
 use crate::fabric::{About, Bound};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use std::time::Instant;
 
 #[tokio::test]
 async fn a_pod_reaches_a_pod_by_a_pair_of_streams() {
@@ -32,9 +31,16 @@ async fn a_pod_reaches_itself_by_its_address() {
 
 #[tokio::test]
 async fn what_is_not_there_or_not_allowed_fails_at_once() {
-    let world = World::new();
+    // Whoever waited would do so for longer than these tests do.
+    let never = Duration::from_hours(1);
+    let world = World::with(Limits {
+        offer_timeout: never,
+        outside_dial_timeout: never,
+        far_dial_patience: never,
+        far_dial_timeout: never,
+        ..Limits::default()
+    });
     world.machine.own.lock().push("203.0.113.9".parse().unwrap());
-    let started = Instant::now();
     for (to, expected) in [
         ("10.244.3.200:80", DialFailure::Refused),
         ("10.244.4.1:80", DialFailure::Unreachable),
@@ -54,7 +60,6 @@ async fn what_is_not_there_or_not_allowed_fails_at_once() {
     ] {
         assert_eq!(world.dial(to).await.unwrap_err(), expected, "{to}");
     }
-    assert!(started.elapsed() < Duration::from_secs(5), "somebody waited: {:?}", started.elapsed());
     let counted = world.fabric.statistics();
     assert_eq!((counted.refused, counted.unreachable, counted.denied), (7, 1, 7));
 }
@@ -146,10 +151,13 @@ async fn dials_under_way_are_bounded_for_each_pod() {
 
 #[tokio::test]
 async fn dials_per_second_are_bounded_for_each_pod() {
+    let began = Instant::now();
     let world = World::with(Limits { dials_per_second: 5, ..Limits::default() });
     let mut failures = Vec::new();
     for _ in 0..50 {
         failures.extend(world.dial("10.244.0.2:80").await.err());
     }
-    assert!(failures.len() >= 40 && failures.iter().all(|one| *one == DialFailure::TooMany), "{failures:?}");
+    let (made, allowed) = (50 - failures.len(), allowed(5, began));
+    assert!((1..=allowed).contains(&made), "{made} dials, {allowed} are allowed");
+    assert!(failures.iter().all(|one| *one == DialFailure::TooMany), "{failures:?}");
 }

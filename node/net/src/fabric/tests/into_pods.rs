@@ -64,7 +64,7 @@ async fn what_a_pod_dials_takes_nothing_from_the_node() {
 
 #[tokio::test]
 async fn what_the_node_dials_is_bounded_in_number_and_time() {
-    let limits = Limits { node_dials: 2, offer_timeout: Duration::from_millis(200), ..Limits::default() };
+    let limits = Limits { node_dials: 2, offer_timeout: Duration::from_secs(2), ..Limits::default() };
     let mut world = World::with(limits);
     world.manner("b", Manner::Sleeps);
     let dial = || world.fabric.dial_into("b", at("10.244.0.2:80"));

@@ -122,7 +122,7 @@ async fn garbage_gets_no_answer_or_an_error_and_hurts_nobody() {
 
 #[tokio::test]
 async fn streams_are_bounded_and_end_when_nothing_is_asked() {
-    let limits = Limits { dns_connections: 2, dns_idle: Duration::from_millis(50), ..Limits::default() };
+    let limits = Limits { dns_connections: 2, dns_idle: Duration::from_secs(2), ..Limits::default() };
     let world = World::with_web_and(limits);
     let (mut silent, mut half) = (world.dns_stream().await, world.dns_stream().await);
     assert_eq!(world.dial(DNS).await.unwrap_err(), DialFailure::TooMany);
@@ -139,6 +139,7 @@ async fn streams_are_bounded_and_end_when_nothing_is_asked() {
 
 #[tokio::test]
 async fn queries_are_bounded_for_each_pod() {
+    let began = Instant::now();
     let mut world = World::with_web_and(Limits { dns_queries_per_second: 10, ..Limits::default() });
     let bytes = Bytes::from(query(1, "web.default.svc.cluster.local.", RecordType::A));
     for _ in 0..100 {
@@ -149,7 +150,8 @@ async fn queries_are_bounded_for_each_pod() {
     while let Ok(answer) = world.delivered.try_recv() {
         answers.push(answer.uid);
     }
-    assert!((11..=20).contains(&answers.len()) && answers.contains(&"b".to_owned()), "{answers:?}");
+    assert_eq!(answers.pop().as_deref(), Some("b"), "the other pod is asked no less: {answers:?}");
+    assert!((10..=allowed(10, began)).contains(&answers.len()), "{answers:?}");
     assert_eq!(world.notice().await.message, "refused: too many DNS queries per second");
 }
 

@@ -29,9 +29,9 @@ async fn a_real_connection_is_handed_over() {
 
 #[tokio::test]
 async fn failures_outside_are_told_apart() {
-    let world = World::with(Limits { outside_dial_timeout: Duration::from_millis(50), ..Limits::default() });
-    assert_eq!(world.dial("203.0.113.8:80").await.unwrap_err(), DialFailure::Refused);
+    assert_eq!(World::new().dial("203.0.113.8:80").await.unwrap_err(), DialFailure::Refused);
     // Its queue is full: the kernel answers nobody more.
+    let world = World::with(Limits { outside_dial_timeout: Duration::from_millis(50), ..Limits::default() });
     let (full, _held) = listener_with_full_queue();
     world.outside("203.0.113.9:80", full.local_addr().unwrap());
     assert_eq!(world.dial("203.0.113.9:80").await.unwrap_err(), DialFailure::TimedOut);
@@ -66,12 +66,14 @@ async fn whoever_ends_up_on_this_machine_is_denied() {
 
 #[tokio::test]
 async fn dials_to_outside_have_bounds_of_their_own() {
+    let began = Instant::now();
     let world = World::with(Limits { outside_dials_per_second: 3, ..Limits::default() });
-    let mut too_many = 0;
+    let mut made = 0;
     for _ in 0..30 {
-        too_many += usize::from(world.dial("203.0.113.8:80").await.unwrap_err() == DialFailure::TooMany);
+        made += usize::from(world.dial("203.0.113.8:80").await.unwrap_err() != DialFailure::TooMany);
     }
-    assert!(too_many >= 20, "{too_many}");
+    let allowed = allowed(3, began);
+    assert!((1..=allowed).contains(&made), "{made} dials, {allowed} are allowed");
     assert!(world.dial("10.244.0.2:80").await.is_ok(), "inside goes on");
 }
 
