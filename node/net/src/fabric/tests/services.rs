@@ -152,7 +152,7 @@ async fn nothing_is_left_of_many_connections() {
         while world.offered.try_recv().is_ok() {}
     }
     until(|| world.fabric.0.tasks.len() == at_rest).await;
-    let now = std::time::Instant::now();
+    let now = Instant::now();
     let held: Vec<_> = (0..Limits::default().dials).map(|_| pod.budget.dial(now)).collect();
     assert!(held.iter().all(Result::is_ok), "a dial that has ended still counts");
     let connections: Vec<_> = (0..Limits::default().dns_connections).map(|_| pod.budget.dns_connection()).collect();
