@@ -22,6 +22,15 @@ if [[ $wanted == *programs* ]]; then
     CORACLE_TEST_PROGRAMS=$(scripts/programs.sh)
     export CORACLE_TEST_PROGRAMS
 fi
+case " $* " in
+    *" --test unit "*) systemd=yes ;;
+    *" --test "* | *" --lib "*) systemd= ;;
+    *) systemd=yes ;;
+esac
+if [ -n "$systemd" ]; then
+    CORACLE_TEST_SYSTEMD=$(scripts/systemd.sh)
+    export CORACLE_TEST_SYSTEMD
+fi
 CORACLE_TEST_REGISTRY=$(scripts/registry.sh)
 export CORACLE_TEST_REGISTRY
 echo "test: kubectl from ${kubectls//:/ and }"

@@ -5,12 +5,14 @@
 //! Needs root, `ip` and `nft`, and says so aloud. Nothing of it is seen outside of its namespaces, and nothing stays
 //! of it, so any number of tests may have the same addresses at once.
 
+mod booted;
 mod clock;
 mod namespace;
 mod realm;
 pub mod reuse;
 mod wire;
 
+pub use booted::Booted;
 pub use clock::WrongClock;
 pub use namespace::Namespace;
 pub use realm::{Realm, SERVER};
