@@ -28,8 +28,7 @@ fn status_line(pid: u32, key: &str) -> String {
 
 fn confined_condition(kubectl: &Kubectl) -> Value {
     let nodes = kubectl.json("get nodes").unwrap();
-    let conditions = nodes["items"][0]["status"]["conditions"].as_array().unwrap().clone();
-    conditions.into_iter().find(|condition| condition["type"] == "GuestsConfined").unwrap()
+    pods::condition(&nodes["items"][0], "GuestsConfined").clone()
 }
 
 fn has_no_privileges(pid: u32) {

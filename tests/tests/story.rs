@@ -6,7 +6,7 @@ use coracle_tests::{
     by_hand::{ByHand, kill_node},
     eventually, example,
     network::{self, address},
-    pods::until,
+    pods::{condition, until},
     wait::contains,
 };
 use std::{
@@ -41,7 +41,7 @@ fn tell(kubectl: &Kubectl) {
     eventually("Init:0/2", || contains(&pod_line(kubectl), "Init:0/2"));
     let pod = kubectl.json("get pod myapp-pod").unwrap();
     assert_eq!(pod["status"]["phase"], "Pending");
-    assert_eq!(condition(&pod, "Initialized"), "False");
+    assert_eq!(condition(&pod, "Initialized")["status"], "False");
     let described = run("describe pod myapp-pod");
     for part in ["init-myservice", "init-mydb", "PodInitializing", "Started", "ContainersNotInitialized"] {
         assert!(described.contains(part) || pod.to_string().contains(part), "{part} is missing in:\n{described}");
@@ -53,19 +53,13 @@ fn tell(kubectl: &Kubectl) {
     assert!(pod_line(kubectl).contains("1/1"), "{}", pod_line(kubectl));
     eventually("the app's word", || contains(&kubectl.run("logs myapp-pod")?, "The app is running!"));
     let pod = kubectl.json("get pod myapp-pod").unwrap();
-    assert_eq!(condition(&pod, "Initialized"), "True");
-    assert_eq!(condition(&pod, "Ready"), "True");
+    assert_eq!(condition(&pod, "Initialized")["status"], "True");
+    assert_eq!(condition(&pod, "Ready")["status"], "True");
     let address = kubectl.json("get service myservice").unwrap()["spec"]["clusterIP"].as_str().unwrap().to_owned();
     let told = run("logs myapp-pod -c init-myservice");
     assert!(told.contains(&address), "the guest resolved something else than {address}:\n{told}");
     run(&format!("delete -f {} -f {} -f {}", file("pod.yaml"), file("myservice.yaml"), file("mydb.yaml")));
     assert!(kubectl.run("get pod myapp-pod").unwrap_err().contains("NotFound"));
-}
-
-fn condition(pod: &serde_json::Value, name: &str) -> String {
-    let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let found = conditions.iter().find(|one| one["type"] == name);
-    found.and_then(|one| one["status"].as_str()).unwrap_or("missing").to_owned()
 }
 
 #[test]
@@ -135,7 +129,7 @@ fn tell_of_the_fleet(cluster: &Cluster, kubectl: &Kubectl, words: &mut String, b
     let path = |name: &str| example(&format!("fleet/{name}")).display().to_string();
     run(&format!("apply -f {} -f {}", path("web.yaml"), path("caller.yaml")));
     for (index, name) in NAMES.iter().enumerate() {
-        let pod = until(kubectl, name, "ready", |pod| condition(pod, "Ready") == "True");
+        let pod = until(kubectl, name, "ready", |pod| condition(pod, "Ready")["status"] == "True");
         assert_eq!(pod["spec"]["nodeName"], format!("node-{}", index + 1), "{pod}");
     }
     network::endpoints(kubectl, "web", 3);
@@ -169,7 +163,7 @@ fn tell_of_the_fleet(cluster: &Cluster, kubectl: &Kubectl, words: &mut String, b
         None => *words = kill_node(cluster, "node-3"),
     }
     eventually("NotReady", || contains(&kubectl.run("get node node-3 --no-headers")?, "NotReady"));
-    until(kubectl, "web-3", "marked", |pod| condition(pod, "Ready") == "False");
+    until(kubectl, "web-3", "marked", |pod| condition(pod, "Ready")["status"] == "False");
     network::endpoints(kubectl, "web", 2);
     let before = lines_with(&calls().unwrap(), &NAMES[..2]);
     eventually("calls that two answer", || has_line(&NAMES[..2], before + 1));
@@ -182,7 +176,7 @@ fn tell_of_the_fleet(cluster: &Cluster, kubectl: &Kubectl, words: &mut String, b
         let line = kubectl.run("get node node-3 --no-headers")?;
         if line.contains(" Ready") { Ok(()) } else { Err(line) }
     });
-    let again = until(kubectl, "web-3", "ready again", |pod| condition(pod, "Ready") == "True");
+    let again = until(kubectl, "web-3", "ready again", |pod| condition(pod, "Ready")["status"] == "True");
     assert!(again["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1), "{again}");
     network::endpoints(kubectl, "web", 3);
     eventually("calls that all three answer again", || has_line(&NAMES, others));

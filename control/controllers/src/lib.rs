@@ -4,6 +4,7 @@
 //! A signal only says "look again"; every loop compares anew and is idempotent. Nothing here writes except through
 //! [`Client`], and none of these loops can end another: each is supervised on its own.
 
+mod bound_pods;
 pub mod caches;
 pub mod endpoint_mirror;
 pub mod endpoint_slices;

@@ -3,12 +3,13 @@
 
 use crate::{
     Context,
+    bound_pods::{disrupted, node_is_there, node_of},
     node_lifecycle::readiness,
     runtime::{self, Controller, Keys, Next},
 };
 use async_trait::async_trait;
-use coracle_client::{DeleteOptions, Write, changes::Changed};
-use coracle_objects::{ApiError, ObjectKey, Reason, catalogue, meta, nodes::TAINT_OUT_OF_SERVICE};
+use coracle_client::{DeleteOptions, Part, Write, changes::Changed};
+use coracle_objects::{ApiError, ObjectKey, catalogue, meta, nodes::TAINT_OUT_OF_SERVICE};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::{
@@ -17,6 +18,9 @@ use std::{
 };
 use tokio::task::JoinHandle;
 
+/// Why, in the condition `DisruptionTarget` of a pod whose node is gone, in Kubernetes' words.
+const REASON: &str = "DeletionByPodGC";
+const MESSAGE: &str = "PodGC: node no longer exists";
 /// How long pods of a node that is gone stay, where nobody says otherwise: it may come back, e.g. because it registers anew.
 pub const QUARANTINE_DEFAULT: Duration = Duration::from_secs(40);
 
@@ -29,10 +33,6 @@ pub enum Plan {
     Wait(Duration),
     /// It goes.
     Delete,
-}
-
-fn node_of(pod: &Value) -> Option<&str> {
-    pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty())
 }
 
 /// How the node that a pod names is.
@@ -86,13 +86,17 @@ impl PodGarbage {
         Whereabouts::Gone(now.saturating_sub(*missing.entry(name.to_owned()).or_insert(now)))
     }
 
-    /// The cache may lag: a pod is not taken away from a node that is there.
-    async fn is_really_missing(&self, node: &str) -> Result<bool, ApiError> {
-        match self.context.client.get(catalogue::nodes(), &ObjectKey::cluster(node)).await {
-            Ok(_) => Ok(false),
-            Err(error) if error.reason == Reason::NotFound => Ok(true),
-            Err(error) => Err(error),
+    /// Says of a pod that has not ended that it failed, and, when its node is gone, that it goes because of that.
+    async fn say_failed(&self, pod: &Value, whereabouts: Whereabouts) -> Result<(), ApiError> {
+        if matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed")) {
+            return Ok(());
         }
+        let mut failed = match whereabouts {
+            Whereabouts::Gone(_) => disrupted(pod, REASON, MESSAGE, self.context.clock.now()),
+            Whereabouts::None | Whereabouts::Off | Whereabouts::There => pod.clone(),
+        };
+        failed["status"]["phase"] = "Failed".into();
+        runtime::write_all(&self.context, vec![Write::Update(catalogue::pods(), Part::Status, failed)]).await
     }
 }
 
@@ -109,10 +113,11 @@ impl Controller for PodGarbage {
             Plan::Wait(time) => Ok(Next::After(time)),
             Plan::Delete => {
                 if let (Some(node), Whereabouts::Gone(_)) = (node, whereabouts)
-                    && !self.is_really_missing(node).await?
+                    && node_is_there(&self.context, node).await?
                 {
                     return Ok(Next::After(self.quarantine));
                 }
+                self.say_failed(&pod, whereabouts).await?;
                 let options = DeleteOptions {
                     grace_period_seconds: Some(0),
                     uid: Some(meta::uid(&pod).to_owned()),
@@ -220,6 +225,14 @@ mod tests {
         clock.advance(Duration::from_secs(19)).await;
         assert_eq!(fake.peek_all(catalogue::pods()).len(), 3);
         clock.advance(Duration::from_secs(1)).await;
+        let failed: Vec<Value> = fake
+            .writes()
+            .into_iter()
+            .filter_map(|write| if let Write::Update(_, Part::Status, pod) = write { Some(pod) } else { None })
+            .collect();
+        assert_eq!(failed.len(), 1, "{failed:?}");
+        assert_eq!((meta::name(&failed[0]), &failed[0]["status"]["phase"]), ("on-goes", &json!("Failed")));
+        assert_eq!(failed[0]["status"]["conditions"][0]["reason"], "DeletionByPodGC");
         let left: Vec<_> = fake.peek_all(catalogue::pods()).iter().map(|pod| meta::name(pod).to_owned()).collect();
         assert_eq!(left, ["on-returns", "on-stays"]);
         clock.advance(Duration::from_mins(10)).await;

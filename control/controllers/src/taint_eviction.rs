@@ -4,6 +4,7 @@
 
 use crate::{
     Context,
+    bound_pods::{disrupted, node_of},
     runtime::{self, Controller, Keys, Next},
 };
 use async_trait::async_trait;
@@ -13,16 +14,16 @@ use coracle_objects::{
     taints::{self, Patience, Taint},
 };
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::{
     collections::{HashMap, HashSet},
     time::Duration,
 };
-use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 
 /// Why, in the pod's condition `DisruptionTarget`, in Kubernetes' words.
 const REASON: &str = "DeletionByTaintManager";
+const MESSAGE: &str = "Taint manager: deleting due to NoExecute taint";
 
 /// What becomes of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,26 +59,6 @@ pub fn plan(pod: &Value, taints: &[(Taint, Duration)]) -> Plan {
         };
     }
     plan
-}
-
-/// The pod, said to be disrupted.
-fn disrupted(pod: &Value, now: OffsetDateTime) -> Value {
-    let mut pod = pod.clone();
-    let condition = json!({
-        "type": "DisruptionTarget", "status": "True", "reason": REASON,
-        "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": clock::seconds_text(now),
-    });
-    if let Some(conditions) = pod["status"]["conditions"].as_array_mut() {
-        conditions.retain(|one| one["type"] != "DisruptionTarget");
-        conditions.push(condition);
-    } else {
-        pod["status"]["conditions"] = json!([condition]);
-    }
-    pod
-}
-
-fn node_of(pod: &Value) -> Option<&str> {
-    pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty())
 }
 
 /// Key and value.
@@ -130,7 +111,8 @@ impl TaintEviction {
 
     async fn remove(&self, pod: &Value) -> Result<(), ApiError> {
         let client = &self.context.client;
-        client.write(Write::Update(catalogue::pods(), Part::Status, disrupted(pod, self.context.clock.now()))).await?;
+        let disrupted = disrupted(pod, REASON, MESSAGE, self.context.clock.now());
+        client.write(Write::Update(catalogue::pods(), Part::Status, disrupted)).await?;
         self.event(pod, "Marking for deletion");
         let options = DeleteOptions { uid: Some(meta::uid(pod).to_owned()), ..DeleteOptions::default() };
         runtime::write_all(&self.context, vec![Write::Delete(catalogue::pods(), meta::key(pod), options)]).await

@@ -5,7 +5,7 @@ use super::Realm;
 use crate::{
     Kubectl, eventually,
     network::{self, client, server, service},
-    pods::{self, running},
+    pods::{self, on, running},
     random::Random,
 };
 use serde_json::{Value, json};
@@ -34,10 +34,6 @@ pub struct Reuse {
 /// # Panics
 /// When somebody answers who was not asked, or pods do not come or go.
 pub fn churn(realm: &Realm, kubectl: &Kubectl, from: &str, with: &str, count: usize, random: &mut Random) -> Reuse {
-    let on = |node: &str, mut pod: Value| {
-        pod["spec"]["nodeName"] = node.into();
-        pod
-    };
     let name = |service: usize| format!("s{service}");
     let asker = |service: usize| {
         let name = name(service);

@@ -4,11 +4,12 @@
 use super::{readiness, ready};
 use crate::{
     Context,
+    bound_pods::{node_is_there, node_of},
     runtime::{self, Controller, Keys, Next},
 };
 use async_trait::async_trait;
 use coracle_client::{Part, Write, clock, events::EventType};
-use coracle_objects::{ApiError, ObjectKey, Reason, catalogue, meta, nodes::POD_MARK_REASON};
+use coracle_objects::{ApiError, ObjectKey, catalogue, meta, nodes::POD_MARK_REASON};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::{
@@ -67,27 +68,12 @@ pub fn marked(pod: &Value, now: OffsetDateTime) -> Option<Value> {
     Some(pod)
 }
 
-fn node_of(pod: &Value) -> Option<&str> {
-    pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty())
-}
-
 struct PodMarking {
     context: Context,
     /// Nodes that say that they are not ready, and for which of their changes their pods were told.
     told: Mutex<HashMap<String, String>>,
     /// When pods of each lost node were marked last.
     marked: Mutex<HashMap<String, Duration>>,
-}
-
-impl PodMarking {
-    /// The cache may lag: nobody is marked because of a node that is there.
-    async fn is_there(&self, node: &ObjectKey) -> Result<bool, ApiError> {
-        match self.context.client.get(catalogue::nodes(), node).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.reason == Reason::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
 }
 
 #[async_trait]
@@ -112,7 +98,7 @@ impl Controller for PodMarking {
         let of_node = pods.iter().filter(|pod| node_of(pod) == Some(&*key.name));
         let marked: Vec<(&Arc<Value>, Value)> = of_node.filter_map(|pod| Some((pod, marked(pod, now)?))).collect();
         if !marked.is_empty() {
-            if node.is_none() && self.is_there(key).await? {
+            if node.is_none() && node_is_there(&self.context, &key.name).await? {
                 // It is only new here: it will be seen.
                 return Ok(Next::Done);
             }
