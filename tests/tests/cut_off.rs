@@ -5,6 +5,7 @@ use coracle_tests::{
     Kubectl, eventually, guest,
     hosts::{Realm, SERVER},
     pods::{self, container, running, toolbox},
+    wait::contains,
 };
 use serde_json::{Value, json};
 use std::fs;
@@ -155,6 +156,21 @@ fn nothing_runs_twice_when_a_node_is_back() {
     realm.ready("a", "True");
     assert_eq!((said(&realm, "a", "stays", "waiting"), said(&realm, "a", "stays", "bye")), (1, 0));
     assert_eq!((said(&realm, "b", "deleted", "waiting"), said(&realm, "b", "deleted", "bye")), (1, 0));
+}
+
+#[test]
+fn a_node_that_is_deleted_ends_its_pods_whatever_they_tolerate() {
+    let (mut realm, kubectl) = realm(&["a"]);
+    pods::apply(&kubectl, "default", &[waiter("a", "keeper", "Always", None)]);
+    running(&kubectl, "keeper");
+    kubectl.run("delete node a").unwrap();
+    until_said(&realm, "a", "keeper", "bye", 1);
+
+    // The next agent does not begin with it either.
+    realm.kill("a");
+    realm.start_node("a");
+    eventually("it to hear why", || contains(&realm.log("a"), "ended when the node was deleted"));
+    assert_eq!(said(&realm, "a", "keeper", "waiting"), 1);
 }
 
 #[test]

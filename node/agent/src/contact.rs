@@ -21,6 +21,8 @@ const FILE: &str = "contact.json";
 /// How much of the time since the last contact a power cut may add: the file is written no more often, for the sake of
 /// flash memory.
 const SAVE_INTERVAL_MS: i64 = 60_000;
+/// A server that says for this long that the node is none of its own means it.
+const DISOWNED_AFTER: Duration = Duration::from_secs(20);
 /// The machine has slept when its two clocks differ by more.
 const SLEPT_MS: i64 = 5_000;
 
@@ -44,13 +46,16 @@ struct Reading {
     uptime_ms: i64,
     /// Since 1970.
     wall_ms: i64,
+    /// The server has disowned the node since.
+    #[serde(default)]
+    disowned: bool,
 }
 
 impl Reading {
     fn now() -> Self {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let wall_ms = i64::try_from(clock::now().unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
-        Self { boot_id, uptime_ms: uptime_ms(), wall_ms }
+        Self { boot_id, uptime_ms: uptime_ms(), wall_ms, disowned: false }
     }
 
     /// When it was, as this boot counts. From one boot to the next only the wall clock leads; one that went backwards in
@@ -73,11 +78,22 @@ fn uptime_ms() -> i64 {
     seconds.saturating_mul(1000).saturating_add(hundredths.saturating_mul(10))
 }
 
+/// What the server thinks of the node, by what it answers when it answers at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Wanted,
+    /// It is none of the cluster's, it said first at this time, and nothing else since.
+    Doubted(Instant),
+    /// It has said so for long enough.
+    Disowned,
+}
+
 struct State {
     heard: Moment,
     saved: Option<Moment>,
     /// The newest sign of life was not taken.
     lost: bool,
+    standing: Standing,
     /// Both clocks when they were last compared.
     compared: (Moment, Instant),
 }
@@ -107,8 +123,11 @@ impl Contact {
             }
         };
         let moment = Moment(now.uptime_ms);
+        let was_disowned = saved.as_ref().is_some_and(|saved| saved.disowned);
+        let standing = if was_disowned { Standing::Disowned } else { Standing::Wanted };
         let saved = saved.map(|saved| saved.on(&now));
-        let state = State { heard: saved.unwrap_or(moment), saved, lost: false, compared: (moment, Instant::now()) };
+        let state =
+            State { heard: saved.unwrap_or(moment), saved, lost: false, standing, compared: (moment, Instant::now()) };
         Self { file, lease, state: Mutex::new(state), news: watch::Sender::new(0) }
     }
 
@@ -127,15 +146,16 @@ impl Contact {
         let mut state = self.state();
         let before = std::mem::replace(&mut state.heard, sent);
         state.lost = false;
-        let due = state.saved.is_none_or(|saved| sent.0.saturating_sub(saved.0) >= SAVE_INTERVAL_MS);
+        let returned = std::mem::replace(&mut state.standing, Standing::Wanted) == Standing::Disowned;
+        let due = returned || state.saved.is_none_or(|saved| sent.0.saturating_sub(saved.0) >= SAVE_INTERVAL_MS);
         if due {
             state.saved = Some(sent);
         }
         drop(state);
         if due {
-            self.write(sent);
+            self.write(sent, false);
         }
-        if sent.since(before) > self.lease {
+        if returned || sent.since(before) > self.lease {
             self.news.send_modify(|news| *news += 1);
         }
     }
@@ -149,13 +169,36 @@ impl Contact {
         let (moment, instant) = std::mem::replace(&mut state.compared, (now, Instant::now()));
         let awake_ms = i64::try_from(instant.elapsed().as_millis()).unwrap_or(i64::MAX);
         let slept = now.0.saturating_sub(moment.0).saturating_sub(awake_ms) > SLEPT_MS;
+        let is_disowned = state.standing == Standing::Disowned;
         drop(state);
         if let Some(heard) = unsaved {
-            self.write(heard);
+            self.write(heard, is_disowned);
         }
         if slept {
             self.news.send_modify(|news| *news += 1);
         }
+    }
+
+    /// The server answered that this node's credentials are over.
+    pub(crate) fn disowned(&self) {
+        let mut state = self.state();
+        match state.standing {
+            Standing::Wanted => state.standing = Standing::Doubted(Instant::now()),
+            Standing::Doubted(since) if since.elapsed() >= DISOWNED_AFTER => {
+                state.standing = Standing::Disowned;
+                let heard = state.heard;
+                drop(state);
+                self.write(heard, true);
+                self.news.send_modify(|news| *news += 1);
+            }
+            Standing::Doubted(_) | Standing::Disowned => {}
+        }
+    }
+
+    /// Whether the server has gone on saying that this node is none of its own any more, so that its pods are not, either.
+    /// A new agent still knows.
+    pub(crate) fn is_disowned(&self) -> bool {
+        self.state().standing == Standing::Disowned
     }
 
     /// Whether the server did not answer when it was asked last.
@@ -173,16 +216,17 @@ impl Contact {
         self.lease
     }
 
-    /// Changes when the server is heard again after it may have taken the node for gone, and when the machine has slept.
+    /// Changes when the server is heard again after it may have taken the node for gone, when it has disowned the node, and
+    /// when the machine has slept.
     pub(crate) fn news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
     }
 
     /// Remembers a moment, beside the caller.
-    fn write(&self, heard: Moment) {
+    fn write(&self, heard: Moment, disowned: bool) {
         let (file, now) = (self.file.clone(), Reading::now());
         let ago_ms = now.uptime_ms.saturating_sub(heard.0);
-        let then = Reading { uptime_ms: heard.0, wall_ms: now.wall_ms.saturating_sub(ago_ms), ..now };
+        let then = Reading { uptime_ms: heard.0, wall_ms: now.wall_ms.saturating_sub(ago_ms), disowned, ..now };
         let write = move || {
             if let Err(error) = replace(&file, &then) {
                 warn!(%error, "cannot remember when the control plane was last heard");
@@ -212,6 +256,14 @@ impl Contact {
         drop(state);
         self.news.send_modify(|news| *news += 1);
     }
+
+    /// As if the server had disowned the node for long enough.
+    pub(crate) fn disown(&self) {
+        self.disowned();
+        let long_ago = Instant::now().checked_sub(DISOWNED_AFTER).expect("the machine has been on for longer");
+        self.state().standing = Standing::Doubted(long_ago);
+        self.disowned();
+    }
 }
 
 #[cfg(test)]
@@ -221,7 +273,7 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(40);
 
     fn reading(boot_id: &str, uptime_ms: i64, wall_ms: i64) -> Reading {
-        Reading { boot_id: boot_id.to_owned(), uptime_ms, wall_ms }
+        Reading { boot_id: boot_id.to_owned(), uptime_ms, wall_ms, disowned: false }
     }
 
     #[test]
@@ -266,6 +318,23 @@ mod tests {
         }
         contact.missed();
         assert_eq!((saved(), contact.is_lost()), (70_000, true));
+    }
+
+    #[test]
+    fn a_node_is_disowned_when_the_server_goes_on_saying_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let contact = Contact::open(directory.path(), LEASE);
+        contact.disowned();
+        contact.disowned();
+        assert!(!contact.is_disowned(), "a word is no proof");
+        let news = contact.news();
+        contact.disown();
+        assert!(contact.is_disowned() && news.has_changed().unwrap());
+        let next = Contact::open(directory.path(), LEASE);
+        assert!(next.is_disowned(), "a new agent starts nothing");
+        next.made(next.now());
+        assert!(!next.is_disowned());
+        assert!(!Contact::open(directory.path(), LEASE).is_disowned());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::{runtime::Runtime, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Streaming,
-    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
 /// How long an answer may take on a busy machine; a server ends a silent stream only after longer.
@@ -115,6 +115,30 @@ impl Drop for Machine {
     }
 }
 
+fn endpoint(fleet: &Fleet, pair: &Path) -> Endpoint {
+    let (ca, pair) = (fs::read(fleet.server_dir().join("pki/ca.crt")).unwrap(), fs::read(pair).unwrap());
+    let tls =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).identity(Identity::from_pem(&pair, &pair));
+    Endpoint::from_shared(fleet.server_url()).unwrap().tls_config(tls).unwrap()
+}
+
+/// Connections to the server that ask for nothing, held open by whoever has a node's certificate and key.
+pub struct Crowd {
+    _connections: Vec<Channel>,
+    _runtime: Runtime,
+}
+
+impl Crowd {
+    /// So many of them, as far as the server takes them.
+    pub fn open(fleet: &Fleet, pair: &Path, count: usize) -> Self {
+        let (endpoint, runtime) = (endpoint(fleet, pair), Runtime::new().unwrap());
+        let connect = || runtime.block_on(endpoint.connect()).ok();
+        let connections: Vec<Channel> = (0..count).filter_map(|_| connect()).collect();
+        assert!(!connections.is_empty(), "the server takes none");
+        Self { _connections: connections, _runtime: runtime }
+    }
+}
+
 /// A control stream to the server, held open by whoever has a node's certificate and key.
 pub struct Held {
     runtime: Runtime,
@@ -125,11 +149,7 @@ pub struct Held {
 impl Held {
     /// Says that it is `node`, and is believed.
     pub fn open(fleet: &Fleet, pair: &Path, node: &str) -> Self {
-        let (ca, pair) = (fs::read(fleet.server_dir().join("pki/ca.crt")).unwrap(), fs::read(pair).unwrap());
-        let tls =
-            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).identity(Identity::from_pem(&pair, &pair));
-        let endpoint = Endpoint::from_shared(fleet.server_url()).unwrap().tls_config(tls).unwrap();
-        let runtime = Runtime::new().unwrap();
+        let (endpoint, runtime) = (endpoint(fleet, pair), Runtime::new().unwrap());
         let (signals, queued) = mpsc::channel(4);
         let hello = NodeHello { node_name: node.to_owned(), ..NodeHello::default() };
         signals.try_send(NodeSignal { signal: Some(node_signal::Signal::Hello(hello)) }).unwrap();

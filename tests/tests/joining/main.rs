@@ -9,13 +9,16 @@ use coracle_tests::{
     pods::{self, on, running, toolbox},
     wait::contains,
 };
-use machine::{Held, Machine, with_certificate, with_token};
+use machine::{Crowd, Held, Machine, with_certificate, with_token};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use serde_json::{Value, json};
 use std::{
     fs,
     time::{Duration, Instant},
 };
+
+/// See `docs/nodes.md`.
+const MORE_CONNECTIONS_THAN_A_NODE_MAY_HAVE: usize = 20;
 
 /// A control plane without nodes, and places for so many machines.
 fn cluster(places: usize, arguments: &[&str]) -> (Fleet, Kubectl) {
@@ -254,7 +257,11 @@ fn a_deleted_node_is_out_at_once_and_its_certificate_is_worth_nothing_ever_after
     assert!(since.parse::<u64>().is_ok_and(|since| since > 0), "{node}");
     assert_eq!(node["spec"]["podCIDR"], range, "the name's own range");
     is_nobody(&thief);
+    // Nor does it cost the node of that name now anything, however often it is shown.
+    let crowd = Crowd::open(&fleet, &stolen, MORE_CONNECTIONS_THAN_A_NODE_MAY_HAVE);
     let mine = with_certificate(&fleet, program, &again.credentials().join("node.pem"));
+    mine.run("get node edge").unwrap();
+    drop(crowd);
     mine.run("get node edge").unwrap();
     mine.run("annotate --overwrite node edge coracle.dev/credentials-since=0").ok();
     let node = admin.json("get node edge").unwrap();

@@ -11,7 +11,10 @@ mod roles;
 
 pub use authorize::{authorize, rules};
 
-use crate::{door::stamp, identity::Identity};
+use crate::{
+    door::{read_error, stamp},
+    identity::Identity,
+};
 use base64::Engine as _;
 use coracle_objects::{ApiError, Reason};
 use coracle_store::Store;
@@ -138,7 +141,7 @@ impl Authenticator {
         if let Some(peer) = extensions.get::<PeerCertificates>() {
             let identity = peer.identity();
             if let (Some(node), Some(nodes)) = (identity.node_name(), &self.nodes)
-                && !nodes.counts(node, peer.issued_at)
+                && !nodes.counts(node, peer.issued_at).map_err(|error| read_error(&error))?
             {
                 return Err(revocation::refusal(node));
             }

@@ -109,7 +109,15 @@ pub(crate) struct Entered {
     connections: Arc<NodeConnections>,
     node: String,
     number: u64,
+    issued_at: u64,
     pub(crate) revoked: CancellationToken,
+}
+
+impl Entered {
+    /// Whether the certificate that the connection has shown counts now; where that cannot be read it does not.
+    pub(crate) fn counts(&self) -> bool {
+        self.connections.counts(&self.node, self.issued_at).unwrap_or(false)
+    }
 }
 
 impl Drop for Entered {
@@ -131,15 +139,15 @@ impl NodeConnections {
         Arc::new(Self { store, open: Mutex::default(), next: AtomicU64::new(0) })
     }
 
-    /// Whether a certificate of `node`, issued at this revision, counts. Where that cannot be read it does not.
-    pub(super) fn counts(&self, node: &str, issued_at: u64) -> bool {
-        match since(&self.store, node) {
-            Ok(since) => issued_at >= since,
-            Err(error) => {
-                tracing::error!(%error, node, "cannot read whether a node's credentials count");
-                false
-            }
-        }
+    /// Whether a certificate of `node`, issued at this revision, counts.
+    ///
+    /// # Errors
+    /// When the store cannot be read: nobody is let in then, but nobody is told that they are out for good either.
+    pub(super) fn counts(&self, node: &str, issued_at: u64) -> Result<bool, ReadError> {
+        let since = since(&self.store, node).inspect_err(|error| {
+            tracing::error!(%error, node, "cannot read whether a node's credentials count");
+        })?;
+        Ok(issued_at >= since)
     }
 
     /// The store with the records.
@@ -152,7 +160,7 @@ impl NodeConnections {
         let (number, end) = (self.next.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
         let open = Open { issued_at, end: end.clone() };
         self.open.lock().entry(node.to_owned()).or_default().insert(number, open);
-        Entered { connections: Arc::clone(self), node: node.to_owned(), number, revoked: end }
+        Entered { connections: Arc::clone(self), node: node.to_owned(), number, issued_at, revoked: end }
     }
 
     /// Ends connections as their certificates are revoked, until `stop`.
@@ -215,14 +223,15 @@ mod tests {
         let stop = CancellationToken::new();
         tokio::spawn(Arc::clone(&connections).run(stop.clone()));
         let (one, two) = (connections.enter("one", 0), connections.enter("two", 0));
-        assert!(connections.counts("one", 0));
+        assert!(connections.counts("one", 0).unwrap());
         for _ in 0..2 {
             let ops = vec![revoke(&store, "one", 7).unwrap()];
             coracle_store::Proposer::propose(&proposer, Command { ops, ..Command::default() }).await.unwrap();
         }
         one.revoked.cancelled().await;
         let since = since(&store, "one").unwrap();
-        assert!(since > 0 && !connections.counts("one", since - 1) && connections.counts("one", since));
+        assert!(since > 0);
+        assert!(!connections.counts("one", since - 1).unwrap() && connections.counts("one", since).unwrap());
         assert_eq!((deleted_at(&store, "one").unwrap(), deleted_at(&store, "two").unwrap()), (7, 0));
         let later = connections.enter("one", since);
         assert!(!two.revoked.is_cancelled() && !later.revoked.is_cancelled());

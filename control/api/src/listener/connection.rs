@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) const ALPN_HTTP2: &[u8] = b"h2";
 /// A handshake that takes longer is given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long who shows a certificate of a node that does not count any more is answered that.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 /// How often it is looked at whether a connection's certificate has expired.
 const EXPIRY_LOOK: Duration = Duration::from_mins(1);
 /// HTTP/1.1: a request's head must be complete within this time; also ends idle connections.
@@ -64,10 +66,16 @@ async fn serve_http(stream: TlsStream<TcpStream>, app: App, shutdown: Cancellati
     };
     let node = peer.as_ref().and_then(|peer| peer.identity().node_name().map(|node| (node, peer.issued_at())));
     let entered = node.and_then(|(node, issued_at)| Some(app.node_connections()?.enter(node, issued_at)));
-    let ended =
-        end_of(peer.as_ref().map(PeerCertificates::not_after), entered.as_ref().map(|entered| &entered.revoked));
+    // Looked at after it has entered, so that no revocation falls between. Who has a certificate that does not count any
+    // more hears why, for a short time and not on the account of the node that has the name now.
+    let is_over = entered.as_ref().is_some_and(|entered| !entered.counts());
+    let ended = end_of(
+        peer.as_ref().map(PeerCertificates::not_after),
+        entered.as_ref().map(|entered| &entered.revoked),
+        is_over.then_some(LAST_WORDS),
+    );
     let is_node = node.is_some();
-    let _counted = match node.map(|(node, _)| app.count_connection(node)).transpose() {
+    let _counted = match node.filter(|_| !is_over).map(|(node, _)| app.count_connection(node)).transpose() {
         Ok(counted) => counted.flatten(),
         Err(error) => {
             tracing::debug!(%error, "a node's connection is not served");
@@ -100,8 +108,12 @@ async fn serve_http(stream: TlsStream<TcpStream>, app: App, shutdown: Cancellati
     }
 }
 
-/// Resolves when the client's certificate does not count any more.
-async fn end_of(not_after: Option<i64>, revoked: Option<&CancellationToken>) -> &'static str {
+/// Resolves when the client's certificate does not count any more; `at_most` is how long one has that never counted.
+async fn end_of(
+    not_after: Option<i64>,
+    revoked: Option<&CancellationToken>,
+    at_most: Option<Duration>,
+) -> &'static str {
     let expires = async {
         let Some(not_after) = not_after else { return std::future::pending().await };
         // Looked at again and again, since the clock may be set.
@@ -115,7 +127,14 @@ async fn end_of(not_after: Option<i64>, revoked: Option<&CancellationToken>) -> 
             None => std::future::pending().await,
         }
     };
+    let told = async {
+        match at_most {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
+        () = told => "the node's credentials had ended before",
         () = expires => "the client's certificate has expired",
         () = revoked => "the node's credentials have ended",
     }

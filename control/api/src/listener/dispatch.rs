@@ -50,10 +50,14 @@ impl App {
     /// Whether a request comes from a node, or from a machine that wants to be one, that asks too much.
     fn refused_for_flooding(&self, request: &Request<Incoming>) -> Option<ApiError> {
         let bounds = self.bounds.as_ref()?;
+        let asker = || self.authenticator.authenticate_with(request.headers(), request.extensions()).ok();
         if let Some(peer) = request.extensions().get::<PeerCertificates>() {
-            return bounds.request(peer.identity().node_name()?).err();
+            let node = peer.identity().node_name()?;
+            // Whose certificate does not count any more is refused for that, at nobody else's expense.
+            asker()?;
+            return bounds.request(node).err();
         }
-        let identity = self.authenticator.authenticate_with(request.headers(), request.extensions()).ok()?;
+        let identity = asker()?;
         identity.is_in(bootstrap::GROUP).then(|| bounds.join_request(&identity.user).err()).flatten()
     }
 
@@ -81,6 +85,7 @@ impl App {
             }
             match refusal {
                 Some(error) if error.code() == 403 => Ok(Status::permission_denied(error.message).into_http()),
+                Some(error) if error.code() == 503 => Ok(Status::unavailable(error.message).into_http()),
                 Some(error) => Ok(Status::unauthenticated(error.message).into_http()),
                 None if is_grpc && is_one_message(request.uri().path()) => {
                     router.call(request.map(|body| hurried(Body::new(body), READ_TIME_MAX))).await

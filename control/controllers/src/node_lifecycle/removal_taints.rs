@@ -110,7 +110,11 @@ pub fn plan(
         if key.is_some() && !is_tainted {
             let zone = zones::of_node(node);
             let Some(interval) = counts.get(&zone).and_then(|count| count.interval(settings)) else { continue };
-            let due = memory.last.get(&zone).map_or(Duration::ZERO, |last| *last + interval).max(memory.not_before);
+            let due = memory
+                .last
+                .get(&zone)
+                .map_or(Duration::ZERO, |last| last.saturating_add(interval))
+                .max(memory.not_before);
             let wait = due.saturating_sub(now);
             if !wait.is_zero() {
                 plan.again = Some(plan.again.map_or(wait, |again| again.min(wait)));

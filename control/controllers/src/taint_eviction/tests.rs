@@ -3,6 +3,7 @@
 use super::*;
 use coracle_client::fake::{Fake, ManualClock};
 use coracle_objects::nodes::{TAINT_NOT_READY, TAINT_UNREACHABLE};
+use serde_json::json;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 

@@ -97,16 +97,16 @@ impl Between {
     pub(crate) async fn keep(mut self, around: Around) {
         let Around { nodes, mut credentials, follows, fabric, place, say } = around;
         let mut version = nodes.version();
-        let mut known = Vec::new();
+        let mut known = None;
         let here = |place: &watch::Sender<Place>| place.borrow().address.parse().ok();
         let mut moved = pin!(next_address(follows.as_deref(), here(&place)));
         loop {
             if *version.borrow_and_update() > 0 {
                 let all = nodes.all();
                 let peers = peers::of(all.iter().map(|node| &**node), &self.node_name);
-                if peers != known {
+                if known.as_ref() != Some(&peers) {
                     self.tunnel.set_peers(peers.clone());
-                    known = peers;
+                    known = Some(peers);
                 }
             }
             tokio::select! {
@@ -128,7 +128,12 @@ impl Between {
                         }
                     };
                     fabric.set_node_address(address);
-                    place.send_replace(Place { address: address.to_string(), reached_at });
+                    let next = Place { address: address.to_string(), reached_at };
+                    place.send_if_modified(|now| {
+                        let is_news = *now != next;
+                        *now = next;
+                        is_news
+                    });
                     moved.set(next_address(follows.as_deref(), from));
                 }
                 Some(notice) = self.notices.recv() => say.say(event(notice)),

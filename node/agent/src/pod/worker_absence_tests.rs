@@ -96,3 +96,29 @@ async fn a_new_agent_starts_nothing_that_may_run_elsewhere() {
     heard_again(&world);
     eventually("it runs again", || world.guests.running("a").is_some()).await;
 }
+
+#[tokio::test]
+async fn a_pod_of_a_node_that_was_deleted_ends_whatever_it_tolerates() {
+    let world = running("Always", None).await;
+    world.link.set_down(true);
+    world.context.contact.disown();
+    eventually("it is asked to end", || world.guests.stopped() == ["a"]).await;
+    eventually("it has ended", || world.guests.running("a").is_none()).await;
+    // The next agent does not begin with it either.
+    let world = world.restart().await;
+    world.link.set_down(false);
+    let mut listed = world.ready.clone();
+    listed.wait_for(|ready| *ready).await.unwrap();
+    assert!(world.guests.running("a").is_none());
+    heard_again(&world);
+    eventually("it is wanted after all", || world.guests.running("a").is_some()).await;
+}
+
+#[tokio::test]
+async fn a_time_that_is_too_long_to_be_told_is_for_ever() {
+    let world = running("Always", Some(i64::MAX.unsigned_abs())).await;
+    cut_off(&world, Duration::from_hours(10_000));
+    world.guests.exit("a", 1);
+    eventually("it runs again", || world.guests.running("a").is_some()).await;
+    assert!(world.guests.stopped().is_empty());
+}

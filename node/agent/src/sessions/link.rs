@@ -85,8 +85,16 @@ impl NodeLink {
             loop {
                 match this.control(&slots, &stop, &mut answers).await {
                     Ok(()) => debug!("the control stream ended"),
-                    Err(error) if answers.reconnect.is_first() => warn!(%error, "lost the control stream"),
-                    Err(error) => debug!(%error, "still no control stream"),
+                    Err(error) => {
+                        if error.reason == Reason::Unauthorized {
+                            this.contact.disowned();
+                        }
+                        if answers.reconnect.is_first() {
+                            warn!(%error, "lost the control stream");
+                        } else {
+                            debug!(%error, "still no control stream");
+                        }
+                    }
                 }
                 this.contact.missed();
                 tokio::time::sleep(answers.reconnect.delay()).await;

@@ -36,20 +36,23 @@ pub(crate) struct View {
     pods: Box<dyn Sink>,
     position: Position,
     disk: Option<Disk>,
+    /// Updates that were taken in.
+    taken: u64,
 }
 
 impl View {
     /// Takes in what `directory` remembers, if it is given; what cannot be read is as if it were not there.
     pub(crate) fn open(link: Arc<dyn Link>, caches: Caches, pods: Box<dyn Sink>, directory: Option<&Path>) -> Self {
-        let mut this = Self { link, caches, pods, position: Position::default(), disk: None };
+        let mut this = Self { link, caches, pods, position: Position::default(), disk: None, taken: 0 };
         let Some(directory) = directory else { return this };
         match Disk::open(directory) {
             Ok((disk, remembered)) => {
                 this.disk = Some(disk);
-                if let Some(remembered) = remembered {
+                if let Some(mut remembered) = remembered {
                     info!(revision = remembered.revision, "the node knows its cluster from before");
                     this.position =
                         Position { history: remembered.history, revision: remembered.revision, has_pods: false };
+                    remembered.objects.iter_mut().for_each(|(_, object)| date(object, 0));
                     this.replace(remembered.objects, false);
                 }
             }
@@ -101,7 +104,7 @@ impl View {
 
     /// Takes in what belongs together.
     async fn take(&mut self, update: Update) {
-        let Update { whole, all_pods, changes, revision, history } = update;
+        let Update { whole, all_pods, mut changes, revision, history } = update;
         if !history.is_empty() {
             self.position.history = history;
         }
@@ -109,6 +112,12 @@ impl View {
         self.position.has_pods = true;
         if let Some(disk) = self.disk.take() {
             self.disk = disk.note(whole, &changes, &self.position).await;
+        }
+        self.taken += 1;
+        for change in &mut changes {
+            if let Change::Applied(_, object) = change {
+                date(object, self.taken);
+            }
         }
         if whole {
             let objects = changes.into_iter().filter_map(|change| match change {
@@ -165,6 +174,13 @@ impl View {
             PODS => Some(&mut *self.pods),
             _ => None,
         }
+    }
+}
+
+/// Gives an object that is told without its version one by which who has read it knows that it is another one now.
+fn date(object: &mut Value, taken: u64) {
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.entry("resourceVersion").or_insert_with(|| format!("view-{taken}").into());
     }
 }
 

@@ -85,3 +85,24 @@ async fn a_start_without_any_server_knows_what_was_known() {
     assert_eq!(link.wholes(), 1, "only what changed is told");
     running.stop().await;
 }
+
+#[tokio::test]
+async fn who_reads_it_sees_what_is_another_one_now() {
+    let (caches, pods) = (Caches::new(), Cache::new());
+    let mut view = View::open(FakeLink::new(), caches.clone(), Box::new(pods), None);
+    let update = |whole: bool, names: &[&str]| Update {
+        whole,
+        changes: names.iter().map(|name| Change::Applied(SERVICES, object(name))).collect(),
+        revision: 1,
+        ..Update::default()
+    };
+    let versions = || -> Vec<String> {
+        caches.services.all().iter().map(|service| meta::resource_version(service).to_owned()).collect()
+    };
+    view.take(update(true, &["a", "b"])).await;
+    let first = versions();
+    assert!(first.iter().all(|version| !version.is_empty()), "{first:?}");
+    view.take(update(false, &["a"])).await;
+    let second = versions();
+    assert!(second[0] != first[0] && second[1] == first[1], "{first:?} {second:?}");
+}

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::fabric::DialFailure;
 use bytes::Bytes;
-use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream};
+use quinn::{Connection, ConnectionError, Incoming, ReadExactError, RecvStream, SendStream, TransportErrorCode};
 use std::{sync::Arc, time::Instant};
 
 /// Kinds of what peers may not do.
@@ -27,6 +27,11 @@ const WELCOME: [u8; 1] = [1];
 
 /// Takes connections until the tunnel ends.
 pub(super) async fn accept(shared: Arc<Shared>) {
+    // Who comes before the node knows its cluster waits, and is not taken for a stranger.
+    tokio::select! {
+        () = shared.introduced.cancelled() => {}
+        () = shared.stop.cancelled() => return,
+    }
     while let Some(incoming) = shared.endpoint.accept().await {
         let under_way = HANDSHAKES_MAX.saturating_sub(shared.handshakes.left());
         if under_way >= HANDSHAKES_UNCHECKED && !incoming.remote_address_validated() && incoming.may_retry() {
@@ -66,7 +71,16 @@ async fn shake_hands(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), Tur
     let connection = match connecting.await {
         Ok(connection) => connection,
         // It went away, or it is a newer or older version of this.
-        Err(ConnectionError::TimedOut | ConnectionError::LocallyClosed | ConnectionError::Reset) => return Ok(()),
+        Err(
+            ConnectionError::TimedOut
+            | ConnectionError::LocallyClosed
+            | ConnectionError::Reset
+            | ConnectionError::ApplicationClosed(_),
+        ) => return Ok(()),
+        // The same, said before the handshake was over.
+        Err(ConnectionError::ConnectionClosed(close)) if close.error_code == TransportErrorCode::APPLICATION_ERROR => {
+            return Ok(());
+        }
         Err(error) => return Err(TurnedAway::Stranger(dial::reason(&error))),
     };
     let known = dial::known(&connection).map_err(TurnedAway::Stranger)?;
@@ -123,9 +137,13 @@ async fn take_stream(shared: &Shared, link: &Arc<Link>, sending: SendStream, mut
     let mut sending = Sending::new(sending);
     let Ok(addresses) = tokio::time::timeout(HEADER, read_header(&mut receiving)).await else { return };
     let result = match addresses {
-        Ok(addresses) if is_peers(shared, link, addresses) => connect(shared, link, addresses, &sending).await,
+        // The dial was given up, or the connection is over, before it was told what is wanted: nobody is to blame.
+        Err(NoHeader::GivenUp) => return,
+        Ok(addresses) if is_peers(shared, link, addresses) => {
+            connect(shared, link, addresses, &sending).await.map(|end| (end, addresses.to.ip()))
+        }
         Ok(_) => Err(DialFailure::Denied),
-        Err(Garbage) => {
+        Err(NoHeader::Garbage) => {
             turn_away(shared, link, GARBAGE_STREAM, GARBAGE_STREAM);
             Err(DialFailure::Denied)
         }
@@ -135,17 +153,40 @@ async fn take_stream(shared: &Shared, link: &Arc<Link>, sending: SendStream, mut
         return;
     }
     match result {
-        Ok(end) => pump(end, sending, receiving, shared.patience()).await,
+        Ok((end, pod)) => pump(end, sending, receiving, shared.patience(pod)).await,
         Err(_) => sending.finish(),
     }
 }
 
-async fn read_header(receiving: &mut RecvStream) -> Result<Addresses, Garbage> {
+/// Why a stream does not say what it is for.
+enum NoHeader {
+    /// It was reset, or its connection ended.
+    GivenUp,
+    /// What it says means nothing, or it ends within it.
+    Garbage,
+}
+
+impl From<ReadExactError> for NoHeader {
+    fn from(error: ReadExactError) -> Self {
+        match error {
+            ReadExactError::FinishedEarly(_) => Self::Garbage,
+            ReadExactError::ReadError(_) => Self::GivenUp,
+        }
+    }
+}
+
+impl From<Garbage> for NoHeader {
+    fn from(Garbage: Garbage) -> Self {
+        Self::Garbage
+    }
+}
+
+async fn read_header(receiving: &mut RecvStream) -> Result<Addresses, NoHeader> {
     let mut header = [0; frames::ADDRESSES_BYTES_MAX];
-    receiving.read_exact(&mut header[..1]).await.map_err(|_| Garbage)?;
+    receiving.read_exact(&mut header[..1]).await?;
     let end = 1 + frames::rest_of_addresses(header[0])?;
-    receiving.read_exact(&mut header[1..end]).await.map_err(|_| Garbage)?;
-    Addresses::read(&mut &header[..end])
+    receiving.read_exact(&mut header[1..end]).await?;
+    Ok(Addresses::read(&mut &header[..end])?)
 }
 
 /// Offers it to the fabric for as long as the other node wants it.

@@ -50,7 +50,7 @@ impl Elsewhere for Tunnel {
             match link.ask(Addresses { from, to }, self.0.config.limits.answer_timeout).await {
                 Ok((sending, receiving, in_use)) => {
                     let shared = Arc::clone(&self.0);
-                    return Ok(Box::new(Taken { shared, sending, receiving, in_use, share }));
+                    return Ok(Box::new(Taken { shared, sending, receiving, in_use, share, pod: from.ip() }));
                 }
                 Err(NotConnected::Answered(failure)) => return Err(failure),
                 Err(NotConnected::Lost) => {}
@@ -85,13 +85,15 @@ struct Taken {
     receiving: RecvStream,
     in_use: InUse,
     share: Share,
+    /// Who dialled.
+    pod: IpAddr,
 }
 
 impl Taken {
     fn join(self, end: End) {
-        let Self { shared, sending, receiving, in_use, share } = self;
+        let Self { shared, sending, receiving, in_use, share, pod } = self;
         shared.tasks.clone().spawn(async move {
-            pump(end, sending, receiving, shared.patience()).await;
+            pump(end, sending, receiving, shared.patience(pod)).await;
             drop((in_use, share));
         });
     }

@@ -46,7 +46,13 @@ use pump::Patience;
 use quinn::{Endpoint, TokioRuntime, VarInt};
 use record::Record;
 use stalls::Stalls;
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -111,6 +117,8 @@ struct Shared {
     /// There is a connection to look after.
     has_links: Notify,
     stalls: Arc<Stalls>,
+    /// Cancelled when it has been told of its peers for the first time.
+    introduced: CancellationToken,
     /// Held while peers change, so that the last ones are those that stay.
     changing: Mutex<()>,
     tasks: TaskTracker,
@@ -160,6 +168,7 @@ impl Tunnel {
             handshakes: Shares::new(limits::HANDSHAKES_MAX),
             has_links: Notify::new(),
             stalls,
+            introduced: CancellationToken::new(),
             changing: Mutex::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -274,6 +283,7 @@ impl Shared {
         }
         table.directory = directory;
         drop(table);
+        self.introduced.cancel();
         for link in over {
             link.close(CLOSED_STRANGER, "the node is none of this cluster any more");
         }
@@ -311,8 +321,9 @@ impl Shared {
         Ok(link)
     }
 
-    fn patience(&self) -> Patience {
-        Patience { stall: self.config.limits.stall, stalls: Arc::clone(&self.stalls) }
+    /// For a connection of the pod with this address.
+    fn patience(&self, pod: IpAddr) -> Patience {
+        Patience { stall: self.config.limits.stall, stalls: Arc::clone(&self.stalls), pod }
     }
 
     /// A connection is over.

@@ -15,6 +15,7 @@ use nix::{
 use quinn::{RecvStream, SendStream, VarInt, WriteError};
 use std::{
     io::{self, IoSlice},
+    net::IpAddr,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     sync::Arc,
     time::Duration,
@@ -154,6 +155,8 @@ struct Broken;
 pub(super) struct Patience {
     pub(super) stall: Duration,
     pub(super) stalls: Arc<Stalls>,
+    /// Whose connection it is.
+    pub(super) pod: IpAddr,
 }
 
 /// Carries both ways until both are over, or one breaks, which breaks the other.
@@ -260,13 +263,13 @@ async fn hung_up(end: &AsyncFd<End>) {
     }
 }
 
-/// Ends when something can be written, however long it takes, unless too many wait: then the ones that waited longest go.
+/// Ends when something can be written, however long it takes, unless too many wait: see [`Stalls`].
 async fn writable<'end>(end: &'end AsyncFd<End>, patience: &Patience) -> io::Result<AsyncFdReadyGuard<'end, End>> {
     let mut waiting = std::pin::pin!(end.writable());
     if let Ok(guard) = tokio::time::timeout(patience.stall, &mut waiting).await {
         return guard;
     }
-    let stalled = patience.stalls.enter();
+    let stalled = patience.stalls.enter(patience.pod);
     tokio::select! {
         biased;
         guard = waiting => guard,

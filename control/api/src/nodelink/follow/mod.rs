@@ -136,7 +136,7 @@ impl Feed {
             let margin = Revision(from.0.saturating_sub(RECALL_MARGIN).max(self.store.oldest().0.saturating_sub(1)));
             let after = margin.min(from);
             match self.gone_between(after, gone_after).await {
-                Ok(events) => self.state.lock().as_mut()?.recall(after, &events),
+                Ok(events) => self.state.lock().as_mut()?.recall(after, gone_after, &events),
                 Err(error) => {
                     tracing::debug!(revision = from.0, %error, "what happened since is no longer known");
                     return None;

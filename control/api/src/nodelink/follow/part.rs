@@ -78,12 +78,15 @@ impl Part {
             }
             Self::Services => {
                 let mut kept = picked(object, &["spec", "status"]);
-                kept.insert("metadata".to_owned(), described(&object["metadata"]));
+                let mut metadata = described(&object["metadata"]);
+                // Whoever was first keeps an address that two claim.
+                metadata.extend(picked(&object["metadata"], &["creationTimestamp"]));
+                kept.insert("metadata".to_owned(), Value::Object(metadata));
                 Value::Object(kept)
             }
             Self::EndpointSlices => {
                 let mut kept = picked(object, &["addressType", "endpoints", "ports"]);
-                kept.insert("metadata".to_owned(), described(&object["metadata"]));
+                kept.insert("metadata".to_owned(), Value::Object(described(&object["metadata"])));
                 Value::Object(kept)
             }
             Self::Pods => object.clone(),
@@ -131,12 +134,12 @@ fn node(object: &Value) -> Value {
 }
 
 /// Metadata without resource version and owners.
-fn described(metadata: &Value) -> Value {
+fn described(metadata: &Value) -> Map<String, Value> {
     let mut kept = picked(metadata, &["namespace", "name", "uid", "labels", "annotations", "deletionTimestamp"]);
     if let Some(annotations) = kept.get_mut("annotations").and_then(Value::as_object_mut) {
         annotations.shift_remove(LAST_APPLIED);
     }
-    Value::Object(kept)
+    kept
 }
 
 fn picked(object: &Value, fields: &[&str]) -> Map<String, Value> {
@@ -188,6 +191,13 @@ mod tests {
                 "conditions": [{"type": "Ready", "status": "True"}]},
         });
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn who_claims_an_address_first_is_told() {
+        let service = json!({"metadata": {"name": "s", "namespace": "a", "creationTimestamp": "2026-01-01T00:00:00Z"}});
+        let told = Part::Services.stripped(&service);
+        assert_eq!(told["metadata"]["creationTimestamp"], "2026-01-01T00:00:00Z");
     }
 
     #[test]

@@ -316,8 +316,12 @@ impl State {
         }
     }
 
-    /// Takes over what history says went in the revisions behind `after`.
-    pub(super) fn recall(&mut self, after: Revision, events: &[Arc<StoreEvent>]) {
+    /// Takes over what history says went in the revisions behind `after` up to `to`. Where `to` is not far enough, since
+    /// everything was read anew meanwhile or more was forgotten, nothing is known better than before.
+    pub(super) fn recall(&mut self, after: Revision, to: Revision, events: &[Arc<StoreEvent>]) {
+        if self.gone_after > to {
+            return;
+        }
         for event in events {
             let entry = &event.entry;
             if entry.revision > self.gone_after {

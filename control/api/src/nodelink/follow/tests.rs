@@ -335,3 +335,16 @@ async fn all_ways_lead_to_the_same_view() {
         assert_eq!(one.objects, fresh.objects, "seed {seed}");
     }
 }
+
+#[tokio::test]
+async fn what_is_recalled_too_late_is_not_taken_for_all() {
+    let world = World::new().await;
+    let _reader = world.reader("a").await;
+    let mut state = world.feed.state.lock();
+    let state = state.as_mut().unwrap();
+    let known = state.gone_after();
+    state.recall(Revision(0), Revision(known.0 - 1), &[]);
+    assert_eq!(state.gone_after(), known, "the views were read anew since, and nobody looked at what went before that");
+    state.recall(Revision(0), known, &[]);
+    assert_eq!(state.gone_after(), Revision(0));
+}

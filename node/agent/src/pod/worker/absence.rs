@@ -47,21 +47,25 @@ impl Worker {
         if self.state.away {
             return if silence <= lease { self.ask_whether_wanted(now) } else { None };
         }
+        if contact.is_disowned() {
+            self.leave("The node was deleted, or another machine is it now: the pod is not wanted here".to_owned());
+            return None;
+        }
         let most = lease.saturating_add(tolerated(&self.pod)?);
         if silence < most {
-            return Some(now + most.saturating_sub(silence));
+            // A time too far off to be told is never.
+            return now.checked_add(most.saturating_sub(silence));
         }
-        self.leave(silence);
+        self.leave(format!(
+            "The control plane has not been reached for {} s, which is longer than the pod tolerates: it may run elsewhere",
+            silence.as_secs()
+        ));
         None
     }
 
     /// The control plane may have given the pod's work to another one.
-    fn leave(&mut self, silence: Duration) {
+    fn leave(&mut self, message: String) {
         let grace = spec::grace(&self.pod);
-        let message = format!(
-            "The control plane has not been reached for {} s, which is longer than the pod tolerates: it may run elsewhere",
-            silence.as_secs()
-        );
         info!(pod = meta::name(&self.pod), message);
         self.context.recorder.record(&self.pod, "", Severity::Warning, UNREACHABLE, &message);
         if self.state.restart_policy == RestartPolicy::Never && self.state.is_busy() {

@@ -167,3 +167,39 @@ async fn a_taken_over_node_floods_in_vain() {
     assert!(one.datagrams.try_recv().is_err());
     assert_eq!(one.pods.asked.lock().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dial_that_is_given_up_is_no_offence() {
+    let authority = Authority::new();
+    let (mut one, two) = (Node::start(&authority, "one", 1), Node::start(&authority, "two", 2));
+    introduce(&[&one, &two]);
+    let connection = hostile(&authority, "two", one.peer.addresses[0]).await;
+    for begun in [&[][..], &[4], &[4, 10, 244]] {
+        let (mut sending, receiving) = connection.open_bi().await.unwrap();
+        sending.write_all(begun).await.unwrap();
+        sending.reset(1_u32.into()).unwrap();
+        drop(receiving);
+    }
+    let foreign = [&[4, 192, 0, 2, 1, 0, 1, 10, 244, 1, 5][..], &ECHO.to_be_bytes()].concat();
+    let (mut sending, mut receiving) = connection.open_bi().await.unwrap();
+    sending.write_all(&foreign).await.unwrap();
+    let answer = tokio::time::timeout(LIMIT, receiving.read_to_end(100)).await.unwrap();
+    assert_eq!(answer.unwrap(), [4], "not allowed");
+    let (_, why) = one.hears(turned_away).await;
+    assert!(why.contains("192.0.2.1"), "the first that was turned away: {why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_begins_turns_nobody_away_before_it_knows_its_cluster() {
+    let authority = Authority::new();
+    let (mut one, two) = (Node::start(&authority, "one", 1), Node::start(&authority, "two", 2));
+    two.tunnel.set_peers(vec![one.peer.clone()]);
+    let dial = two.connect("one", address(2, 1), address(1, ECHO));
+    let introduced = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        one.tunnel.set_peers(vec![two.peer.clone()]);
+    };
+    let (stream, ()) = tokio::join!(dial, introduced);
+    echoes(&mut stream.unwrap(), b"welcome").await;
+    assert!(one.notices.try_recv().is_err(), "nobody was turned away");
+}
