@@ -22,6 +22,9 @@ pub(crate) enum Owner {
 /// Ports that are tried for a client of a node port whose own port somebody else seems to have.
 const PORTS_TRIED: u16 = 64;
 
+/// Endpoints that a flow has left from which answers are still taken: those that were on their way.
+const LEFT_MAX: usize = 4;
+
 /// Who talks to which service address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FlowKey {
@@ -34,8 +37,13 @@ struct Flow {
     owner: Owner,
     port: Arc<ServicePort>,
     way: FlowWay,
+    /// Where answers came from before, the newest last.
+    left: Vec<Answer>,
     used: Instant,
 }
+
+/// An endpoint, and where the datagrams that it gets seem to come from.
+type Answer = (SocketAddr, SocketAddr);
 
 /// How the datagrams of a flow reach its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +59,7 @@ pub(crate) struct Flows {
     by_key: HashMap<FlowKey, Flow>,
     /// By endpoint and where its datagrams seem to come from. Where a pod reaches one endpoint by two services, answers come
     /// from the one that it used last.
-    answers: HashMap<(SocketAddr, SocketAddr), FlowKey>,
+    answers: HashMap<Answer, FlowKey>,
     per_owner: HashMap<Owner, usize>,
     owner_max: usize,
     all_max: usize,
@@ -64,14 +72,16 @@ impl Flows {
         Self { by_key, answers, per_owner, owner_max, all_max, idle }
     }
 
-    /// Where a datagram of a known flow goes. A flow whose endpoint should get nothing more is forgotten.
+    /// Where a datagram of a known flow goes. Nothing where its endpoint should get nothing more; what that still answers is
+    /// taken until the flow is idle.
     pub(crate) fn forward(&mut self, key: FlowKey, port: &Arc<ServicePort>, now: Instant) -> Option<FlowWay> {
         let flow = self.by_key.get_mut(&key)?;
-        let is_idle = now.saturating_duration_since(flow.used) >= self.idle;
+        if now.saturating_duration_since(flow.used) >= self.idle {
+            self.take(key);
+            return None;
+        }
         let same = Arc::ptr_eq(&flow.port, port);
-        if is_idle || !(same || flow.port.id == port.id && port.endpoints.eligible(false).contains(&flow.way.endpoint))
-        {
-            self.remove(key);
+        if !(same || flow.port.id == port.id && port.endpoints.eligible(false).contains(&flow.way.endpoint)) {
             return None;
         }
         flow.port = Arc::clone(port);
@@ -80,8 +90,8 @@ impl Flows {
         Some(flow.way)
     }
 
-    /// Remembers a new flow, which has another port at its endpoint where two clients from outside would look like one.
-    /// `None` where the owner has too many, or all that it may while the node has few left.
+    /// Remembers a new flow, or that one has another endpoint now. It has another port there where two clients from outside
+    /// would look like one. `None` where the owner has too many, or all that it may while the node has few left.
     pub(crate) fn open(
         &mut self,
         key: FlowKey,
@@ -90,7 +100,9 @@ impl Flows {
         mut way: FlowWay,
         now: Instant,
     ) -> Option<FlowWay> {
-        self.remove(key);
+        let (before, idle) = (self.take(key), self.idle);
+        let is_fresh = |(_, used): &(_, Instant)| now.saturating_duration_since(*used) < idle;
+        let mut left = before.filter(is_fresh).map(|(answers, _)| answers).unwrap_or_default();
         let count = self.per_owner.get(&owner).copied().unwrap_or_default();
         if count >= self.owner_max || !may_have_more(count, self.all_max.saturating_sub(self.by_key.len())) {
             return None;
@@ -104,8 +116,11 @@ impl Flows {
             way.seems_from.set_port(free?);
         }
         self.per_owner.insert(owner.clone(), count + 1);
-        self.by_key.insert(key, Flow { owner, port: Arc::clone(port), way, used: now });
-        self.answers.insert((way.endpoint, way.seems_from), key);
+        let answer = (way.endpoint, way.seems_from);
+        left.retain(|one| *one != answer && !self.answers.contains_key(one));
+        left.drain(..left.len().saturating_sub(LEFT_MAX));
+        self.answers.extend(left.iter().chain([&answer]).map(|one| (*one, key)));
+        self.by_key.insert(key, Flow { owner, port: Arc::clone(port), way, left, used: now });
         Some(way)
     }
 
@@ -114,7 +129,7 @@ impl Flows {
         let key = *self.answers.get(&(endpoint, to))?;
         let flow = self.by_key.get_mut(&key)?;
         if now.saturating_duration_since(flow.used) >= self.idle {
-            self.remove(key);
+            self.take(key);
             return None;
         }
         flow.used = now;
@@ -132,15 +147,15 @@ impl Flows {
         self.remove_where(|_, flow| {
             matches!(&flow.owner, Owner::Pod(owner) if &**owner == uid) || addresses.contains(&flow.way.endpoint.ip())
         });
+        self.forget_left(|_, endpoint| addresses.contains(&endpoint.ip()));
     }
 
-    /// Forgets flows to service ports and endpoints that are gone.
+    /// Forgets flows to service ports and endpoints that are gone: their addresses may be others' soon.
     pub(crate) fn forget(&mut self, gone: &Gone) {
         if !gone.ports.is_empty() || !gone.endpoints.is_empty() {
-            self.remove_where(|_, flow| {
-                gone.ports.contains(&flow.port.id)
-                    || gone.endpoints.contains(&(flow.port.id.clone(), flow.way.endpoint))
-            });
+            let is_gone = |port: &ServicePort, endpoint| gone.endpoints.contains(&(port.id.clone(), endpoint));
+            self.remove_where(|_, flow| gone.ports.contains(&flow.port.id) || is_gone(&flow.port, flow.way.endpoint));
+            self.forget_left(is_gone);
         }
     }
 
@@ -149,19 +164,35 @@ impl Flows {
         self.by_key.len()
     }
 
+    /// Forgets endpoints that flows have left.
+    fn forget_left(&mut self, is_gone: impl Fn(&ServicePort, SocketAddr) -> bool) {
+        for (key, flow) in &mut self.by_key {
+            let gone = flow.left.extract_if(.., |(endpoint, _)| is_gone(&flow.port, *endpoint));
+            for answer in gone {
+                if self.answers.get(&answer) == Some(key) {
+                    self.answers.remove(&answer);
+                }
+            }
+        }
+    }
+
     fn remove_where(&mut self, is_over: impl Fn(&FlowKey, &Flow) -> bool) {
         let over: Vec<FlowKey> =
             self.by_key.iter().filter(|(key, flow)| is_over(key, flow)).map(|(key, _)| *key).collect();
         for key in over {
-            self.remove(key);
+            self.take(key);
         }
     }
 
-    fn remove(&mut self, key: FlowKey) {
-        let Some(flow) = self.by_key.remove(&key) else { return };
-        let answer = (flow.way.endpoint, flow.way.seems_from);
-        if self.answers.get(&answer) == Some(&key) {
-            self.answers.remove(&answer);
+    /// Forgets a flow; answers from where they have come to it, the newest last, and how long ago it was used.
+    fn take(&mut self, key: FlowKey) -> Option<(Vec<Answer>, Instant)> {
+        let flow = self.by_key.remove(&key)?;
+        let mut answers = flow.left;
+        answers.push((flow.way.endpoint, flow.way.seems_from));
+        for answer in &answers {
+            if self.answers.get(answer) == Some(&key) {
+                self.answers.remove(answer);
+            }
         }
         if let Some(count) = self.per_owner.get_mut(&flow.owner) {
             *count -= 1;
@@ -169,6 +200,7 @@ impl Flows {
                 self.per_owner.remove(&flow.owner);
             }
         }
+        Some((answers, flow.used))
     }
 }
 
@@ -263,10 +295,44 @@ mod tests {
         let after = port(&["10.244.0.3"]);
         assert_eq!(flows.forward(key(2), &after, now), None);
         assert_eq!(flows.forward(key(3), &after, now), Some(third));
-        assert_eq!(flows.len(), 1);
+        assert_eq!(flows.len(), 2);
         let gone = Gone { ports: [after.id.clone()].into(), ..Gone::default() };
         flows.forget(&gone);
         assert_eq!(flows.len(), 0);
+    }
+
+    #[test]
+    fn endpoints_that_a_flow_has_left_answer_until_it_is_idle() {
+        let (start, idle) = (Instant::now(), Duration::from_mins(1));
+        let mut flows = Flows::new(9, 9, idle);
+        let all: Vec<_> = (0..LEFT_MAX + 3).map(|last| way(1, &format!("10.244.0.{}:7", last + 2))).collect();
+        let heard = |flows: &mut Flows, now| -> Vec<bool> {
+            all.iter().map(|way| flows.answer(way.endpoint, way.seems_from, now).is_some()).collect()
+        };
+        for (turn, way) in all.iter().enumerate() {
+            let ready = port(&[&way.endpoint.ip().to_string()]);
+            assert_eq!(flows.forward(key(1), &ready, start), None, "not to the one before");
+            assert_eq!(flows.open(key(1), owner("a"), &ready, *way, start), Some(*way));
+            assert!(heard(&mut flows, start)[turn.saturating_sub(LEFT_MAX)..=turn].iter().all(|is| *is));
+        }
+        assert_eq!(heard(&mut flows, start), [false, false, true, true, true, true, true]);
+        assert_eq!((flows.len(), flows.answers.len()), (1, LEFT_MAX + 1));
+        // Back to one of them.
+        let back = port(&["10.244.0.7"]);
+        assert_eq!(flows.open(key(1), owner("a"), &back, all[5], start), Some(all[5]));
+        assert_eq!((flows.len(), flows.answers.len()), (1, LEFT_MAX + 1));
+        // One that is gone answers no more, whoever has its address.
+        let gone = Gone { endpoints: [(back.id.clone(), all[6].endpoint)].into(), ..Gone::default() };
+        flows.forget(&gone);
+        flows.remove_pod("nobody", &[all[4].endpoint.ip()]);
+        assert_eq!(heard(&mut flows, start), [false, false, true, true, false, true, false]);
+        assert_eq!((flows.len(), flows.answers.len()), (1, LEFT_MAX - 1));
+        // After a rest it is another flow.
+        let late = start + idle;
+        assert_eq!(flows.open(key(1), owner("a"), &back, all[5], late), Some(all[5]));
+        assert_eq!(heard(&mut flows, late).iter().filter(|is| **is).count(), 1);
+        flows.expire(late + idle);
+        assert_eq!((flows.len(), flows.per_owner.len(), flows.answers.len()), (0, 0, 0));
     }
 
     #[test]

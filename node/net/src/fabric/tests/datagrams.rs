@@ -84,6 +84,32 @@ async fn flows_follow_the_table_and_their_pods() {
 }
 
 #[tokio::test]
+async fn answers_of_an_endpoint_that_was_left_come_from_the_service() {
+    let mut world = World::new();
+    let answer = delivered("a", "10.244.0.1:1", "10.96.0.20:53", "answer");
+    world.set_dns_like(&["10.244.0.2"], json!({}));
+    world.send("a", "10.244.0.1:1", "10.96.0.20:53", "x");
+    assert_eq!(world.delivered().await.uid, "b");
+    // It is not ready while it answers, and the client goes on with another one before the answer is there.
+    let mut slices = [slice("web", &["10.244.0.2", "10.244.0.3"])];
+    slices[0]["endpoints"][0]["conditions"] = json!({"ready": false});
+    world.set_services(&[service("web", "10.96.0.20", json!({}))], &slices);
+    world.send("b", "10.244.0.2:5353", "10.244.0.1:1", "answer");
+    assert_eq!(world.delivered().await, answer);
+    world.send("a", "10.244.0.1:1", "10.96.0.20:53", "x");
+    assert_eq!(world.delivered().await.uid, "c");
+    for (uid, endpoint) in [("b", "10.244.0.2:5353"), ("c", "10.244.0.3:5353")] {
+        world.send(uid, endpoint, "10.244.0.1:1", "answer");
+        assert_eq!(world.delivered().await, answer, "{uid}");
+    }
+    // Once it is gone its address may be anybody's.
+    world.set_dns_like(&["10.244.0.3"], json!({}));
+    world.send("b", "10.244.0.2:5353", "10.244.0.1:1", "hello");
+    assert_eq!(world.delivered().await, delivered("a", "10.244.0.1:1", "10.244.0.2:5353", "hello"));
+    assert_eq!(world.flows(), 1);
+}
+
+#[tokio::test]
 async fn idle_flows_are_forgotten() {
     let mut world = World::with(Limits { flow_idle: Duration::from_millis(40), ..Limits::default() });
     world.set_dns_like(&["10.244.0.2"], json!({}));
