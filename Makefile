@@ -8,7 +8,7 @@ help:
 	@echo "make setup    install what build and tests need (libclang, protoc, ip, nft, …), skipping what is there"
 	@echo "make release  coracle and coracle-node, optimised"
 	@echo "make bench    pod start, idle memory, what starting and limiting guests, network, HTTP, the way between nodes and being told cost, and how soon a lost node is noticed (slow: release build; wasmtime is built once to compare with)"
-	@echo "make soak     storms of SOAK_CYCLES pods (1000), SOAK_ADDRESSES pods (1000) on the same few addresses, kills and churn for SOAK_ROUNDS rounds (50), connections of nodes that are struck SOAK_STRIKES times (150): hours, looking for losses and leaks"
+	@echo "make soak     storms of SOAK_CYCLES pods (1000), SOAK_ADDRESSES pods (1000) on the same few addresses, kills and churn for SOAK_ROUNDS rounds (50), connections and datagrams between nodes while nodes and server are struck SOAK_STRIKES times (150) and the server is away for SOAK_AWAY seconds (300; once silent, once dead): hours, looking for losses and leaks"
 	@echo "make guards   take each guard against hostile guests out of a copy and see its tests fail (slow: each costs a rebuild; GUARDS=WORD: some)"
 	@echo "make guests   rebuild the committed .wasm files from their sources (needs the target wasm32-wasip2)"
 

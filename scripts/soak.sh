@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The fault suite for long: storms of SOAK_CYCLES pods, SOAK_ADDRESSES pods on the same few addresses, SOAK_ROUNDS rounds of churn, kills and
-# connections, then connections between three nodes of which one is struck SOAK_STRIKES times; against the debug binary.
+# connections, then connections and datagrams between three nodes of which one is struck, or the server, SOAK_STRIKES times, and while the server
+# is away for SOAK_AWAY seconds; against the debug binary.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -19,6 +19,8 @@ const WARM_UP: usize = 400;
 const LIMIT_PER_THOUSAND: Duration = Duration::from_mins(2);
 /// Descriptors may vary by so many: the agent's own connections come and go.
 const DESCRIPTORS_SLACK: usize = 12;
+/// Threads may vary by so many: those that wait for disks come and go.
+const THREADS_SLACK: usize = 8;
 /// Memory may grow by so much: allocators keep what was freed.
 const MEMORY_SLACK_KIB: u64 = 12 << 10;
 
@@ -27,6 +29,9 @@ const MEMORY_SLACK_KIB: u64 = 12 << 10;
 pub struct Holdings {
     descriptors: usize,
     memory_kib: u64,
+    threads: usize,
+    /// TCP connections of the kernel of which one side is closed.
+    half_open: usize,
 }
 
 impl Holdings {
@@ -42,6 +47,8 @@ impl Holdings {
         Self {
             descriptors: pids.iter().map(|pid| processes::descriptors(*pid).len()).sum(),
             memory_kib: pids.iter().filter_map(|pid| processes::pss_kib(*pid)).sum(),
+            threads: pids.iter().map(|pid| processes::threads(*pid)).sum(),
+            half_open: pids.iter().map(|pid| processes::half_open(*pid)).sum(),
         }
     }
 
@@ -51,7 +58,9 @@ impl Holdings {
     /// Both, when it is more.
     pub fn within(&self, before: &Self) -> Result<(), String> {
         let fits = self.descriptors <= before.descriptors + DESCRIPTORS_SLACK
-            && self.memory_kib <= before.memory_kib + MEMORY_SLACK_KIB;
+            && self.memory_kib <= before.memory_kib + MEMORY_SLACK_KIB
+            && self.threads <= before.threads + THREADS_SLACK
+            && self.half_open <= before.half_open;
         if fits { Ok(()) } else { Err(format!("{self:?} is more than {before:?}")) }
     }
 }

@@ -1,6 +1,14 @@
-//! A soak of connections between nodes: transfers, half-closes, connections dropped at once or in the middle, through a
-//! service and through a node port, while nodes are killed, frozen and started again. Every byte arrives in order or the
-//! connection fails, and what fails is no end of a stream; nothing of them stays.
+//! A soak of connections and datagrams between nodes: transfers, half-closes, connections dropped at once or in the middle,
+//! through services and through node ports, while nodes and the server are killed, frozen and started again, and while
+//! there is no server for long. Every byte arrives in order or the connection fails, and what fails is no end of a stream; a
+//! datagram arrives whole and once, or not at all; nothing of them stays.
+
+mod away;
+mod host;
+mod strikes;
+mod tally;
+
+pub use away::{Away, away};
 
 use crate::{
     Fleet, Kubectl,
@@ -14,13 +22,13 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
-    io::{self, ErrorKind, Read as _, Write as _},
-    net::{Shutdown, SocketAddr, TcpStream},
-    sync::atomic::{AtomicBool, Ordering},
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::Duration,
 };
+use strikes::{STRIKES, Scene, strike};
+use tally::{Datagrams, Tally};
 
 const NODES: usize = 3;
 /// Clients at once on the node that is spared, and the connections of each before the next one comes.
@@ -32,76 +40,14 @@ const HOST_CLIENTS: usize = 4;
 const WAVE_LIMIT: Duration = Duration::from_mins(4);
 /// Waves by which everything that is kept on purpose has been made.
 const WARM_UP: usize = 2;
-/// Connections of a client on a node that is not spared: more than it ever makes.
-const DOOMED: &str = "1000000";
-/// Most bytes of a connection from the host.
-const TRANSFER_MAX: usize = 200_000;
-/// A connection from the host on which nothing moves for so long has failed silently: a node is given up sooner.
-const SILENCE: Duration = Duration::from_secs(75);
-/// How long a node is frozen at most, in milliseconds.
-const FROZEN_MILLIS_MAX: usize = 4000;
+/// Connections of a client that goes on until it is ended: more than it ever makes.
+const ENDLESS: &str = "1000000000";
+/// Datagrams that are answered before any claim is made of them.
+const DATAGRAMS_MIN: usize = 100;
 /// Descriptors of the control plane may vary by so many.
 const SERVER_DESCRIPTORS_SLACK: usize = 16;
 
-/// What became of connections.
-#[derive(Debug, Default)]
-pub struct Tally {
-    /// Every byte came back, or they were given up on purpose.
-    whole: usize,
-    /// How often for which reason.
-    failed: BTreeMap<String, usize>,
-}
-
-impl Tally {
-    fn add(&mut self, other: Self) {
-        self.whole += other.whole;
-        for (reason, times) in other.failed {
-            *self.failed.entry(reason).or_default() += times;
-        }
-    }
-
-    /// From the last line of a client's log: `soak: done COUNT, whole W, dropped D, REASON: N…`.
-    fn read(line: &str) -> Self {
-        let mut tally = Self::default();
-        for part in line.split(", ").skip(1) {
-            let number = |word: Option<&str>| word.and_then(|word| word.trim().parse::<usize>().ok());
-            if let Some((reason, times)) = part.rsplit_once(": ") {
-                *tally.failed.entry(reason.to_owned()).or_default() += number(Some(times)).unwrap_or_default();
-            } else {
-                tally.whole += number(part.split(' ').nth(1)).unwrap_or_default();
-            }
-        }
-        tally
-    }
-
-    fn failures(&self) -> usize {
-        self.failed.values().sum()
-    }
-
-    /// # Panics
-    /// When something is not as it has to be, or more fails than arrives.
-    fn check(&self, who: &str, struck: bool) {
-        let wrong: Vec<_> =
-            self.failed.keys().filter(|reason| reason.contains("WRONG") || reason.contains("cut off")).collect();
-        assert!(wrong.is_empty(), "{who}: {self:?}");
-        assert!(if struck { self.whole > self.failures() } else { self.failures() == 0 }, "{who}: {self:?}");
-    }
-}
-
-/// What happens to a node, in turns.
-#[derive(Debug, Clone, Copy)]
-enum Strike {
-    /// Killed, and started again at once.
-    Blink,
-    /// Killed, and started again when its pods are no endpoints any more.
-    Absence,
-    /// Stopped for a while.
-    Freeze,
-}
-
-const STRIKES: [Strike; 3] = [Strike::Blink, Strike::Absence, Strike::Freeze];
-
-/// Three nodes with a server on each, behind the service `target`.
+/// Three nodes with a server on each, behind the service `target`, and each behind one of its own, `only-NODE`.
 ///
 /// # Panics
 /// When they do not come up.
@@ -111,11 +57,15 @@ pub fn fleet() -> Fleet {
     let fleet = fleet.with_node_arguments(&["--heartbeat-interval", "1"]).up();
     fleet.push(&guest("probe.wasm"), "probe:1");
     let kubectl = fleet.kubectl();
-    let ports = json!({"type": "NodePort", "ports": [{"name": "echo", "port": 9000, "targetPort": 9000},
-        {"name": "sink", "port": 9001, "targetPort": 9001}]});
+    let ports = json!({"type": "NodePort", "ports": [{"name": "http", "port": 8080, "targetPort": 8080},
+        {"name": "echo", "port": 9000, "targetPort": 9000}, {"name": "sink", "port": 9001, "targetPort": 9001},
+        {"name": "udp", "port": 9002, "targetPort": 9002, "protocol": "UDP"}]});
     let mut objects = vec![service("target", "target", &ports)];
     for node in 0..NODES {
-        objects.push(on(&fleet.name(node), staying(server(&format!("target-{node}"), "target"))));
+        let (mut pod, mut only) = (server(&format!("target-{node}"), "target"), ports.clone());
+        pod["metadata"]["labels"]["node"] = node.to_string().into();
+        only["selector"] = json!({"node": node.to_string()});
+        objects.extend([on(&fleet.name(node), staying(pod)), service(&format!("only-{node}"), "", &only)]);
     }
     pods::apply(&kubectl, "default", &objects);
     endpoints(&kubectl, "target", NODES);
@@ -123,7 +73,7 @@ pub fn fleet() -> Fleet {
     fleet
 }
 
-/// The same pod, which stays while its node is away.
+/// The same pod, which stays while its node is away, or the server is.
 fn staying(mut pod: Value) -> Value {
     pod["spec"]["tolerations"] = json!(["unreachable", "not-ready"].map(|why| {
         json!({"key": format!("node.kubernetes.io/{why}"), "operator": "Exists", "effect": "NoExecute"})
@@ -131,7 +81,37 @@ fn staying(mut pod: Value) -> Value {
     pod
 }
 
-/// Has connections made while nodes are struck `strikes` times, and looks at what is left. One node, chosen anew each
+/// A client on a node that makes connections until it is ended.
+fn connecting(fleet: &Fleet, node: usize, random: &mut Random) -> Value {
+    let seed = random.below(1 << 30).to_string();
+    let words: [&[&str]; 1] = [&["soak", "target.default", "9000", "9001", ENDLESS, &seed]];
+    on(&fleet.name(node), staying(client(&format!("connects-{node}"), &words)))
+}
+
+/// A client on a node that sends datagrams until it is ended, also after it was killed with its node.
+fn sending(fleet: &Fleet, node: usize, random: &mut Random) -> Value {
+    let seed = random.below(1 << 30).to_string();
+    let words: [&[&str]; 1] = [&["datagrams", "target.default", "9002", &seed]];
+    let mut pod = on(&fleet.name(node), staying(client(&sender(node), &words)));
+    pod["spec"]["restartPolicy"] = "Always".into();
+    pod
+}
+
+fn sender(node: usize) -> String {
+    format!("sends-{node}")
+}
+
+/// What a node's sender of datagrams has said so far; needs no server.
+///
+/// # Panics
+/// When something came that must not.
+fn datagrams(fleet: &Fleet, node: usize) -> Datagrams {
+    let log = fleet.output(node, &sender(node));
+    assert!(!log.contains("WRONG"), "{}: {log}", fleet.name(node));
+    Datagrams::read(&log)
+}
+
+/// Has connections made while somebody is struck `strikes` times, and looks at what is left. One node, chosen anew each
 /// time, is spared: what its clients see is what counts.
 ///
 /// # Panics
@@ -141,18 +121,25 @@ pub fn round(fleet: &mut Fleet, random: &mut Random, strikes: usize) {
     run(fleet, random, spared, 0);
     let before = Holdings::of_processes(&processes_of(fleet, spared));
     let server_before = server_descriptors(fleet);
-    let tally = run(fleet, random, spared, strikes);
-    eventually("what was held before", || Holdings::of_processes(&processes_of(fleet, spared)).within(&before));
-    eventually("the control plane's descriptors of before", || {
-        let now = server_descriptors(fleet);
-        if now <= server_before + SERVER_DESCRIPTORS_SLACK {
-            Ok(())
-        } else {
-            Err(format!("{now}, not {server_before}"))
-        }
+    let (tally, datagrams) = run(fleet, random, spared, strikes);
+    left_as_before(fleet, &[(spared, before)], server_before);
+    println!("{strikes} strikes, node-{spared} spared: {tally:?}, {datagrams:?}");
+}
+
+/// Waits until these nodes hold what they held, and the control plane about as many descriptors.
+fn left_as_before(fleet: &Fleet, nodes: &[(usize, Holdings)], server_before: usize) {
+    for (node, before) in nodes {
+        let now = || Holdings::of_processes(&processes_of(fleet, *node));
+        eventually("what was held before", || now().within(before));
+        println!("  node-{node} before {before:?}\n  node-{node} after  {:?}", now());
+    }
+    eventually("the control plane's descriptors of before", || match server_descriptors(fleet) {
+        now if now <= server_before + SERVER_DESCRIPTORS_SLACK => Ok(()),
+        now => Err(format!("{now}, not {server_before}")),
     });
-    let after = Holdings::of_processes(&processes_of(fleet, spared));
-    println!("{strikes} strikes, node-{spared} spared: {tally:?}\n  before {before:?}\n  after  {after:?}");
+    let server = fleet.server_pid().expect("the control plane runs");
+    let memory = processes::anonymous_kib(server).unwrap_or_default();
+    println!("  server {} descriptors, {memory} KiB", server_descriptors(fleet));
 }
 
 fn processes_of(fleet: &Fleet, node: usize) -> Vec<u32> {
@@ -163,16 +150,14 @@ fn server_descriptors(fleet: &Fleet) -> usize {
     processes::descriptors(fleet.server_pid().expect("the control plane runs")).len()
 }
 
-fn run(fleet: &mut Fleet, random: &mut Random, spared: usize, strikes: usize) -> Tally {
+fn run(fleet: &mut Fleet, random: &mut Random, spared: usize, strikes: usize) -> (Tally, Datagrams) {
     let kubectl = fleet.kubectl();
     let door = fleet.node_port(spared, "target", "echo");
     let doomed: Vec<_> = (0..NODES).filter(|node| *node != spared && strikes > 0).collect();
-    for node in &doomed {
-        let seed = random.below(1 << 30).to_string();
-        let words: [&[&str]; 1] = [&["soak", "target.default", "9000", "9001", DOOMED, &seed]];
-        pods::apply(&kubectl, "beyond", &[on(&fleet.name(*node), staying(client(&format!("doomed-{node}"), &words)))]);
-    }
-    let (is_over, name) = (AtomicBool::new(false), fleet.name(spared));
+    let mut endless: Vec<_> = doomed.iter().map(|node| connecting(fleet, *node, random)).collect();
+    endless.extend(doomed.iter().chain([&spared]).map(|node| sending(fleet, *node, random)));
+    pods::apply(&kubectl, "beyond", &endless);
+    let (is_over, whole, name) = (AtomicBool::new(false), AtomicUsize::new(0), fleet.name(spared));
     let mut for_clients = random.fork();
     let for_host: Vec<_> = (0..HOST_CLIENTS).map(|_| random.fork()).collect();
     let tally = thread::scope(|scope| {
@@ -187,12 +172,13 @@ fn run(fleet: &mut Fleet, random: &mut Random, spared: usize, strikes: usize) ->
             }
             tally
         });
-        let from = |random| scope.spawn(|| from_the_host(door, random, &is_over));
+        let from = |random| scope.spawn(|| host::transfers(door, random, &is_over, &whole));
         let host: Vec<_> = for_host.into_iter().map(from).collect();
         let first = random.below(STRIKES.len());
         for number in 0..strikes {
             let victim = (spared + 1 + random.below(NODES - 1)) % NODES;
-            strike(fleet, random, victim, STRIKES[(first + number) % STRIKES.len()]);
+            let kind = STRIKES[(first + number) % STRIKES.len()];
+            strike(fleet, random, &Scene { number, spared, victim, whole: &whole }, kind);
         }
         if strikes > 0 {
             is_over.store(true, Ordering::SeqCst);
@@ -200,22 +186,40 @@ fn run(fleet: &mut Fleet, random: &mut Random, spared: usize, strikes: usize) ->
         let mut tally = clients.join().unwrap_or_else(|_| panic!("the clients' watcher failed"));
         is_over.store(true, Ordering::SeqCst);
         tally.check("clients on the node that is spared", strikes > 0);
-        for client in host {
-            let one = client.join().unwrap_or_else(|_| panic!("the host's client failed"));
-            one.check("through the node port", strikes > 0);
-            tally.add(one);
-        }
+        tally.add(of_host(host, strikes > 0));
         tally
     });
     fleet.assert_nodes_run();
+    let sent = eventually("answers to datagrams", || match datagrams(fleet, spared) {
+        sent if sent.answered >= DATAGRAMS_MIN => Ok(sent),
+        sent => Err(format!("{sent:?}")),
+    });
+    sent.check("datagrams of the node that is spared", strikes > 0);
     for node in doomed {
         // It was killed with its node, or goes on: what it has seen until then has to be right all the same.
-        let log = eventually("its log", || kubectl.run(&format!("logs doomed-{node} -n beyond")));
+        let log = fleet.output(node, &format!("connects-{node}"));
         assert!(!log.contains("WRONG"), "{log}");
+        datagrams(fleet, node);
     }
-    let deleted = kubectl.run("delete pods -n beyond --all --timeout=55s");
-    deleted.unwrap_or_else(|error| panic!("{error}\n{}", fleet.logs()));
+    ended(fleet, "beyond");
+    (tally, sent)
+}
+
+/// What the clients on the host have seen.
+fn of_host(clients: Vec<thread::ScopedJoinHandle<'_, Tally>>, struck: bool) -> Tally {
+    let mut tally = Tally::default();
+    for client in clients {
+        let one = client.join().unwrap_or_else(|_| panic!("the host's client failed"));
+        one.check("through the node port", struck);
+        tally.add(one);
+    }
     tally
+}
+
+/// Ends all pods of a namespace.
+fn ended(fleet: &Fleet, namespace: &str) {
+    let deleted = fleet.kubectl().run(&format!("delete pods -n {namespace} --all --timeout=55s"));
+    deleted.unwrap_or_else(|error| panic!("{error}\n{}", fleet.logs()));
 }
 
 /// Says that it is over, also when something has failed.
@@ -227,14 +231,15 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Clients on one node, in two namespaces, to their end.
+/// Clients on one node, in two namespaces, to their end. The server may be away for a moment.
 fn wave(kubectl: &Kubectl, node: &str, number: usize, random: &mut Random) -> Tally {
     let pod = |client: usize| (format!("wave-{number}-{client}"), ["default", "beyond"][client % 2]);
     for one in 0..CLIENTS {
         let (seed, (name, namespace)) = (random.below(1 << 30).to_string(), pod(one));
         let count = WAVE.to_string();
         let words: [&[&str]; 1] = [&["soak", "target.default", "9000", "9001", &count, &seed]];
-        pods::apply(kubectl, namespace, &[on(node, client(&name, &words))]);
+        let pod = on(node, staying(client(&name, &words))).to_string();
+        eventually(&name, || kubectl.run_with_input(&format!("apply -n {namespace} -f -"), &pod));
     }
     let mut tally = Tally::default();
     for one in 0..CLIENTS {
@@ -245,94 +250,8 @@ fn wave(kubectl: &Kubectl, node: &str, number: usize, random: &mut Random) -> Ta
             log.lines().find(|line| line.starts_with("soak: done")).map(str::to_owned).ok_or(log)
         });
         tally.add(Tally::read(&last));
-        kubectl
-            .run(&format!("delete pod {name} -n {namespace} --wait=false"))
-            .unwrap_or_else(|error| panic!("{error}"));
+        let gone = format!("delete pod {name} -n {namespace} --wait=false --ignore-not-found");
+        eventually(&gone, || kubectl.run(&gone));
     }
     tally
-}
-
-fn strike(fleet: &mut Fleet, random: &mut Random, victim: usize, kind: Strike) {
-    let kubectl = fleet.kubectl();
-    println!("  {kind:?} of node-{victim}");
-    match kind {
-        Strike::Blink => fleet.restart_node(victim),
-        Strike::Absence => {
-            fleet.kill_node(victim);
-            endpoints(&kubectl, "target", NODES - 1);
-            fleet.start_node(victim);
-        }
-        Strike::Freeze => {
-            let pause = u64::try_from(random.below(FROZEN_MILLIS_MAX)).unwrap_or_default();
-            fleet.pause_node(victim);
-            thread::sleep(Duration::from_millis(pause));
-            fleet.resume_node(victim);
-        }
-    }
-    fleet.until_ready(victim);
-    pods::running(&kubectl, &format!("target-{victim}"));
-    endpoints(&kubectl, "target", NODES);
-}
-
-/// Transfers over one connection after the other until it is over.
-fn from_the_host(door: SocketAddr, mut random: Random, is_over: &AtomicBool) -> Tally {
-    let mut tally = Tally::default();
-    while !is_over.load(Ordering::SeqCst) {
-        match transfer(door, &content(&mut random)) {
-            Ok(()) => tally.whole += 1,
-            Err(reason) => *tally.failed.entry(reason).or_default() += 1,
-        }
-    }
-    tally
-}
-
-fn content(random: &mut Random) -> Vec<u8> {
-    let length = random.below(TRANSFER_MAX);
-    let mut bytes = Vec::with_capacity(length + size_of::<usize>());
-    while bytes.len() < length {
-        bytes.extend(random.below(usize::MAX).to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
-}
-
-/// Sends, half-closes, and reads everything back at the same time.
-fn transfer(door: SocketAddr, sent: &[u8]) -> Result<(), String> {
-    let why = |error: io::Error| match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("WRONG: nothing moved for {SILENCE:?}"),
-        kind => kind.to_string(),
-    };
-    let mut stream = TcpStream::connect_timeout(&door, SILENCE).map_err(why)?;
-    stream.set_read_timeout(Some(SILENCE)).map_err(why)?;
-    stream.set_write_timeout(Some(SILENCE)).map_err(why)?;
-    let mut sender = stream.try_clone().map_err(why)?;
-    let mut back = Vec::with_capacity(sent.len());
-    let (sending, receiving) = thread::scope(|scope| {
-        let sending = scope.spawn(move || sender.write_all(sent).and_then(|()| sender.shutdown(Shutdown::Write)));
-        let receiving = (&mut stream).take(1 << 20).read_to_end(&mut back);
-        (sending.join(), receiving)
-    });
-    if !sent.starts_with(&back) {
-        return Err(format!("WRONG: other bytes came back within the first {}", back.len()));
-    }
-    receiving.map_err(why)?;
-    match sending {
-        Ok(Ok(())) if back.len() == sent.len() => Ok(()),
-        Ok(Ok(())) => Err("cut off".to_owned()),
-        Ok(Err(error)) => Err(why(error)),
-        Err(_) => Err("WRONG: the sender panicked".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_clients_say_is_understood() {
-        let tally = Tally::read("soak: done 60, whole 50, dropped 4, connection reset: 5, host is unreachable: 1");
-        assert_eq!((tally.whole, tally.failures()), (54, 6));
-        assert_eq!(tally.failed["connection reset"], 5);
-        tally.check("clients", true);
-    }
 }

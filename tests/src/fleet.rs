@@ -167,6 +167,16 @@ impl Fleet {
         self.server.kill();
     }
 
+    /// `SIGSTOP` to the control plane: its connections stay, and it says nothing.
+    pub fn pause_server(&self) {
+        self.server.signal(Signal::SIGSTOP);
+    }
+
+    /// `SIGCONT` to the control plane.
+    pub fn resume_server(&self) {
+        self.server.signal(Signal::SIGCONT);
+    }
+
     /// `kill -9` of a node's agent; its runners end by themselves.
     pub fn kill_node(&mut self, node: usize) {
         self.nodes[node].daemon.kill();
@@ -332,6 +342,12 @@ impl Fleet {
     #[must_use]
     pub fn node_log(&self, node: usize) -> String {
         self.site.printed(&log_of(node))
+    }
+
+    /// What a pod's containers have written on its node, by the pod's name, all runs together; needs no server.
+    #[must_use]
+    pub fn output(&self, node: usize, pod: &str) -> String {
+        site::output(&self.node_dir(node), pod)
     }
 
     /// The last lines of every log, each behind its name.

@@ -9,6 +9,9 @@ use std::{
 /// Linux shows processor time in hundredths of a second, whatever it counts in.
 const TICK: Duration = Duration::from_millis(10);
 
+/// States of sockets, as Linux numbers them: FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK.
+const HALF_OPEN: [&str; 4] = ["04", "05", "08", "09"];
+
 /// Every process of the machine.
 #[must_use]
 pub fn all() -> Vec<u32> {
@@ -64,14 +67,33 @@ pub fn descriptors(pid: u32) -> Vec<PathBuf> {
     entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).collect()
 }
 
+/// How many threads a process has.
+#[must_use]
+pub fn threads(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/task")).map(Iterator::count).unwrap_or_default()
+}
+
 /// Inodes of the sockets that are in state LISTEN anywhere, TCP over IPv4 and IPv6.
 #[must_use]
 pub fn listening_inodes() -> Vec<String> {
+    inodes_in(&["0A"])
+}
+
+/// How many TCP sockets a process has of which one side is closed and the other is not.
+#[must_use]
+pub fn half_open(pid: u32) -> usize {
+    let half_open: Vec<_> = inodes_in(&HALF_OPEN).iter().map(|inode| format!("socket:[{inode}]")).collect();
+    let own = descriptors(pid);
+    own.iter().filter(|path| half_open.iter().any(|socket| path.as_os_str() == socket.as_str())).count()
+}
+
+/// Inodes of TCP sockets in these states, over IPv4 and IPv6.
+fn inodes_in(states: &[&str]) -> Vec<String> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
     let lines = tables.iter().flat_map(|table| table.lines().skip(1));
     let columns = lines.map(|line| line.split_whitespace().collect::<Vec<_>>());
     columns
-        .filter(|columns| columns.get(3) == Some(&"0A"))
+        .filter(|columns| columns.get(3).is_some_and(|state| states.contains(state)))
         .filter_map(|columns| columns.get(9).map(|inode| (*inode).to_owned()))
         .collect()
 }

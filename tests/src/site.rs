@@ -138,3 +138,15 @@ pub(crate) fn push(kubeconfig: &Path, file: &Path, name: &str) {
 pub(crate) fn children(directory: &Path) -> Vec<PathBuf> {
     fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
+
+/// What a pod's containers have written on the node with this directory, by the pod's name, all runs together.
+pub(crate) fn output(node: &Path, pod: &str) -> String {
+    let is_it = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains(pod));
+    let mut files = children(&node.join("logs"));
+    files.retain(is_it);
+    for _ in ["containers", "runs"] {
+        files = files.iter().flat_map(|directory| children(directory)).collect();
+    }
+    files.sort();
+    files.iter().map(|file| fs::read_to_string(file).unwrap_or_default()).collect()
+}

@@ -1,12 +1,22 @@
-//! Connections between nodes while nodes are killed and frozen: what `make soak` does for long.
+//! Connections and datagrams between nodes while nodes and the server are killed and frozen, and while the server is away:
+//! what `make soak` does for long.
 
-use coracle_tests::{crossing, random::Random};
+use coracle_tests::{
+    crossing::{self, Away},
+    random::Random,
+};
+use std::time::Duration;
 
 /// One of each kind.
-const STRIKES: usize = 3;
+const STRIKES: usize = 6;
+/// The server is away for so long: nodes find it out.
+const AWAY: Duration = Duration::from_secs(3);
 
 #[test]
-fn connections_between_nodes_are_whole_or_fail_and_leave_nothing() {
-    let mut fleet = crossing::fleet();
-    crossing::round(&mut fleet, &mut Random::seeded(), STRIKES);
+fn what_passes_between_nodes_is_whole_or_fails_and_leaves_nothing() {
+    let (mut fleet, mut random) = (crossing::fleet(), Random::seeded());
+    crossing::round(&mut fleet, &mut random, STRIKES);
+    for how in [Away::Silent, Away::Dead] {
+        crossing::away(&mut fleet, &mut random, how, AWAY);
+    }
 }

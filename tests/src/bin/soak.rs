@@ -1,18 +1,21 @@
 //! `make soak`: storms of as many pods as `SOAK_CYCLES` says, as many pods as `SOAK_ADDRESSES` says that have the same few
 //! addresses one after another, churn, kills and connections for as many rounds as `SOAK_ROUNDS` says, then connections
-//! between nodes while as many nodes are killed or frozen as `SOAK_STRIKES` says; none where that is 0. What `storm`, `kill` and
-//! `churn` of the fault suite and the suites `connections` and `crossing` do for a minute or two, for long; it ends with a
-//! panic at the first thing that does not hold.
+//! between nodes while nodes and the server are killed or frozen as often as `SOAK_STRIKES` says, and while the server is
+//! away for `SOAK_AWAY` seconds, once silent and once dead; none where that is 0. What `storm`, `kill` and `churn` of the fault
+//! suite and the suites `connections` and `crossing` do for a minute or two, for long; it ends with a panic at the first
+//! thing that does not hold.
 
 use coracle_tests::{
     Apart, Cluster, Footprint,
     chaos::Chaos,
-    churn, connections, crossing, eventually, guest,
+    churn, connections,
+    crossing::{self, Away},
+    eventually, guest,
     hosts::{Realm, reuse},
     random::Random,
     storm::{Storm, VICTIMS, Victim},
 };
-use std::env;
+use std::{env, time::Duration};
 
 /// Rounds when nobody says how many: about half an hour.
 const ROUNDS_DEFAULT: usize = 50;
@@ -31,26 +34,32 @@ const KILLS: usize = 4;
 /// Pods of a round that come and go without kills.
 const PODS: usize = 100;
 
-/// Nodes struck when nobody says how many: about half an hour; and how many between two looks at what is left.
+/// Strikes when nobody says how many, which is about half an hour; and how many between two looks at what is left.
 const STRIKES_DEFAULT: usize = 150;
 const STRIKES_BETWEEN: usize = 10;
+/// Seconds that the server is away when nobody says how many.
+const AWAY_DEFAULT: usize = 300;
 
 fn main() {
     let mut random = Random::seeded();
     storm(named("SOAK_CYCLES", CYCLES_DEFAULT), &mut random);
     addresses(named("SOAK_ADDRESSES", ADDRESSES_DEFAULT), &mut random);
     rounds(named("SOAK_ROUNDS", ROUNDS_DEFAULT), random.fork());
-    strikes(named("SOAK_STRIKES", STRIKES_DEFAULT), &mut random);
+    crossings(named("SOAK_STRIKES", STRIKES_DEFAULT), named("SOAK_AWAY", AWAY_DEFAULT), &mut random);
 }
 
-/// Nodes that are killed and frozen while pods of all nodes talk to each other.
-fn strikes(strikes: usize, random: &mut Random) {
-    if strikes == 0 {
+/// Nodes and servers that are killed and frozen, and a server that is away, while pods of all nodes talk to each other.
+fn crossings(strikes: usize, away_seconds: usize, random: &mut Random) {
+    if strikes + away_seconds == 0 {
         return;
     }
     let mut fleet = crossing::fleet();
     for done in (0..strikes).step_by(STRIKES_BETWEEN) {
         crossing::round(&mut fleet, random, STRIKES_BETWEEN.min(strikes - done));
+    }
+    let duration = Duration::from_secs(u64::try_from(away_seconds).unwrap_or(u64::MAX));
+    for how in [Away::Silent, Away::Dead].into_iter().filter(|_| away_seconds > 0) {
+        crossing::away(&mut fleet, random, how, duration);
     }
 }
 

@@ -5,7 +5,7 @@ use crate::{
     Kubectl, eventually,
     kubectl::texts,
     pods, processes,
-    site::{Site, binary},
+    site::{Site, binary, output},
     wait::within,
 };
 use nix::{
@@ -277,15 +277,7 @@ impl Realm {
     /// What a pod's containers have written on its node, by the pod's name, all runs together; needs no server.
     #[must_use]
     pub fn output(&self, node: &str, pod: &str) -> String {
-        let mut files = Vec::new();
-        let entries = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-        for directory in entries(&self.directory(node).join("logs")) {
-            if directory.file_name().is_some_and(|name| name.to_string_lossy().contains(pod)) {
-                files.extend(entries(&directory).flat_map(|container| entries(&container).collect::<Vec<_>>()));
-            }
-        }
-        files.sort();
-        files.iter().map(|file| fs::read_to_string(file).unwrap_or_default()).collect()
+        output(&self.directory(node), pod)
     }
 
     /// The first kubectl, on the server's host.

@@ -4,6 +4,7 @@
 //! standard output, failures too: a test reads all of it. Nothing here uses threads; a server is one loop over `poll`.
 
 mod content;
+mod datagrams;
 mod dns;
 mod fetch;
 mod front;
@@ -23,7 +24,7 @@ const USAGE: &str = "commands: serve ROLE=PORT… (http echo sink mute idle udp)
     post HOST PORT BYTES SEED | keep HOST PORT MILLISECONDS | echo HOST PORT BYTES SEED [COUNT] | udp HOST PORT TEXT | \
     resolve NAME… | dns udp|tcp SERVER TYPE NAME… | connect HOST PORT… | until HOST PORT | scan HOST FROM TO | \
     flood HOST PORT COUNT | stuff HOST PORT | oversized HOST PORT BYTES | storm HOST PORT COUNT | \
-    soak HOST ECHO-PORT SINK-PORT COUNT SEED | front PORT DIRECTORY | hold";
+    soak HOST ECHO-PORT SINK-PORT COUNT SEED | datagrams HOST PORT SEED | front PORT DIRECTORY | hold";
 /// How long a reply to a datagram may take.
 const DATAGRAM_WAIT: Duration = Duration::from_secs(5);
 /// How long somebody who is to come may take.
@@ -69,6 +70,7 @@ fn run(words: &[String]) -> Outcome {
         ["soak", host, echo, sink, count, seed] => {
             Ok(soak::soak(host, number(echo)?, number(sink)?, number(count)?, number(seed)?))
         }
+        ["datagrams", host, port, seed] => datagrams::datagrams(host, number(port)?, number(seed)?),
         ["front", port, directory] => front::front(number(port)?, directory).map_err(|error| error.to_string()),
         ["hold"] => hold(),
         _ => Err(format!("what is {words:?}?\n{USAGE}")),

@@ -19,7 +19,7 @@ const TRANSFER_MAX: u64 = 200_000;
 /// A connection on which nothing moves for so long has failed, silently: that is an error of the network, which gives a node
 /// up after 30 s.
 const SILENCE: Duration = Duration::from_secs(75);
-const PROGRESS_EVERY: usize = 500;
+const PROGRESS_EVERY: usize = 100;
 
 /// Transfers to an echo server, one after another; says for each whether everything came back.
 pub fn echo(to: (&str, u16), bytes: usize, seed: u64, count: u64) {
@@ -32,7 +32,8 @@ pub fn echo(to: (&str, u16), bytes: usize, seed: u64, count: u64) {
 }
 
 /// `count` connections: transfers with half-close, uploads, connections dropped at once and in the middle. The last line
-/// is `soak: done COUNT, whole W, dropped D, WHAT: N…`; `WRONG` in it means that a byte was not what it had to be.
+/// is `soak: done COUNT, whole W, dropped D, WHAT: N…`; `WRONG` in it means that a byte was not what it had to be. Lines
+/// before it are `soak: so far TURNS, …`.
 pub fn soak(host: &str, echo_port: u16, sink_port: u16, count: usize, seed: u64) {
     let mut random = Content::new(seed);
     let (mut whole, mut dropped, mut failed) = (0_usize, 0_usize, BTreeMap::<String, usize>::new());
@@ -55,12 +56,16 @@ pub fn soak(host: &str, echo_port: u16, sink_port: u16, count: usize, seed: u64)
                 *failed.entry(error).or_default() += 1;
             }
         }
-        if (turn + 1) % PROGRESS_EVERY == 0 {
-            println!("{} of {count}", turn + 1);
+        if (turn + 1) % PROGRESS_EVERY == 0 && turn + 1 < count {
+            println!("soak: so far {}, {}", turn + 1, came_of_it(whole, dropped, &failed));
         }
     }
+    println!("soak: done {count}, {}", came_of_it(whole, dropped, &failed));
+}
+
+fn came_of_it(whole: usize, dropped: usize, failed: &BTreeMap<String, usize>) -> String {
     let failures: String = failed.iter().map(|(what, times)| format!(", {what}: {times}")).collect();
-    println!("soak: done {count}, whole {whole}, dropped {dropped}{failures}");
+    format!("whole {whole}, dropped {dropped}{failures}")
 }
 
 /// What went wrong, whatever the connection; where Rust has no name for it, as the system says it.
