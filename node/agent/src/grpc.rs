@@ -9,6 +9,7 @@ use crate::{
         CONFIG_MAPS, Change, ENDPOINT_SLICES, Link, NAMESPACES, NODES, PODS, Position, Resource, SECRETS, SERVICES,
         Update, Updates,
     },
+    server_place::ServerPlace,
 };
 use async_trait::async_trait;
 use coracle_objects::{ApiError, ObjectKey, Reason};
@@ -17,6 +18,7 @@ use futures::StreamExt;
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Map, Value};
 use std::{
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
@@ -63,6 +65,7 @@ pub(crate) struct Connection {
 struct Shared {
     server: String,
     patience: Patience,
+    place: ServerPlace,
     credentials: watch::Receiver<Arc<Credentials>>,
     /// The channel, and what it shows.
     current: Mutex<(Arc<Credentials>, Channel)>,
@@ -80,18 +83,25 @@ impl Connection {
         interval: Duration,
     ) -> Result<Self, AgentError> {
         let (shown, patience) = (credentials.borrow().clone(), Patience::of(interval));
-        let channel = channel(server, &shown, patience)?;
+        let place = ServerPlace::new(server);
+        let channel = channel(server, &place, &shown, patience)?;
         let own = (shown, channel);
         let current = Mutex::new(own.clone());
-        Ok(Self { shared: Arc::new(Shared { server: server.to_owned(), patience, credentials, current }), own })
+        let server = server.to_owned();
+        Ok(Self { shared: Arc::new(Shared { server, patience, place, credentials, current }), own })
+    }
+
+    /// Where the server is, as far as that is known.
+    pub(crate) fn server_addresses(&self) -> watch::Receiver<Vec<SocketAddr>> {
+        self.shared.place.watch()
     }
 
     /// The channel that shows `latest`.
     fn channel_with(&self, latest: Arc<Credentials>) -> Channel {
-        let Shared { server, patience, current, .. } = &*self.shared;
+        let Shared { server, patience, place, current, .. } = &*self.shared;
         let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&current.0, &latest) {
-            match channel(server, &latest, *patience) {
+            match channel(server, place, &latest, *patience) {
                 Ok(channel) => *current = (latest, channel),
                 Err(error) => {
                     warn!(%error, "the new credentials cannot be used; the old ones are");
@@ -151,14 +161,20 @@ impl Default for Patience {
     }
 }
 
-fn channel(server: &str, credentials: &Credentials, patience: Patience) -> Result<Channel, AgentError> {
+fn channel(
+    server: &str,
+    place: &ServerPlace,
+    credentials: &Credentials,
+    patience: Patience,
+) -> Result<Channel, AgentError> {
     let identity = Identity::from_pem(credentials.certificate_pem(), credentials.key_pem());
-    channel_as(server, credentials.ca_pem(), Some(identity), patience)
+    channel_as(server, place, credentials.ca_pem(), Some(identity), patience)
 }
 
 /// A channel to a server with a certificate of that CA; it does not connect yet. Without an identity it shows none.
 pub(crate) fn channel_as(
     server: &str,
+    place: &ServerPlace,
     ca_pem: &str,
     identity: Option<Identity>,
     patience: Patience,
@@ -179,7 +195,7 @@ pub(crate) fn channel_as(
         .keep_alive_timeout(patience.answer)
         .keep_alive_while_idle(true);
     // The endpoint's own connector would give its time to TCP alone, and none to TLS.
-    let mut connector = HttpConnector::new();
+    let mut connector = HttpConnector::new_with_resolver(place.finder());
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -400,7 +416,8 @@ mod tests {
         let server = format!("https://{}", listener.local_addr().unwrap());
         let ca = crate::credentials::tests::Cluster::new().ca_pem();
         let patience = Patience { handshake: Duration::from_millis(50), ..Patience::default() };
-        let mut client = ObjectsClient::new(channel_as(&server, &ca, None, patience).unwrap());
+        let mut client =
+            ObjectsClient::new(channel_as(&server, &ServerPlace::new(&server), &ca, None, patience).unwrap());
         let mut ports = Vec::new();
         for _ in 0..2 {
             let (taken, answer) = tokio::join!(listener.accept(), timed(client.get(v1::GetRequest::default())));

@@ -12,6 +12,7 @@ use crate::{
     grpc::{self, Patience, chain, channel_as},
     link::SIGNING_REQUESTS,
     retry::Reconnect,
+    server_place::ServerPlace,
     signing_request::{Answer, SigningRequest, answer},
 };
 use coracle_objects::{ApiError, Reason};
@@ -351,8 +352,9 @@ impl Desk {
         let mut token: MetadataValue<Ascii> =
             format!("Bearer {}", invitation.token).parse().map_err(|error| wrong(&error))?;
         token.set_sensitive(true);
-        let channel =
-            channel_as(&invitation.server, ca_pem, None, Patience::default()).map_err(|error| wrong(&error))?;
+        let place = ServerPlace::new(&invitation.server);
+        let channel = channel_as(&invitation.server, &place, ca_pem, None, Patience::default());
+        let channel = channel.map_err(|error| wrong(&error))?;
         Ok(Self { client: ObjectsClient::with_interceptor(channel, Shown(token)) })
     }
 

@@ -43,6 +43,7 @@ mod reports;
 mod retry;
 mod samples;
 mod sandbox;
+mod server_place;
 mod sessions;
 mod signing_request;
 mod sizing;
@@ -110,7 +111,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs, io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -315,6 +316,7 @@ impl Agent {
         ca_bundle::write(&config.data_dir)?;
         let addresses = Arc::new(Addresses::open(&config.data_dir, RANGE_PATIENCE));
         let (exchange, notices) = open_exchange(&config, addresses.clone());
+        exchange.fabric().set_servers(connection.server_addresses().borrow().clone());
         let (between, place) = open_between(&config, &wallet, &exchange);
         let (recorder, writer) = events::Recorder::new(link.clone(), &config.node_name);
         let real_time = Pace::real();
@@ -418,6 +420,8 @@ impl Agent {
         let known =
             Known { namespaces: self.context.caches.namespaces.clone(), pods: ready.clone(), statics: statics_known };
         tasks.spawn(self.context.homes.clone().tidy(self.context.guests.clone(), known, stop_link.clone()));
+        let shut_out = shut_out(self.exchange.fabric().clone(), self.connection.server_addresses());
+        tasks.spawn(stop_link.clone().run_until_cancelled_owned(shut_out));
         tasks.spawn(self.exchange.clone().keep_services(services.clone(), slices, stop_link.clone()));
         let tunnel = self.between.map(|between| {
             let tunnel = between.tunnel();
@@ -426,7 +430,7 @@ impl Agent {
             let keep = between.keep(Around {
                 nodes: self.context.caches.nodes.clone(),
                 credentials: self.wallet.watch(),
-                follows: self.config.follow_address.then(|| self.config.server.clone()),
+                follows: self.config.follow_address.then(|| self.connection.server_addresses()),
                 fabric: self.exchange.fabric().clone(),
                 place: self.place.clone(),
                 say: self.exchange.notices.clone(),
@@ -567,26 +571,34 @@ fn identity(config: &AgentConfig, facts: Facts, confined: Verdict) -> node::Iden
 fn open_exchange(config: &AgentConfig, addresses: Arc<Addresses>) -> (Arc<Exchange>, [mpsc::Receiver<Notice>; 2]) {
     let routes = Arc::new(Routes::default());
     let range = |(first, bits)| Ipv4Range::new(first, bits);
-    let authority = config.server.trim_start_matches("https://").trim_end_matches('/');
     let fabric = FabricConfig {
         node_name: config.node_name.clone(),
         ranges: Ranges {
             pods: range(POD_RANGE),
             services: range(SERVICE_RANGE),
             node_addresses: config.address.parse().into_iter().collect(),
+            servers: Vec::new(),
         },
         node_ranges: addresses.range().into_iter().collect(),
         dns_address: IpAddr::V4(CLUSTER_DNS),
         node_port_address: config.node_port_address,
-        // Guests have no credentials, but they shall not even try them. A name that cannot be resolved now is not kept
-        // from them later.
-        refused: authority.to_socket_addrs().into_iter().flatten().collect::<Vec<SocketAddr>>(),
         limits: Limits::default(),
     };
     let (fabric, of_fabric) = Fabric::new(fabric, routes.clone());
     let (notices, of_agent) = Notices::new();
     let host = HostResolver::parse(&fs::read_to_string(RESOLV_CONF).unwrap_or_default());
     (Exchange::new(fabric, routes, addresses, notices, host, TABLES_PATIENCE), [of_fabric, of_agent])
+}
+
+/// Keeps pods from the server, wherever it is found: they have no credentials, but they shall not even try.
+async fn shut_out(fabric: Fabric, mut servers: watch::Receiver<Vec<SocketAddr>>) {
+    loop {
+        let known = servers.borrow_and_update().clone();
+        fabric.set_servers(known);
+        if servers.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The way to other nodes' pods, and where the node is. A node without goes on alone.

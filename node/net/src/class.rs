@@ -1,7 +1,7 @@
 //! What kind of address something is, from the point of view of a pod. Pure arithmetic: nothing is looked up.
 
 use crate::range::Ipv4Range;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Addresses outside link-local ranges at which clouds hand out credentials of the machine.
 const METADATA: [IpAddr; 2] =
@@ -27,6 +27,8 @@ pub struct Ranges {
     pub services: Ipv4Range,
     /// The addresses of this machine.
     pub node_addresses: Vec<IpAddr>,
+    /// Where the control plane is, which no pod reaches. Port 0 means every port there.
+    pub servers: Vec<SocketAddr>,
 }
 
 /// What kind of address something is.
@@ -152,6 +154,7 @@ mod tests {
             pods: "10.244.0.0/16".parse().unwrap(),
             services: "10.96.0.0/16".parse().unwrap(),
             node_addresses: ["192.0.2.9", "127.0.0.2", "2001:db8::9"].map(|text| text.parse().unwrap()).to_vec(),
+            servers: Vec::new(),
         }
     }
 

@@ -37,8 +37,6 @@ pub struct Surroundings<'a> {
     pub ranges: &'a Ranges,
     /// The service table: which node ports there are.
     pub services: &'a Services,
-    /// The control plane's addresses. Port 0 means every port there.
-    pub refused: &'a [SocketAddr],
 }
 
 /// Where a connection that is allowed goes.
@@ -114,7 +112,7 @@ pub fn decide_endpoint(from: Peer<'_>, to: SocketAddr, around: Surroundings<'_>)
     let arrives_at = class::destination(address);
     let is_refused =
         |one: &SocketAddr| class::destination(one.ip()) == arrives_at && (one.port() == 0 || one.port() == to.port());
-    if around.refused.iter().any(is_refused) {
+    if around.ranges.servers.iter().any(is_refused) {
         return Err(Denial::ControlPlane);
     }
     match class::classify(address, around.ranges) {
@@ -158,10 +156,10 @@ mod tests {
             pods: "10.244.0.0/16".parse().unwrap(),
             services: "10.96.0.0/16".parse().unwrap(),
             node_addresses: vec!["192.0.2.9".parse().unwrap(), "127.0.0.2".parse().unwrap()],
+            servers: ["192.0.2.50:6443", "192.0.2.60:0", "10.244.0.99:6443"].map(|text| text.parse().unwrap()).to_vec(),
         };
-        let refused = ["192.0.2.50:6443", "192.0.2.60:0", "10.244.0.99:6443"].map(|text| text.parse().unwrap());
         let services = services();
-        let around = Surroundings { ranges: &ranges, services: &services, refused: &refused };
+        let around = Surroundings { ranges: &ranges, services: &services };
         decide(from, to.parse().unwrap(), protocol, around)
     }
 
@@ -224,10 +222,10 @@ mod tests {
             pods: "10.244.0.0/16".parse().unwrap(),
             services: "10.96.0.0/16".parse().unwrap(),
             node_addresses: vec!["192.0.2.9".parse().unwrap()],
+            servers: vec!["192.0.2.50:6443".parse().unwrap()],
         };
         let services = services();
-        let refused = ["192.0.2.50:6443".parse().unwrap()];
-        let around = Surroundings { ranges: &ranges, services: &services, refused: &refused };
+        let around = Surroundings { ranges: &ranges, services: &services };
         for (to, expected) in [
             ("10.244.0.5:80", Ok(Way::Pod)),
             ("198.51.100.7:80", Ok(Way::Outside)),

@@ -43,8 +43,8 @@ pub(crate) struct Around {
     pub(crate) nodes: Cache,
     /// The node's credentials.
     pub(crate) credentials: watch::Receiver<Arc<Credentials>>,
-    /// The server towards which the node's address is looked at; `None` where the address is fixed.
-    pub(crate) follows: Option<String>,
+    /// Where the server is towards which the node's address is looked at; `None` where the address is fixed.
+    pub(crate) follows: Option<watch::Receiver<Vec<SocketAddr>>>,
     /// Whose node ports follow the address.
     pub(crate) fabric: Fabric,
     /// Where the node is.
@@ -99,7 +99,7 @@ impl Between {
         let mut version = nodes.version();
         let mut known = None;
         let here = |place: &watch::Sender<Place>| place.borrow().address.parse().ok();
-        let mut moved = pin!(next_address(follows.as_deref(), here(&place)));
+        let mut moved = pin!(next_address(follows.as_ref(), here(&place)));
         loop {
             if *version.borrow_and_update() > 0 {
                 let all = nodes.all();
@@ -134,7 +134,7 @@ impl Between {
                         *now = next;
                         is_news
                     });
-                    moved.set(next_address(follows.as_deref(), from));
+                    moved.set(next_address(follows.as_ref(), from));
                 }
                 Some(notice) = self.notices.recv() => say.say(event(notice)),
             }
@@ -143,7 +143,7 @@ impl Between {
 }
 
 /// The node's next address: never, where it is fixed.
-async fn next_address(follows: Option<&str>, known: Option<IpAddr>) -> IpAddr {
+async fn next_address(follows: Option<&watch::Receiver<Vec<SocketAddr>>>, known: Option<IpAddr>) -> IpAddr {
     match (follows, known) {
         (Some(server), Some(known)) => place::moved(server, known).await,
         _ => std::future::pending().await,

@@ -3,9 +3,10 @@
 
 use std::{
     io,
-    net::{IpAddr, ToSocketAddrs as _, UdpSocket},
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket},
     time::Duration,
 };
+use tokio::sync::watch;
 use tracing::debug;
 
 /// How often it is looked at.
@@ -26,7 +27,10 @@ pub(crate) struct Place {
 /// When the name is not known, or there is no way to it.
 pub fn own_address(server: &str) -> io::Result<IpAddr> {
     let authority = server.strip_prefix("https://").unwrap_or(server).trim_end_matches('/');
-    let target = authority.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    towards(authority.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?)
+}
+
+fn towards(target: SocketAddr) -> io::Result<IpAddr> {
     let any = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any)?;
     // Connecting a datagram socket sends nothing.
@@ -34,16 +38,17 @@ pub fn own_address(server: &str) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// Ends when the address is another one than `known`, which it then is.
-pub(crate) async fn moved(server: &str, known: IpAddr) -> IpAddr {
+/// Ends when the address towards the server, which is where its connection found it, is another one than `known`, which it
+/// then is.
+pub(crate) async fn moved(server: &watch::Receiver<Vec<SocketAddr>>, known: IpAddr) -> IpAddr {
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let server = server.to_owned();
-        match tokio::task::spawn_blocking(move || own_address(&server)).await {
-            Ok(Ok(address)) if address != known => return address,
-            Ok(Ok(_)) | Err(_) => {}
+        let Some(target) = server.borrow().first().copied() else { continue };
+        match towards(target) {
+            Ok(address) if address != known => return address,
+            Ok(_) => {}
             // Without a network it is where it was.
-            Ok(Err(error)) => debug!(%error, "cannot tell this node's address"),
+            Err(error) => debug!(%error, "cannot tell this node's address"),
         }
     }
 }

@@ -64,11 +64,15 @@ impl World {
         let range = |(first, bits)| Ipv4Range::new(first, bits);
         let config = FabricConfig {
             node_name: "n".to_owned(),
-            ranges: Ranges { pods: range(POD_RANGE), services: range(SERVICE_RANGE), node_addresses: Vec::new() },
+            ranges: Ranges {
+                pods: range(POD_RANGE),
+                services: range(SERVICE_RANGE),
+                node_addresses: Vec::new(),
+                servers: Vec::new(),
+            },
             node_ranges: Vec::new(),
             dns_address: IpAddr::V4(CLUSTER_DNS),
             node_port_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            refused: Vec::new(),
             // Only this crate's own patience counts, also on a busy machine.
             limits: Limits { offer_timeout: 2 * WAIT_MAX, ..Limits::default() },
         };

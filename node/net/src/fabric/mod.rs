@@ -91,8 +91,6 @@ pub struct FabricConfig {
     pub dns_address: IpAddr,
     /// The address on which node ports listen.
     pub node_port_address: IpAddr,
-    /// The control plane's addresses, which no pod reaches. Port 0 means every port there.
-    pub refused: Vec<SocketAddr>,
     /// What one pod may use.
     pub limits: Limits,
 }
@@ -217,6 +215,14 @@ impl Fabric {
         self.0.wanted_ports.send_replace(self.0.wanted(&self.0.services()));
     }
 
+    /// The control plane is there from now on, and no pod reaches it. Connections that are there stay.
+    pub fn set_servers(&self, servers: Vec<SocketAddr>) {
+        let _changing = self.0.changing.lock();
+        let ranges = Arc::new(Ranges { servers, ..Ranges::clone(&self.0.ranges()) });
+        self.0.here.write().ranges = ranges;
+        self.0.wanted_ports.send_replace(self.0.wanted(&self.0.services()));
+    }
+
     /// Adds a pod, or gives one new addresses and names.
     pub fn add_pod(&self, pod: PodEntry) {
         self.0.pods.write().add(pod, &self.0.config.limits, &self.0.stop);
@@ -322,7 +328,7 @@ impl Shared {
 
     fn wanted(&self, table: &Services) -> Wanted {
         let here = self.here.read();
-        openings::wanted(table, here.node_port_address, &here.ranges, &self.config.refused)
+        openings::wanted(table, here.node_port_address, &here.ranges)
     }
 
     fn names(&self) -> Arc<Names> {
@@ -335,7 +341,7 @@ impl Shared {
     }
 
     fn surroundings<'a>(&'a self, services: &'a Services, ranges: &'a Ranges) -> Surroundings<'a> {
-        Surroundings { ranges, services, refused: &self.config.refused }
+        Surroundings { ranges, services }
     }
 }
 

@@ -88,14 +88,14 @@ impl Opening {
 }
 
 /// All that the services of a table want. An opening that two want is the first one's, as in the table.
-pub(crate) fn wanted(table: &Services, here: IpAddr, ranges: &Ranges, refused: &[SocketAddr]) -> Wanted {
+pub(crate) fn wanted(table: &Services, here: IpAddr, ranges: &Ranges) -> Wanted {
     let mut wanted = Wanted::new();
     for (port, protocol, of) in table.node_ports() {
         wanted.insert(Opening::NodePort(SocketAddr::new(here, port), protocol), of.id.service.clone());
     }
     for (address, port, protocol, of) in table.external_addresses() {
         let address = SocketAddr::new(address, port);
-        if is_for_outside(address, ranges, refused) {
+        if is_for_outside(address, ranges) {
             wanted.insert(Opening::External(address, protocol), of.id.service.clone());
         }
     }
@@ -105,10 +105,10 @@ pub(crate) fn wanted(table: &Services, here: IpAddr, ranges: &Ranges, refused: &
     wanted
 }
 
-fn is_for_outside(address: SocketAddr, ranges: &Ranges, refused: &[SocketAddr]) -> bool {
+fn is_for_outside(address: SocketAddr, ranges: &Ranges) -> bool {
     let class = class::classify(address.ip(), ranges);
     let is_refused = |one: &SocketAddr| one.ip() == address.ip() && (one.port() == 0 || one.port() == address.port());
-    matches!(class, AddressClass::Outside | AddressClass::Node) && !refused.iter().any(is_refused)
+    matches!(class, AddressClass::Outside | AddressClass::Node) && !ranges.servers.iter().any(is_refused)
 }
 
 /// What is open. Its task ends when it is closed.

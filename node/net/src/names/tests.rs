@@ -152,6 +152,7 @@ fn specified() -> Names {
         pods: "10.244.0.0/16".parse().unwrap(),
         services: "10.96.0.0/16".parse().unwrap(),
         node_addresses: Vec::new(),
+        servers: Vec::new(),
     };
     Names::build(&services, &slices).with_ranges(&ranges)
 }

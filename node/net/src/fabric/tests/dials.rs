@@ -161,3 +161,13 @@ async fn dials_per_second_are_bounded_for_each_pod() {
     assert!((1..=allowed).contains(&made), "{made} dials, {allowed} are allowed");
     assert!(failures.iter().all(|one| *one == DialFailure::TooMany), "{failures:?}");
 }
+
+#[tokio::test]
+async fn the_control_plane_is_out_of_reach_wherever_it_goes() {
+    let world = World::new();
+    for (servers, is_denied) in [(&[][..], false), (&["198.51.100.9:6443"], true), (&["198.51.100.8:6443"], false)] {
+        world.fabric.set_servers(servers.iter().map(|server| at(server)).collect());
+        let dialled = world.dial("198.51.100.9:6443").await.map(drop);
+        assert_eq!(dialled == Err(DialFailure::Denied), is_denied, "{servers:?}: {dialled:?}");
+    }
+}

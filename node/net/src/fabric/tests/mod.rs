@@ -232,11 +232,11 @@ impl World {
                 pods: "10.244.0.0/16".parse().unwrap(),
                 services: "10.96.0.0/16".parse().unwrap(),
                 node_addresses: vec![NODE.parse().unwrap()],
+                servers: vec![at("198.51.100.1:6443")],
             },
             node_ranges: ranges.iter().map(|one| one.parse().unwrap()).collect(),
             dns_address: at(DNS).ip(),
             node_port_address: node_ports,
-            refused: vec![at("198.51.100.1:6443")],
             limits,
         };
         let doors: Arc<dyn Pods> = Arc::<FakePods>::clone(&pods);
