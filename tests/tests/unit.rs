@@ -25,13 +25,18 @@ const UNIT: &str = "coracle-node";
 /// What a pod does before it ends.
 const HOOK: Duration = Duration::from_secs(3);
 
-/// What the documentation has an administrator type, with what `coracle token create` has printed put in.
-fn documented(line: &str) -> String {
+/// What the documentation has an administrator type behind these words.
+fn documented(words: &str) -> String {
     let text = fs::read_to_string(repository().join("docs/nodes.md")).unwrap();
-    let (_, behind) = text.split_once("As a service of systemd").expect("the documentation says how");
+    let (_, behind) = text.split_once(words).expect("the documentation says how");
     let lines = behind.lines().skip_while(|line| !line.starts_with("    # "));
     let lines = lines.map_while(|line| line.strip_prefix("    # "));
-    let script = lines.collect::<Vec<_>>().join("\n");
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The installation, with what `coracle token create` has printed put in.
+fn installation(line: &str) -> String {
+    let script = documented("As a service of systemd");
     let words: Vec<&str> = line.split_whitespace().collect();
     let value = |flag: &str| words[words.iter().position(|word| *word == flag).unwrap() + 1];
     let typed = script.replace("https://HOST:6443", words[3]).replace("=TOKEN", &format!("={}", value("--token")));
@@ -43,7 +48,7 @@ fn documented(line: &str) -> String {
 /// Installs the service; it has to wait for somebody who lets the machine in, and is ready when its pods can run.
 fn join(realm: &Realm, kubectl: &Kubectl, device: &Booted) {
     let line = realm.coracle(&["token", "create", "--manual"]).unwrap();
-    let mut install = device.command(&documented(&line));
+    let mut install = device.command(&installation(&line));
     let mut typed = install.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let request = eventually("the machine's request", || {
         let requests = kubectl.json("get csr")?;
@@ -87,15 +92,24 @@ fn is_private(device: &Booted) {
     let token = settings.lines().find_map(|line| line.strip_prefix("CORACLE_TOKEN=")).unwrap();
     let lines = device.must("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '");
     assert!(lines.contains("--ca-cert-hash") && !lines.contains(token), "{lines}");
+    let processes = processes(device);
+    assert!(processes.len() >= 2, "agent and runner: {processes:?}");
+    for pid in processes {
+        assert_eq!(device.must(&format!("stat --format %U /proc/{pid}")).trim(), "coracle");
+        has_no_rights(device, &pid);
+    }
+}
+
+/// The service's processes.
+fn processes(device: &Booted) -> Vec<String> {
     let group = device.property(UNIT, "ControlGroup");
-    let processes = device.must(&format!("cat /sys/fs/cgroup{group}/cgroup.procs"));
-    assert!(processes.lines().count() >= 2, "agent and runner: {processes}");
-    for pid in processes.lines() {
-        let status = device.must(&format!("stat --format %U /proc/{pid}; cat /proc/{pid}/status"));
-        assert!(status.starts_with("coracle\n"), "{status}");
-        for line in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
-            assert!(status.contains(line), "{line}: {status}");
-        }
+    device.must(&format!("cat /sys/fs/cgroup{group}/cgroup.procs")).lines().map(str::to_owned).collect()
+}
+
+fn has_no_rights(device: &Booted, pid: &str) {
+    let status = device.must(&format!("cat /proc/{pid}/status"));
+    for line in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(status.contains(line), "{line}: {status}");
     }
 }
 
@@ -197,7 +211,8 @@ fn a_node_is_a_service_of_systemd() {
     let pod = kubectl.json("get pod tool").unwrap();
     assert_eq!(condition(&pod, "Ready")["reason"], "NodeShutdown", "{pod}");
 
-    // It hangs: it is ended and started again. Its token is no longer there; it does not need it.
+    // It hangs: it is ended and started again. It has joined, and needs neither token nor line any more.
+    let _ = device.must(": >/etc/default/coracle-node");
     let drop_in = format!("/etc/systemd/system/{UNIT}.service.d");
     let _ = device.must(&format!(
         "mkdir {drop_in}; printf '[Service]\\nWatchdogSec=4\\nRestartSec=1\\n' >{drop_in}/watchdog.conf"
@@ -211,4 +226,44 @@ fn a_node_is_a_service_of_systemd() {
     again(before);
     pods_work(&realm, &kubectl);
     assert_eq!(device.must("systemctl is-enabled coracle-node").trim(), "enabled");
+}
+
+#[test]
+fn with_the_drop_in_each_namespace_has_a_user_of_its_own() {
+    let mut realm = Realm::unstarted(&[]);
+    realm.start_all();
+    let kubectl = realm.kubectl();
+    realm.push(&guest("toolbox.wasm"), "toolbox:1");
+    let device = Booted::on(realm.outsider(), DEVICE);
+    let drop_in = documented("let the agent be root");
+    assert!(drop_in.contains("coracle-node-users.conf"), "{drop_in}");
+    let line = realm.coracle(&["token", "create"]).unwrap();
+    let _ = device.must(&format!("{drop_in}\n{}", installation(&line)));
+    ready(&kubectl, &device);
+
+    kubectl.run("create namespace other").unwrap();
+    let mut waits = toolbox("waits", "Always", &["wait-eof"]);
+    waits["spec"]["volumes"] = json!([{"name": "data", "emptyDir": {}}]);
+    waits["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]);
+    for namespace in ["default", "other"] {
+        pods::apply(&kubectl, namespace, &[waits.clone()]);
+        running(&kubectl, &format!("waits -n {namespace}"));
+        let said = kubectl.run_with_input(&format!("exec -i waits -n {namespace} -- toolbox tally"), "x").unwrap();
+        assert_eq!(said.trim(), "1 bytes, sum 120");
+    }
+    let node = kubectl.json(&format!("get node {DEVICE}")).unwrap();
+    let confined = condition(&node, "GuestsConfined");
+    assert!(confined["message"].as_str().unwrap().contains("a root directory and a user of their own"), "{confined}");
+    let agent = device.property(UNIT, "MainPID");
+    let mut users = vec!["0".to_owned()];
+    for pid in processes(&device).into_iter().filter(|pid| *pid != agent) {
+        users.push(device.must(&format!("stat --format %u /proc/{pid}")).trim().to_owned());
+        has_no_rights(&device, &pid);
+    }
+    let count = users.len();
+    users.sort();
+    users.dedup();
+    assert!(count == 3 && users.len() == 3, "root and two others: {users:?} of {count}");
+    let _ = device.must(&format!("systemctl stop {UNIT}"));
+    assert_eq!(device.property(UNIT, "Result"), "success", "{}", device.journal(UNIT));
 }
