@@ -22,6 +22,8 @@ static MADE: AtomicU32 = AtomicU32::new(0);
 /// See the module. Dropping it removes the group; what runs there must have ended.
 pub struct Device {
     group: PathBuf,
+    /// Address space that each process may have, in KiB, if that is limited.
+    address_kib: Option<u64>,
 }
 
 impl Device {
@@ -36,12 +38,19 @@ impl Device {
             let group = Path::new(hierarchy).join(&name);
             fs::create_dir(&group).ok()?;
             if fs::write(group.join(file), bytes.to_string()).is_ok() {
-                return Some(Self { group });
+                return Some(Self { group, address_kib: None });
             }
             drop(fs::remove_dir(&group));
             None
         });
         made.expect("a control group with a limit of memory; that takes root, and the controller \"memory\"")
+    }
+
+    /// With so much address space for each process, as `ulimit -v` has it.
+    #[must_use]
+    pub fn with_address_space(mut self, bytes: u64) -> Self {
+        self.address_kib = Some(bytes >> 10);
+        self
     }
 
     /// The node's own program with these arguments, as a user who has `directory` and what is in it.
@@ -59,7 +68,8 @@ impl Device {
         }
         give(directory);
         // The group first: whoever has become another user cannot choose one.
-        let join = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", self.group.display());
+        let limit = self.address_kib.map(|kib| format!("ulimit -v {kib} && ")).unwrap_or_default();
+        let join = format!("echo $$ > {}/cgroup.procs && {limit}exec \"$@\"", self.group.display());
         let mut command = Command::new("sh");
         command.args(["-c", &join, "sh", "setpriv", "--clear-groups"]);
         command.args([format!("--reuid={USER}"), format!("--regid={USER}")]).arg(program).args(arguments);

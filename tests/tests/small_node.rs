@@ -57,3 +57,20 @@ fn a_device_of_256_mib_runs_pods_and_survives_greedy_ones() {
     let status = fleet.stop_node(0);
     assert!(status.success(), "{status}:\n{}", fleet.logs());
 }
+
+#[test]
+fn little_address_space_is_more_runners_and_is_said() {
+    // Room for three instances in a process.
+    let device = Device::with_memory(MEMORY * 4).with_address_space(16 << 30);
+    let fleet = Fleet::unstarted(1).on_device(0, device).up();
+    let kubectl = fleet.kubectl();
+    fleet.push(&guest("toolbox.wasm"), "toolbox:1");
+    let pods: Vec<Value> = (0..5).map(|number| pod(&format!("few-{number}"), "toolbox:1", &["wait-eof"])).collect();
+    kubectl.apply(&json!({"apiVersion": "v1", "kind": "List", "items": pods}).to_string()).unwrap();
+    eventually("all pods to run", || match crowd(&kubectl)? {
+        (0, 5) => Ok(()),
+        other => Err(format!("{other:?}: {}", kubectl.run("get events")?)),
+    });
+    let said = kubectl.run("get events -A --field-selector reason=SmallAddressSpace").unwrap();
+    assert!(said.contains("has room for 3 instances") && said.contains("LimitAS="), "{said}");
+}

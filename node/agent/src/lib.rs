@@ -60,6 +60,7 @@ use crate::{
     contact::Contact,
     context::{Caches, Context},
     credentials::{Credentials, Wallet},
+    events::{Involved, Severity},
     grpc::{Connection, GrpcLink},
     guests::{Allowance, Runners},
     heartbeat::{Heartbeat, RENEWALS_IN_A_LEASE},
@@ -401,6 +402,11 @@ impl Agent {
     async fn run(self, entries: Vec<ledger::Entry>, shutdown: CancellationToken) {
         // The Node says from the beginning what holds its guests in.
         self.runners.probe().await;
+        if let Some(narrowness) = sizing::narrowness() {
+            warn!("{narrowness}");
+            let node = Involved::node(&self.config.node_name);
+            self.context.recorder.record_about(node, Severity::Warning, "SmallAddressSpace", &narrowness);
+        }
         // Pods end first and may still use the link while they do.
         let (stop_pods, stop_link) = (shutdown.child_token(), CancellationToken::new());
         let (ready_sender, ready) = watch::channel(false);

@@ -17,7 +17,7 @@ use crate::{
     spawner,
 };
 use nix::sys::{
-    resource::{Resource, setrlimit},
+    resource::{Resource, getrlimit, setrlimit},
     signal::Signal,
 };
 use std::{
@@ -195,7 +195,7 @@ fn excess(status: ExitStatus, complaint: &str, limits: &CompileLimits) -> Option
     // Words of the standard library, of the system, and of a thread that cannot be started.
     let wants_memory = ["memory allocation of", "Cannot allocate memory", "os error 12", "failed to spawn thread"];
     if wants_memory.iter().any(|words| complaint.contains(words)) {
-        let least = limits.memory_bytes.min(limits.own_bytes);
+        let least = within_own(Resource::RLIMIT_AS, limits.memory_bytes.min(limits.own_bytes)).unwrap_or(u64::MAX);
         return Some(format!("compiling it takes more than {} MiB of memory", least >> 20));
     }
     complaint.contains("has overflowed its stack").then(|| "it is nested too deeply for the compiler".to_owned())
@@ -284,10 +284,16 @@ fn limit(limits: &CompileLimits) -> io::Result<()> {
         (Resource::RLIMIT_DATA, limits.own_bytes),
         (Resource::RLIMIT_FSIZE, MAX_OUTPUT_BYTES),
     ] {
+        let limit = within_own(resource, limit)?;
         setrlimit(resource, limit, limit)?;
     }
-    let cpu_hard = limits.cpu_seconds.saturating_add(CPU_SECONDS_GRACE);
-    Ok(setrlimit(Resource::RLIMIT_CPU, limits.cpu_seconds, cpu_hard)?)
+    let cpu_hard = within_own(Resource::RLIMIT_CPU, limits.cpu_seconds.saturating_add(CPU_SECONDS_GRACE))?;
+    Ok(setrlimit(Resource::RLIMIT_CPU, limits.cpu_seconds.min(cpu_hard), cpu_hard)?)
+}
+
+/// A limit, or the one that this process has already where that is lower: an ordinary user cannot raise it.
+fn within_own(resource: Resource, limit: u64) -> nix::Result<u64> {
+    Ok(limit.min(getrlimit(resource)?.1))
 }
 
 struct Arguments {
