@@ -10,8 +10,8 @@ pub(crate) mod default_tolerations;
 pub(crate) mod eviction;
 pub(crate) mod namespace;
 pub(crate) mod node;
-pub(crate) mod node_events;
 mod node_range;
+pub(crate) mod node_writes;
 mod ranges;
 mod service;
 

@@ -126,7 +126,7 @@ impl Door {
             prepare(target, &mut new, &old, &entry)?;
             admission::complete(self, target, &mut new);
             admission::node::admit_update(identity, target, &new, &old)?;
-            self.node_events.admit(identity, target, &new)?;
+            self.node_writes.admit(identity, target, &new)?;
             let claims = admission::admit_update(self, target, &mut new, &old)?;
             warnings.extend(claims.warnings);
             if target.subresource.is_empty() && new.get("spec") != old.get("spec") {

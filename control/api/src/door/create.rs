@@ -45,7 +45,7 @@ impl Door {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
         admission::node::admit_create(identity, target, &object)?;
-        self.node_events.admit(identity, target, &object)?;
+        self.node_writes.admit(identity, target, &object)?;
         let namespace = admission::namespace::admit_create(self, target, new_name).await?;
         admission::certificate::admit_create(self, identity, target, &mut object)?;
         (target.kind.default)(&mut object);

@@ -19,7 +19,7 @@ mod tests;
 pub use target::{Body, DeleteOptions, Removed, Target, WriteOptions, Written};
 
 use crate::{
-    admission::{default_tolerations::TolerationDefaults, node_events::NodeEvents},
+    admission::{default_tolerations::TolerationDefaults, node_writes::NodeWrites},
     client::DoorClient,
     identity::Identity,
     metrics::Summaries,
@@ -67,7 +67,7 @@ pub struct Door {
     links: OnceLock<Arc<NodeLinks>>,
     session_slots: Arc<SessionSlots>,
     summaries: Summaries,
-    pub(crate) node_events: NodeEvents,
+    pub(crate) node_writes: NodeWrites,
     closing: CancellationToken,
 }
 
@@ -82,7 +82,7 @@ impl Door {
             links: OnceLock::new(),
             session_slots: Arc::default(),
             summaries: Summaries::default(),
-            node_events: NodeEvents::default(),
+            node_writes: NodeWrites::default(),
             closing: CancellationToken::new(),
         })
     }
