@@ -111,6 +111,7 @@ fn a_node_without_its_server_goes_on_for_as_long_as_its_pods_tolerate_it() {
     realm.start_server();
     realm.ready("a", "True");
     again(&kubectl, "brief", 1);
+    until_said(&realm, "a", "brief", "waiting", 2);
     assert_eq!(said(&realm, "a", "brief", "waiting"), 2, "once before, once after");
     again(&kubectl, "keeper", 1);
     let once = pods::phase(&kubectl, "once", "Failed");
@@ -154,6 +155,7 @@ fn nothing_runs_twice_when_a_node_is_back() {
         other => Err(format!("{other:?}")),
     });
     realm.ready("a", "True");
+    until_said(&realm, "b", "deleted", "waiting", 1);
     assert_eq!((said(&realm, "a", "stays", "waiting"), said(&realm, "a", "stays", "bye")), (1, 0));
     assert_eq!((said(&realm, "b", "deleted", "waiting"), said(&realm, "b", "deleted", "bye")), (1, 0));
 }

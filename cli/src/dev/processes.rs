@@ -3,7 +3,7 @@
 
 use super::SHUTDOWN_GRACE;
 use anyhow::{Context as _, Result, bail};
-use futures::{StreamExt as _, stream::FuturesUnordered};
+use futures::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -21,6 +21,7 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader},
     process::{Child, Command},
+    task::JoinHandle,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const NODES_MAX: u32 = 100;
 /// Longest line of a node's log that stays one line, in bytes.
 const LINE_LENGTH_MAX: u64 = 64 << 10;
+/// How long what a node that has ended has said is waited for.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
 
 /// A node that is to be a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +90,8 @@ pub(crate) struct NodeProcess {
     name: String,
     words: Vec<OsString>,
     child: Child,
+    /// What passes on its output.
+    outputs: Vec<JoinHandle<()>>,
 }
 
 impl NodeProcess {
@@ -103,34 +108,41 @@ impl NodeProcess {
         command.args(&words).arg("--parent").arg(std::process::id().to_string());
         // A group of its own: Ctrl-C in a terminal is for this process, which then asks its nodes to end, once.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
-        if let Some(output) = child.stdout.take() {
-            tokio::spawn(pass_on(name.clone(), output));
-        }
-        if let Some(output) = child.stderr.take() {
-            tokio::spawn(pass_on(name.clone(), output));
-        }
-        Ok(Self { name, words, child })
+        Self::watched(name, words, command)
     }
 
-    /// Waits until it has ended; once `stop` is cancelled it is asked to, and killed when it has not `within` that time.
+    fn watched(name: String, words: Vec<OsString>, mut command: Command) -> Result<Self> {
+        let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        let output = child.stdout.take().map(|output| tokio::spawn(pass_on(name.clone(), output)));
+        let errors = child.stderr.take().map(|errors| tokio::spawn(pass_on(name.clone(), errors)));
+        Ok(Self { name, words, child, outputs: output.into_iter().chain(errors).collect() })
+    }
+
+    /// Waits until it has ended and its last words have been passed on; once `stop` is cancelled it is asked to end, and
+    /// killed when it has not `within` that time.
     async fn ended(mut self, stop: CancellationToken, within: Duration) -> (Self, io::Result<ExitStatus>) {
+        let status = self.end(stop, within).await;
+        // Its pods' processes may have its output too, for a moment.
+        let _late = timeout(LAST_WORDS_MAX, join_all(&mut self.outputs)).await;
+        (self, status)
+    }
+
+    async fn end(&mut self, stop: CancellationToken, within: Duration) -> io::Result<ExitStatus> {
         let by_itself = stop.run_until_cancelled(self.child.wait()).await;
         if let Some(status) = by_itself {
-            return (self, status);
+            return status;
         }
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
             // A failure means that it has ended already.
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
-        let status = match timeout(within, self.child.wait()).await {
+        match timeout(within, self.child.wait()).await {
             Ok(status) => status,
             Err(_) => match self.child.start_kill() {
                 Ok(()) => self.child.wait().await,
                 Err(error) => Err(error),
             },
-        };
-        (self, status)
+        }
     }
 }
 
@@ -214,6 +226,18 @@ mod tests {
         ];
         let expected = expected.map(|node| (node.0.to_owned(), node.1.to_owned(), node.2.to_owned()));
         assert_eq!(planned(3, "127.0.0.254"), Ok(expected.to_vec()));
+    }
+
+    #[tokio::test]
+    async fn what_a_node_has_said_is_passed_on_before_its_end_is_told() {
+        let mut command = Command::new("sh");
+        // Whoever has its output still says something when it has ended.
+        command.args(["-c", "(sleep 0.2; echo last words; echo last words >&2) & exit 3"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let node = NodeProcess::watched("node-1".to_owned(), Vec::new(), command).unwrap();
+        let (node, status) = node.ended(CancellationToken::new(), Duration::ZERO).await;
+        assert_eq!(status.unwrap().code(), Some(3));
+        assert!(node.outputs.len() == 2 && node.outputs.iter().all(JoinHandle::is_finished), "words are lost");
     }
 
     #[test]

@@ -415,7 +415,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = format!("https://{}", listener.local_addr().unwrap());
         let ca = crate::credentials::tests::Cluster::new().ca_pem();
-        let patience = Patience { handshake: Duration::from_millis(50), ..Patience::default() };
+        let patience = Patience { handshake: Duration::from_millis(500), ..Patience::default() };
         let mut client =
             ObjectsClient::new(channel_as(&server, &ServerPlace::new(&server), &ca, None, patience).unwrap());
         let mut ports = Vec::new();
