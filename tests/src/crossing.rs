@@ -218,7 +218,7 @@ fn of_host(clients: Vec<thread::ScopedJoinHandle<'_, Tally>>, struck: bool) -> T
 
 /// Ends all pods of a namespace.
 fn ended(fleet: &Fleet, namespace: &str) {
-    let deleted = fleet.kubectl().run(&format!("delete pods -n {namespace} --all --timeout=55s"));
+    let deleted = fleet.kubectl().run(&format!("delete pods -n {namespace} --all --timeout=150s"));
     deleted.unwrap_or_else(|error| panic!("{error}\n{}", fleet.logs()));
 }
 

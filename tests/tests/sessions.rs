@@ -10,7 +10,7 @@ use coracle_tests::{
 };
 use serde_json::{Value, json};
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
     process::{Child, Command, Output, Stdio},
     sync::mpsc,

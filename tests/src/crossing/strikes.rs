@@ -154,6 +154,6 @@ pub(super) fn behind_a_service(fleet: &Fleet, name: &str, node: usize) -> [serde
 
 /// Deletes them.
 pub(super) fn gone(fleet: &Fleet, name: &str) {
-    let deleted = fleet.kubectl().run(&format!("delete pod/{name} service/{name} --timeout=55s"));
+    let deleted = fleet.kubectl().run(&format!("delete pod/{name} service/{name} --timeout=150s"));
     deleted.unwrap_or_else(|error| panic!("{error}\n{}", fleet.logs()));
 }
