@@ -183,8 +183,8 @@ pub fn endpoints(kubectl: &Kubectl, service: &str, count: usize) {
         let slices = kubectl.json(&of_service)?;
         let all = many(&slices["items"]).into_iter().flat_map(|slice| many(&slice["endpoints"]));
         let ready = all.filter(|endpoint| endpoint["conditions"]["ready"] == true);
-        let sliced: BTreeSet<String> = ready.map(|endpoint| endpoint["addresses"][0].to_string()).collect();
-        if sliced == listed { Ok(()) } else { Err(format!("slices: {sliced:?}, endpoints: {listed:?}")) }
+        let told_to_nodes: BTreeSet<String> = ready.map(|endpoint| endpoint["addresses"][0].to_string()).collect();
+        if told_to_nodes == listed { Ok(()) } else { Err(format!("slices: {told_to_nodes:?}, endpoints: {listed:?}")) }
     });
 }
 
