@@ -9,7 +9,7 @@ use std::{
 /// Linux shows processor time in hundredths of a second, whatever it counts in.
 const TICK: Duration = Duration::from_millis(10);
 
-/// States of sockets, as Linux numbers them: FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK.
+/// States of sockets, as Linux numbers them: `FIN_WAIT1`, `FIN_WAIT2`, `CLOSE_WAIT`, `LAST_ACK`.
 const HALF_OPEN: [&str; 4] = ["04", "05", "08", "09"];
 
 /// Every process of the machine.

@@ -11,7 +11,7 @@ use super::{
     statistics::Count,
 };
 use crate::{
-    policy::{self, Peer, Way},
+    policy::{self, Peer, Surroundings, Way},
     tunnel::Arrivals,
 };
 use async_trait::async_trait;
@@ -25,7 +25,11 @@ impl Shared {
     /// The pod of this node that somebody on `node` who says to be at `from` may talk to at `to`.
     fn arrived_for(&self, node: &str, from: SocketAddr, to: SocketAddr) -> Result<Arc<Pod>, DialFailure> {
         let (services, ranges) = (self.services(), self.ranges());
-        let verdict = policy::decide_endpoint(Peer::Elsewhere { node }, to, self.surroundings(&services, &ranges));
+        let verdict = policy::decide_endpoint(
+            Peer::Elsewhere { node },
+            to,
+            Surroundings { ranges: &ranges, services: &services },
+        );
         if verdict != Ok(Way::Pod) {
             return Err(self.not_its_own(node, from, to));
         }

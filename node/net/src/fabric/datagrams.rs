@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     class::{self, AddressClass},
-    policy::{self, Peer, Way},
+    policy::{self, Peer, Surroundings, Way},
     services::{Origin, Protocol, Target},
 };
 use bytes::Bytes;
@@ -67,7 +67,12 @@ impl Shared {
             return Ok(());
         }
         let (services, ranges) = (self.services(), self.ranges());
-        let target = match policy::decide(pod.peer(), to, Protocol::Udp, self.surroundings(&services, &ranges)) {
+        let target = match policy::decide(
+            pod.peer(),
+            to,
+            Protocol::Udp,
+            Surroundings { ranges: &ranges, services: &services },
+        ) {
             Err(denial) => {
                 self.denied(pod, to, denial);
                 self.counters.add(Count::Denied);
@@ -136,12 +141,13 @@ impl Shared {
             if known.is_some() && self.others.put_off_until(endpoint.ip(), now).is_some() {
                 return Ok(known);
             }
-            let result = match policy::decide_endpoint(peer, endpoint, self.surroundings(&services, &ranges)) {
-                Ok(Way::Pod) => self.seen_by(endpoint, key.client, origin),
-                Ok(Way::Outside) => Ok(key.client),
-                Ok(Way::Service | Way::NodePort) => Err(DialFailure::Refused),
-                Err(denial) => Err(pod.map_or(DialFailure::Denied, |pod| self.denied(pod, endpoint, denial))),
-            };
+            let result =
+                match policy::decide_endpoint(peer, endpoint, Surroundings { ranges: &ranges, services: &services }) {
+                    Ok(Way::Pod) => self.seen_by(endpoint, key.client, origin),
+                    Ok(Way::Outside) => Ok(key.client),
+                    Ok(Way::Service | Way::NodePort) => Err(DialFailure::Refused),
+                    Err(denial) => Err(pod.map_or(DialFailure::Denied, |pod| self.denied(pod, endpoint, denial))),
+                };
             match result {
                 Ok(seems_from) => {
                     attempts.connected();

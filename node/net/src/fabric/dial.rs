@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     class::normalise,
-    policy::{self, Denial, Way},
+    policy::{self, Denial, Surroundings, Way},
     services::{Origin, Protocol, Target},
 };
 use std::{
@@ -94,7 +94,12 @@ impl Shared {
             return Ok((self.open_dns_connection(pod)?, Count::Connected));
         }
         let (services, ranges) = (self.services(), self.ranges());
-        let target = match policy::decide(pod.peer(), to, Protocol::Tcp, self.surroundings(&services, &ranges)) {
+        let target = match policy::decide(
+            pod.peer(),
+            to,
+            Protocol::Tcp,
+            Surroundings { ranges: &ranges, services: &services },
+        ) {
             Err(denial) => return Err(self.denied(pod, to, denial)),
             Ok(Way::Pod) => return Ok((self.connect_pod(from, to, true).await?, Count::Connected)),
             Ok(Way::Outside) => return Ok((self.connect_outside(pod, to).await?, Count::ConnectedOutside)),
@@ -115,7 +120,11 @@ impl Shared {
         let mut attempts = Attempts::new(self, target, from.ip(), Origin::Inside);
         while let Some(endpoint) = attempts.next() {
             let (services, ranges) = (self.services(), self.ranges());
-            let result = match policy::decide_endpoint(pod.peer(), endpoint, self.surroundings(&services, &ranges)) {
+            let result = match policy::decide_endpoint(
+                pod.peer(),
+                endpoint,
+                Surroundings { ranges: &ranges, services: &services },
+            ) {
                 Ok(Way::Pod) => {
                     let is_last = attempts.is_last();
                     self.connect_pod(from, endpoint, is_last).await.map(|stream| (stream, Count::Connected))

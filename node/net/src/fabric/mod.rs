@@ -41,7 +41,6 @@ use crate::{
     balance::Balancer,
     class::Ranges,
     names::{NameError, Names},
-    policy::Surroundings,
     range::Ipv4Range,
     services::Services,
     tunnel::Elsewhere,
@@ -338,10 +337,6 @@ impl Shared {
     /// A task that ends when its work does, or when `over` is cancelled.
     fn spawn_until(&self, over: CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(over.run_until_cancelled_owned(work));
-    }
-
-    fn surroundings<'a>(&'a self, services: &'a Services, ranges: &'a Ranges) -> Surroundings<'a> {
-        Surroundings { ranges, services }
     }
 }
 

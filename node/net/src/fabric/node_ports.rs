@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     class::{self, AddressClass},
-    policy::{self, Peer, Way},
+    policy::{self, Peer, Surroundings, Way},
     services::{Origin, Target},
 };
 use nix::sys::socket::{setsockopt, sockopt::Linger};
@@ -126,7 +126,11 @@ impl Shared {
         is_last: bool,
     ) -> Result<(), NotTaken> {
         let (services, ranges) = (self.services(), self.ranges());
-        match policy::decide_endpoint(Peer::Outside(from.ip()), endpoint, self.surroundings(&services, &ranges)) {
+        match policy::decide_endpoint(
+            Peer::Outside(from.ip()),
+            endpoint,
+            Surroundings { ranges: &ranges, services: &services },
+        ) {
             Ok(Way::Pod) => {}
             Ok(_) | Err(_) => return Err(DialFailure::Denied.into()),
         }
