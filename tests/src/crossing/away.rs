@@ -78,9 +78,13 @@ pub fn away(fleet: &mut Fleet, random: &mut Random, how: Away, duration: Duratio
             Away::Silent => fleet.resume_server(),
             Away::Dead => fleet.start_server(),
         }
-        all.iter().for_each(|node| fleet.until_ready(*node));
+        for node in &all {
+            fleet.until_ready(*node);
+        }
         eventually("everybody who was there", || same(&before, &census(&kubectl)?, &mortal_uid));
-        all.iter().for_each(|node| nobody_else(fleet, *node, &before));
+        for node in &all {
+            nobody_else(fleet, *node, &before);
+        }
         goes_on(fleet, &all, &whole);
         left_as_before(fleet, &holdings, descriptors);
         drop(over);
