@@ -92,18 +92,23 @@ fn is_private(device: &Booted) {
     let token = settings.lines().find_map(|line| line.strip_prefix("CORACLE_TOKEN=")).unwrap();
     let lines = device.must("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '");
     assert!(lines.contains("--ca-cert-hash") && !lines.contains(token), "{lines}");
-    let processes = processes(device);
-    assert!(processes.len() >= 2, "agent and runner: {processes:?}");
-    for pid in processes {
+    let runners = runners(device);
+    assert!(!runners.is_empty(), "no runner");
+    for pid in [vec![device.property(UNIT, "MainPID")], runners].concat() {
         assert_eq!(device.must(&format!("stat --format %U /proc/{pid}")).trim(), "coracle");
         has_no_rights(device, &pid);
     }
 }
 
-/// The service's processes.
-fn processes(device: &Booted) -> Vec<String> {
+/// The service's runners. What else it has started (trials, compilers) may end at any time.
+fn runners(device: &Booted) -> Vec<String> {
     let group = device.property(UNIT, "ControlGroup");
-    device.must(&format!("cat /sys/fs/cgroup{group}/cgroup.procs")).lines().map(str::to_owned).collect()
+    let all = device.must(&format!(
+        "for pid in $(cat /sys/fs/cgroup{group}/cgroup.procs); do \
+             echo \"$pid $(tr '\\0' ' ' </proc/$pid/cmdline)\"; done 2>/dev/null"
+    ));
+    let runners = all.lines().filter(|line| line.contains(" runner ") && !line.contains("/probe "));
+    runners.filter_map(|line| Some(line.split_once(' ')?.0.to_owned())).collect()
 }
 
 fn has_no_rights(device: &Booted, pid: &str) {
@@ -253,12 +258,13 @@ fn with_the_drop_in_each_namespace_has_a_user_of_its_own() {
     let node = kubectl.json(&format!("get node {DEVICE}")).unwrap();
     let confined = condition(&node, "GuestsConfined");
     assert!(confined["message"].as_str().unwrap().contains("a root directory and a user of their own"), "{confined}");
-    let agent = device.property(UNIT, "MainPID");
-    let mut users = vec!["0".to_owned()];
-    for pid in processes(&device).into_iter().filter(|pid| *pid != agent) {
-        users.push(device.must(&format!("stat --format %u /proc/{pid}")).trim().to_owned());
+    let user = |pid: &str| device.must(&format!("stat --format %u /proc/{pid}")).trim().to_owned();
+    let mut users = vec![user(&device.property(UNIT, "MainPID"))];
+    for pid in runners(&device) {
+        users.push(user(&pid));
         has_no_rights(&device, &pid);
     }
+    assert_eq!(users[0], "0", "the agent");
     let count = users.len();
     users.sort();
     users.dedup();
