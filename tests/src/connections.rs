@@ -28,6 +28,7 @@ const MEMORY_SLACK_KIB: u64 = 12 << 10;
 #[derive(Debug, Clone, Copy)]
 pub struct Holdings {
     descriptors: usize,
+    /// What is no file's: pages of programs count for more when others that run them end.
     memory_kib: u64,
     threads: usize,
     /// TCP connections of the kernel of which one side is closed.
@@ -46,7 +47,7 @@ impl Holdings {
     pub fn of_processes(pids: &[u32]) -> Self {
         Self {
             descriptors: pids.iter().map(|pid| processes::descriptors(*pid).len()).sum(),
-            memory_kib: pids.iter().filter_map(|pid| processes::pss_kib(*pid)).sum(),
+            memory_kib: pids.iter().filter_map(|pid| processes::anonymous_kib(*pid)).sum(),
             threads: pids.iter().map(|pid| processes::threads(*pid)).sum(),
             half_open: pids.iter().map(|pid| processes::half_open(*pid)).sum(),
         }

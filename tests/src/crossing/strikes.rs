@@ -89,8 +89,10 @@ pub(super) fn strike(fleet: &mut Fleet, random: &mut Random, scene: &Scene<'_>, 
             fleet.start_node(victim);
         }
     }
-    (0..NODES).for_each(|node| fleet.until_ready(node));
-    (0..NODES).for_each(|node| drop(pods::running(&kubectl, &format!("target-{node}"))));
+    for node in 0..NODES {
+        fleet.until_ready(node);
+        pods::running(&kubectl, &format!("target-{node}"));
+    }
     endpoints(&kubectl, "target", NODES);
     for (from, to) in [(scene.spared, victim), (victim, scene.spared)] {
         reaches(fleet, from, to);
