@@ -4,9 +4,10 @@ use crate::{banner, patience::PatienceOptions};
 use anyhow::Result;
 use clap::Args;
 use coracle_node::{Signals, absolute};
+use coracle_objects::names::dns_subdomain;
 use coracle_server::ServerConfig;
 use std::{
-    net::{SocketAddr, ToSocketAddrs as _},
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _},
     path::PathBuf,
     pin::pin,
     process::ExitCode,
@@ -39,7 +40,7 @@ pub(crate) struct Server {
 #[derive(Debug, Args)]
 pub(crate) struct IdentityOptions {
     /// Name or address under which others reach the server, for its certificate; may be repeated
-    #[arg(long = "tls-name", value_name = "NAME")]
+    #[arg(long = "tls-name", value_name = "NAME", value_parser = tls_name)]
     names: Vec<String>,
     /// How long certificates of nodes last; nodes renew them when most of that is over
     #[arg(long, value_name = "SECONDS", default_value_t = coracle_server::CERTIFICATE_LIFETIME.as_secs(), value_parser = clap::value_parser!(u64).range(10..=315_360_000))]
@@ -79,6 +80,15 @@ impl Server {
     }
 }
 
+/// What a certificate can be for: a name in DNS, also `*.NAME`, or an address.
+fn tls_name(text: &str) -> Result<String, String> {
+    let lower = text.to_ascii_lowercase();
+    if text.parse::<IpAddr>().is_ok() || dns_subdomain(lower.strip_prefix("*.").unwrap_or(&lower)).is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err("must be a name in DNS or an IP address, for example coracle.example.com".to_owned())
+}
+
 /// `HOST:PORT`; of a name's addresses an IPv4 one is preferred.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
@@ -91,4 +101,19 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     let addresses: Vec<SocketAddr> = text.to_socket_addrs().map_err(|error| format!("{wrong}: {error}"))?.collect();
     let preferred = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
     preferred.copied().ok_or_else(|| wrong.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_for_names_and_addresses() {
+        for good in ["coracle.example.com", "localhost", "*.example.com", "Host-1.local", "192.0.2.1", "fd00::1"] {
+            assert_eq!(tls_name(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "bad name", "a..b", "-a", "*.", "*", "a.*", "[fd00::1]", "https://a.example", "a:6443"] {
+            assert!(tls_name(bad).is_err(), "{bad}");
+        }
+    }
 }

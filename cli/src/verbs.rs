@@ -7,6 +7,7 @@ mod cordon;
 mod delete;
 mod describe;
 mod drain;
+mod duration;
 mod exec;
 mod get;
 mod inspect;

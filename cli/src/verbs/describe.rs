@@ -1,20 +1,22 @@
 //! `coracle describe`: the object as a tree for people, or a node in sections of its own, then its events.
 
 mod node;
+mod signing_request;
 
 use super::{
     ScopeArgs,
-    print::{columns, refusal},
+    print::{columns, one_line, refusal},
     target,
 };
 use anyhow::Result;
 use clap::Args;
-use coracle_objects::{Kind, catalogue, meta};
+use coracle_objects::{Kind, catalogue, meta, rules::age};
 use coracle_sdk::{Connection, connection::ListOptions};
 use serde_json::Value;
 use std::{
     io::{self, Write},
     process::ExitCode,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 /// Fields that only machines read.
@@ -49,12 +51,14 @@ impl Describe {
                 let is_node = target.kind == catalogue::nodes();
                 let surroundings =
                     if is_node { Some(node::Surroundings::find(&connection, &item).await?) } else { None };
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+                let now = i64::try_from(now).unwrap_or(i64::MAX);
                 let mut out = io::stdout().lock();
                 if !first {
                     writeln!(out, "\n")?;
                 }
                 first = false;
-                describe(&mut out, target.kind, &item, surroundings.as_ref(), &events)?;
+                describe(&mut out, target.kind, &item, surroundings.as_ref(), &events, now)?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -64,17 +68,28 @@ impl Describe {
 async fn events(connection: &Connection, kind: &Kind, object: &Value) -> Result<Vec<Value>> {
     let options = ListOptions {
         namespace: meta::namespace(object).to_owned(),
-        field_selector: format!(
-            "involvedObject.kind={},involvedObject.name={},involvedObject.uid={}",
-            kind.kind,
-            meta::name(object),
-            meta::uid(object)
-        ),
+        field_selector: format!("involvedObject.kind={},involvedObject.name={}", kind.kind, meta::name(object)),
         ..ListOptions::default()
     };
     let (mut events, _) = connection.list(catalogue::events(), &options).await.map_err(refusal)?;
+    events.retain(|event| is_about(event, object));
     events.sort_by(|a, b| a["lastTimestamp"].as_str().cmp(&b["lastTimestamp"].as_str()));
     Ok(events)
+}
+
+/// Whether an event is about this object, and not about an earlier one of its name. What nodes say of themselves has the
+/// node's name in place of its uid.
+fn is_about(event: &Value, object: &Value) -> bool {
+    let uid = event["involvedObject"]["uid"].as_str().unwrap_or_default();
+    uid == meta::uid(object) || event["involvedObject"]["kind"] == "Node" && uid == meta::name(object)
+}
+
+/// A moment and how long ago it was.
+fn ago(moment: &Value, now: i64) -> String {
+    match moment.as_str().filter(|text| !text.is_empty()) {
+        Some(text) => format!("{text} ({} ago)", age::since(text, now)),
+        None => scalar(&Value::Null),
+    }
 }
 
 fn describe(
@@ -83,13 +98,18 @@ fn describe(
     object: &Value,
     surroundings: Option<&node::Surroundings>,
     events: &[Value],
+    now: i64,
 ) -> Result<()> {
     let metadata = &object["metadata"];
     let mut rows = vec![vec!["Name:".to_owned(), meta::name(object).to_owned()]];
     if kind.namespaced {
         rows.push(vec!["Namespace:".to_owned(), meta::namespace(object).to_owned()]);
     }
-    rows.push(vec!["Created:".to_owned(), metadata["creationTimestamp"].as_str().unwrap_or_default().to_owned()]);
+    if *kind == *catalogue::nodes() {
+        let roles = coracle_objects::rules::node::roles(object);
+        rows.push(vec!["Roles:".to_owned(), if roles.is_empty() { "<none>".to_owned() } else { roles }]);
+    }
+    rows.push(vec!["Created:".to_owned(), ago(&metadata["creationTimestamp"], now)]);
     for (title, field) in [("Labels:", "labels"), ("Annotations:", "annotations")] {
         let empty = serde_json::Map::new();
         let map = metadata[field].as_object().unwrap_or(&empty);
@@ -103,7 +123,11 @@ fn describe(
     columns(out, &rows, &mut Vec::new())?;
     if let Some(surroundings) = surroundings {
         node::describe(out, object, surroundings)?;
-        return describe_events(out, events);
+        return describe_events(out, events, now);
+    }
+    if *kind == *catalogue::certificate_signing_requests() {
+        signing_request::describe(out, object)?;
+        return describe_events(out, events, now);
     }
     let body = object.as_object().into_iter().flatten();
     for (key, value) in body.filter(|(key, _)| !["apiVersion", "kind", "metadata"].contains(&key.as_str())) {
@@ -113,16 +137,16 @@ fn describe(
             sizes(out, value)?;
         }
     }
-    describe_events(out, events)
+    describe_events(out, events, now)
 }
 
-fn describe_events(out: &mut impl Write, events: &[Value]) -> Result<()> {
+fn describe_events(out: &mut impl Write, events: &[Value], now: i64) -> Result<()> {
     if events.is_empty() {
         writeln!(out, "Events: <none>")?;
         return Ok(());
     }
     writeln!(out, "Events:")?;
-    let heading = ["  Type", "Reason", "Count", "Last", "From", "Message"].map(str::to_owned).to_vec();
+    let heading = ["  Type", "Reason", "Count", "Age", "From", "Message"].map(str::to_owned).to_vec();
     let mut rows = vec![heading];
     for event in events {
         let from = &event["source"]["component"];
@@ -130,9 +154,9 @@ fn describe_events(out: &mut impl Write, events: &[Value]) -> Result<()> {
             format!("  {}", scalar(&event["type"])),
             scalar(&event["reason"]),
             scalar(&event["count"]),
-            scalar(&event["lastTimestamp"]),
+            age::since(event["lastTimestamp"].as_str().unwrap_or_default(), now),
             scalar(from),
-            scalar(&event["message"]).replace('\n', " "),
+            one_line(&scalar(&event["message"])),
         ]);
     }
     columns(out, &rows, &mut Vec::new())?;
@@ -227,22 +251,37 @@ mod tests {
         let event = json!({"type": "Normal", "reason": "Made", "count": 2, "lastTimestamp": "2026-01-01T00:00:00Z",
             "source": {"component": "test"}, "message": "it is\nthere"});
         let mut out = Vec::new();
-        describe(&mut out, catalogue::secrets(), &secret, None, &[event]).unwrap();
+        describe(&mut out, catalogue::secrets(), &secret, None, &[event], 1_767_225_690).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(!text.contains("aHVudGVyMg"), "{text}");
         insta::assert_snapshot!(text, @r"
         Name:          s
         Namespace:     default
-        Created:       2026-01-01T00:00:00Z
+        Created:       2026-01-01T00:00:00Z (90s ago)
         Labels:        <none>
         Annotations:   <none>
         Type: Opaque
         Data:
           password: 7 bytes
         Events:
-          Type     Reason   Count   Last                   From   Message
-          Normal   Made     2       2026-01-01T00:00:00Z   test   it is there
+          Type     Reason   Count   Age   From   Message
+          Normal   Made     2       90s   test   it is there
         ");
+    }
+
+    #[test]
+    fn what_nodes_say_of_themselves_is_about_them_and_what_was_said_of_others_of_the_name_is_not() {
+        let event = |kind: &str, uid: &str| json!({"involvedObject": {"kind": kind, "name": "n", "uid": uid}});
+        let object = json!({"metadata": {"name": "n", "uid": "u"}});
+        for (kind, uid, expected) in [
+            ("Node", "n", true),
+            ("Node", "u", true),
+            ("Node", "before", false),
+            ("Pod", "u", true),
+            ("Pod", "n", false),
+        ] {
+            assert_eq!(is_about(&event(kind, uid), &object), expected, "{kind} {uid}");
+        }
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use super::{
     ClusterArgs,
     cordon::{self, NodeArgs},
+    duration,
     print::refusal,
 };
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use coracle_objects::{ObjectKey, Reason, catalogue, meta, static_pods};
+use coracle_objects::{ObjectKey, Reason, catalogue, meta, selector::LabelSelector, static_pods};
 use coracle_sdk::{
     Connection,
     connection::{CallError, ListOptions},
@@ -47,10 +48,10 @@ pub(crate) struct Drain {
     #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
     grace_period: i64,
     /// Label selector of the pods that go
-    #[arg(long, default_value = "", hide_default_value = true)]
+    #[arg(long, default_value = "", hide_default_value = true, value_parser = selector)]
     pod_selector: String,
-    /// Longest time to wait for each node, in seconds; 0: for ever
-    #[arg(long, default_value_t = 0)]
+    /// Longest time to wait for each node, such as 30s or 1m30s; 0: for ever
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration::patience, allow_hyphen_values = true)]
     timeout: u64,
 }
 
@@ -155,6 +156,11 @@ impl Drain {
     }
 }
 
+/// A label selector, judged before anything is cordoned.
+fn selector(text: &str) -> Result<String, String> {
+    LabelSelector::parse(text).map(|_| text.to_owned()).map_err(|error| error.message)
+}
+
 /// Waits until the pod is gone or another one has its name.
 async fn gone(connection: &Connection, pod: &Value) -> Result<()> {
     let key: ObjectKey = meta::key(pod);
@@ -179,6 +185,26 @@ mod tests {
     struct Line {
         #[command(flatten)]
         drain: Drain,
+    }
+
+    #[test]
+    fn what_is_no_selector_and_no_duration_is_told_before_anything_is_done() {
+        let table: [(&[&str], Result<u64, &str>); 6] = [
+            (&["--timeout", "10s", "--pod-selector", "app in (a,b),!c"], Ok(10)),
+            (&["--timeout=1m"], Ok(60)),
+            (&[], Ok(0)),
+            (&["--timeout", "-10s"], Err("is no duration")),
+            (&["--timeout", "soon"], Err("is no duration")),
+            (&["--pod-selector", "a=b=c"], Err("unable to parse requirement")),
+        ];
+        for (words, expected) in table {
+            let read = Line::try_parse_from([&["x", "node"], words].concat()).map(|line| line.drain.timeout);
+            match (read, expected) {
+                (Ok(read), Ok(expected)) => assert_eq!(read, expected, "{words:?}"),
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error} lacks {part:?}"),
+                (read, expected) => panic!("{words:?}: {read:?} instead of {expected:?}"),
+            }
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use tokio_stream::StreamExt as _;
 
 /// Print objects.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(crate) struct Get {
     #[command(flatten)]
     scope: ScopeArgs,
@@ -46,6 +47,12 @@ pub(crate) struct Get {
     /// No headings
     #[arg(long)]
     no_headers: bool,
+    /// A last column with all labels
+    #[arg(long)]
+    show_labels: bool,
+    /// Labels that get columns of their own; several with commas between them, or by naming the option again
+    #[arg(short = 'L', long, value_name = "KEY", value_delimiter = ',')]
+    label_columns: Vec<String>,
 }
 
 impl Get {
@@ -72,6 +79,16 @@ impl Get {
             namespace: if everywhere { String::new() } else { namespace.to_owned() },
             label_selector: self.selector.clone(),
             field_selector,
+        }
+    }
+
+    fn style(&self, kind: &Kind, wide: bool, without_headings: bool) -> TableStyle<'_> {
+        TableStyle {
+            wide,
+            with_namespace: self.all_namespaces && kind.namespaced,
+            without_headings,
+            label_columns: &self.label_columns,
+            all_labels: self.show_labels,
         }
     }
 
@@ -132,11 +149,7 @@ impl Get {
             if printed > 0 {
                 writeln!(out)?;
             }
-            let style = TableStyle {
-                wide,
-                with_namespace: self.all_namespaces && kind.namespaced,
-                without_headings: self.no_headers,
-            };
+            let style = self.style(kind, wide, self.no_headers);
             let mut rows = print::table_rows(&table, style);
             if several {
                 let name_column = usize::from(style.with_namespace);
@@ -148,8 +161,9 @@ impl Get {
             printed += 1;
         }
         if printed == 0 {
-            let place = if self.all_namespaces { String::new() } else { format!(" in {namespace} namespace") };
-            writeln!(io::stderr(), "No resources found{place}.")?;
+            let is_in_one = !self.all_namespaces && targets.iter().any(|target| target.kind.namespaced);
+            let place = if is_in_one { format!(" in {namespace} namespace.") } else { String::new() };
+            writeln!(io::stderr(), "No resources found{place}")?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -183,11 +197,7 @@ impl Get {
     ) -> Result<()> {
         let mut out = io::stdout().lock();
         if let Output::Table { wide } = output {
-            let style = TableStyle {
-                wide: *wide,
-                with_namespace: self.all_namespaces && kind.namespaced,
-                without_headings: !*headings,
-            };
+            let style = self.style(kind, *wide, !*headings);
             *headings = false;
             print::columns(&mut out, &print::table_rows(&local_table(kind, &[object]), style), widths)?;
         } else {

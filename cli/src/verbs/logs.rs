@@ -1,9 +1,8 @@
 //! `coracle logs`: of one container, or of many, one after the other or followed at the same time.
 
 mod lines;
-mod since;
 
-use super::{ScopeArgs, pods, print::refusal};
+use super::{ScopeArgs, duration, pods, print::refusal};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use coracle_objects::{catalogue, meta};
@@ -59,7 +58,7 @@ pub(crate) struct Logs {
     #[arg(long, allow_negative_numbers = true)]
     tail: Option<i64>,
     /// Only what is not older than this, such as 5s, 2m or 1h30m
-    #[arg(long, value_name = "DURATION", value_parser = since::seconds, conflicts_with = "since_time")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::seconds, conflicts_with = "since_time")]
     since: Option<i64>,
     /// Only what was written after this, such as 2026-11-20T11:41:57Z
     #[arg(long, value_name = "TIME")]

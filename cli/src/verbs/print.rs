@@ -84,17 +84,21 @@ pub(super) fn qualified(kind: &Kind, name: &str) -> String {
 
 /// How a table is printed.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct TableStyle {
+pub(super) struct TableStyle<'a> {
     /// Columns of priority 1 too.
     pub wide: bool,
     /// A first column with the namespace.
     pub with_namespace: bool,
     /// No headings.
     pub without_headings: bool,
+    /// Labels with columns of their own.
+    pub label_columns: &'a [String],
+    /// A last column with all labels.
+    pub all_labels: bool,
 }
 
 /// The rows of a `Table` as text cells, headings first.
-pub(super) fn table_rows(table: &Value, style: TableStyle) -> Vec<Vec<String>> {
+pub(super) fn table_rows(table: &Value, style: TableStyle<'_>) -> Vec<Vec<String>> {
     let columns = table["columnDefinitions"].as_array().map(Vec::as_slice).unwrap_or_default();
     let shown: Vec<usize> = (0..columns.len())
         .filter(|index| style.wide || columns[*index]["priority"].as_i64().unwrap_or(0) == 0)
@@ -106,6 +110,8 @@ pub(super) fn table_rows(table: &Value, style: TableStyle) -> Vec<Vec<String>> {
             heading.push("NAMESPACE".to_owned());
         }
         heading.extend(shown.iter().map(|index| columns[*index]["name"].as_str().unwrap_or_default().to_uppercase()));
+        heading.extend(style.label_columns.iter().map(|key| key.rsplit('/').next().unwrap_or_default().to_uppercase()));
+        heading.extend(style.all_labels.then(|| "LABELS".to_owned()));
         rows.push(heading);
     }
     for row in table["rows"].as_array().map(Vec::as_slice).unwrap_or_default() {
@@ -114,6 +120,9 @@ pub(super) fn table_rows(table: &Value, style: TableStyle) -> Vec<Vec<String>> {
             cells.push(meta::namespace(&row["object"]).to_owned());
         }
         cells.extend(shown.iter().map(|index| cell(&row["cells"][*index])));
+        let labels = &row["object"]["metadata"]["labels"];
+        cells.extend(style.label_columns.iter().map(|key| one_line(labels[key].as_str().unwrap_or_default())));
+        cells.extend(style.all_labels.then(|| all_labels(labels)));
         rows.push(cells);
     }
     rows
@@ -122,9 +131,26 @@ pub(super) fn table_rows(table: &Value, style: TableStyle) -> Vec<Vec<String>> {
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "<none>".to_owned(),
-        Value::String(text) => text.replace(['\n', '\r'], " "),
+        Value::String(text) => one_line(text),
         other => other.to_string(),
     }
+}
+
+/// The text without what moves a terminal's cursor, or does worse to it.
+pub(super) fn one_line(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
+
+/// `a=b,c=d`, by their names.
+fn all_labels(labels: &Value) -> String {
+    let mut pairs: Vec<String> = labels
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| one_line(&format!("{key}={}", value.as_str().unwrap_or_default())))
+        .collect();
+    pairs.sort_unstable();
+    if pairs.is_empty() { "<none>".to_owned() } else { pairs.join(",") }
 }
 
 /// Writes rows in columns, three spaces apart; `widths` are kept and grown, so that later rows line up.
@@ -184,6 +210,25 @@ mod tests {
         NAMESPACE     NAME     READY   NODE
         default       a        1/1     n
         kube-system   longer   3       <none>
+        ");
+    }
+
+    #[test]
+    fn labels_are_columns() {
+        let table = json!({
+            "columnDefinitions": [{"name": "Name"}],
+            "rows": [
+                {"cells": ["a"], "object": {"metadata": {"labels": {"example.com/disk": "ssd", "b": "1"}}}},
+                {"cells": ["b\u{1b}[2J\nx"], "object": {"metadata": {}}},
+            ],
+        });
+        let (mut out, keys) = (Vec::new(), ["example.com/disk".to_owned()]);
+        let style = TableStyle { label_columns: &keys, all_labels: true, ..TableStyle::default() };
+        columns(&mut out, &table_rows(&table, style), &mut Vec::new()).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
+        NAME      DISK   LABELS
+        a         ssd    b=1,example.com/disk=ssd
+        b [2J x          <none>
         ");
     }
 

@@ -37,6 +37,9 @@ pub(crate) struct Taint {
     overwrite: bool,
 }
 
+/// What a taint may do, in the order in which they are named to people.
+const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+
 /// One of the words behind the names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Change {
@@ -59,6 +62,12 @@ impl Change {
         if let Some(rest) = word.strip_suffix('-') {
             let (key, effect) = rest.split_once(':').unwrap_or((rest, ""));
             let key = key.split_once('=').map_or(key, |(key, _)| key);
+            if key.is_empty() {
+                bail!(explain());
+            }
+            if rest.contains(':') {
+                check_effect(word, effect)?;
+            }
             return Ok(Self::Take { key: key.to_owned(), effect: effect.to_owned() });
         }
         let (rest, effect) = word.rsplit_once(':').with_context(explain)?;
@@ -66,8 +75,39 @@ impl Change {
         if key.is_empty() || effect.is_empty() {
             bail!(explain());
         }
+        check_effect(word, effect)?;
         Ok(Self::Put { key: key.to_owned(), value: value.to_owned(), effect: effect.to_owned() })
     }
+}
+
+fn check_effect(word: &str, effect: &str) -> Result<()> {
+    if EFFECTS.contains(&effect) {
+        return Ok(());
+    }
+    bail!("\"{word}\" is no taint: its effect must be {}, not \"{effect}\"", EFFECTS.join(", "))
+}
+
+/// That no two words are about the same taint: what would become of it is anybody's guess.
+fn check_all(changes: &[Change]) -> Result<()> {
+    for (index, change) in changes.iter().enumerate() {
+        let Change::Put { key, effect, .. } = change else { continue };
+        for (other_index, other) in changes.iter().enumerate() {
+            match other {
+                Change::Put { key: other_key, effect: other_effect, .. }
+                    if other_index < index && (other_key, other_effect) == (key, effect) =>
+                {
+                    bail!("{key}:{effect} is named twice");
+                }
+                Change::Take { key: other_key, effect: other_effect }
+                    if other_key == key && (other_effect.is_empty() || other_effect == effect) =>
+                {
+                    bail!("can not both modify and remove the following taint(s) in the same command: {key}:{effect}");
+                }
+                Change::Put { .. } | Change::Take { .. } => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The taints after the changes, and whether any was put there.
@@ -119,6 +159,7 @@ impl Taint {
         if changes.is_empty() {
             bail!("at least one taint is needed: KEY=VALUE:EFFECT, or KEY- to take one off");
         }
+        check_all(&changes)?;
         let nodes = if self.all {
             selected(&connection, "").await?
         } else {
@@ -163,6 +204,7 @@ mod tests {
         let after = |words: &[&str], overwrite: bool| {
             let changes =
                 words.iter().map(|word| Change::parse(word)).collect::<Result<Vec<_>>>().map_err(|e| e.to_string())?;
+            check_all(&changes).map_err(|error| error.to_string())?;
             let (taints, has_put) = changed(&node, &changes, overwrite).map_err(|error| error.to_string())?;
             let text = |one: &Value, field: &str| one[field].as_str().unwrap_or_default().to_owned();
             let shown: Vec<_> = taints
@@ -182,6 +224,17 @@ mod tests {
             (&["b-"], false, Err("not found")),
             (&["b=2"], false, Err("is no taint")),
             (&["=2:NoSchedule"], false, Err("is no taint")),
+            (&["-"], false, Err("is no taint")),
+            (&["a=2:Nonsense"], false, Err("\"a=2:Nonsense\" is no taint: its effect must be NoSchedule,")),
+            (&["a:Nonsense-"], false, Err("not \"Nonsense\"")),
+            (
+                &["b:NoSchedule", "b-"],
+                false,
+                Err("both modify and remove the following taint(s) in the same command: b:N"),
+            ),
+            (&["a:NoExecute-", "a=2:NoExecute"], true, Err("both modify and remove")),
+            (&["a:NoExecute-", "a=2:NoSchedule"], true, Ok(("a=2:NoSchedule", true))),
+            (&["b=1:NoExecute", "b=2:NoExecute"], true, Err("named twice")),
         ];
         for (words, overwrite, expected) in table {
             match (after(words, overwrite), expected) {

@@ -1,6 +1,9 @@
 //! `coracle token`: what lets machines join a cluster as nodes.
 
-use super::{ClusterArgs, print::refusal};
+use super::{
+    ClusterArgs,
+    print::{one_line, refusal},
+};
 use anyhow::{Context as _, Result, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::{Args, Subcommand};
@@ -41,7 +44,7 @@ enum What {
 #[derive(Debug, Args)]
 struct Create {
     /// How long it lets machines join, e.g. 30m, 24h or 7d; 0: until it is deleted
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = seconds)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = seconds, allow_hyphen_values = true)]
     ttl: u64,
     /// One node joins with it and no other
     #[arg(long)]
@@ -70,6 +73,9 @@ impl Token {
         match self.what {
             What::Create(create) => {
                 let server = create.server.clone().unwrap_or_else(|| credentials.server.clone());
+                // Before there is a token: a line that nobody can join by is worth none.
+                coracle_agent::join::check_address(&server)
+                    .context("machines cannot join by this address; name another with --server")?;
                 let hash = hash_of_ca(&credentials.ca_pem)?;
                 let token = create.run(&connection).await?;
                 let line = format!(
@@ -143,7 +149,7 @@ async fn list(connection: &Connection) -> Result<()> {
 fn row(secret: &Value, now: i64) -> [String; 4] {
     let field = |name: &str| {
         let bytes = STANDARD.decode(secret["data"][name].as_str().unwrap_or_default()).unwrap_or_default();
-        String::from_utf8(bytes).unwrap_or_default()
+        one_line(&String::from_utf8(bytes).unwrap_or_default())
     };
     let ttl = match field("expiration").as_str() {
         "" => "forever".to_owned(),
@@ -212,9 +218,22 @@ mod tests {
         for (text, expected) in [("0", 0), ("90", 90), ("90s", 90), ("30m", 1_800), ("24h", 86_400), ("7d", 604_800)] {
             assert_eq!(seconds(text).unwrap(), expected);
         }
-        for bad in ["", "h", "1w", "-1h", "1h30m", "99999999999d"] {
+        for bad in ["", "h", "1w", "-1h", "-5m", "-5", "1h30m", "99999999999d"] {
             assert!(seconds(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_time_that_is_none_is_told_in_our_words() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            create: Create,
+        }
+        let read = |words: &[&str]| <Line as clap::Parser>::try_parse_from([&["x"], words].concat());
+        assert_eq!(read(&["--ttl", "5m"]).map(|line| line.create.ttl).ok(), Some(300));
+        let error = read(&["--ttl", "-5m"]).map(|line| line.create.ttl).unwrap_err().to_string();
+        assert!(error.contains("must be a number of s, m, h or d"), "{error}");
     }
 
     #[test]
@@ -237,6 +256,7 @@ mod tests {
         let groups = ("auth-extra-groups", bootstrap::GROUP_APPROVED);
         let until = ("expiration", "1970-01-01T00:20:00Z");
         assert_eq!(shown(&[groups, until, ("description", "lab")], json!({})), "a.b|3m20s|automatic|lab");
+        assert_eq!(shown(&[("description", "a\n\u{1b}[31mb")], json!({})), "a.b|forever|manual|a  [31mb");
         let mut once = json!({bootstrap::SINGLE_USE_ANNOTATION: "true"});
         assert_eq!(shown(&[groups], once.clone()), "a.b|forever|automatic, once|");
         once[bootstrap::USED_BY_ANNOTATION] = "edge".into();

@@ -180,9 +180,7 @@ async fn learn_ca(
     hashes: &[[u8; 32]],
     tell: &(dyn Fn(&str) + Sync),
 ) -> Result<CertificateDer<'static>, JoinError> {
-    let (host, authority) = place(server)?;
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|error| JoinError::Invitation(format!("{server} is no server's address: {error}")))?;
+    let (authority, name) = place_and_name(server)?;
     let mut reconnect = Reconnect::new();
     loop {
         let pinned = Arc::new(Pinned::new(hashes));
@@ -203,6 +201,22 @@ async fn learn_ca(
             }
         }
     }
+}
+
+/// Whether machines can join by this address of a server: `https://HOST:PORT`.
+///
+/// # Errors
+/// [`JoinError::Invitation`] when it is none.
+pub fn check_address(server: &str) -> Result<(), JoinError> {
+    place_and_name(server).map(drop)
+}
+
+/// Host with port of `https://HOST:PORT`, and the host as certificates name it.
+fn place_and_name(server: &str) -> Result<(String, ServerName<'static>), JoinError> {
+    let (host, authority) = place(server)?;
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|error| JoinError::Invitation(format!("{server} is no server's address: {error}")))?;
+    Ok((authority, name))
 }
 
 /// Host, and host with port, of `https://HOST:PORT`.
@@ -434,6 +448,19 @@ mod tests {
         assert_eq!(place("https://[::1]:1").unwrap(), ("::1", "[::1]:1".to_owned()));
         for bad in ["a.example:6443", "http://a:1", "https://a", "https://a:x"] {
             assert!(place(bad).is_err(), "{bad}");
+        }
+        for good in ["https://a.example:6443", "https://[::1]:1", "https://192.0.2.1:6443/"] {
+            assert!(check_address(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "foo",
+            "http://10.0.0.1:6443",
+            "https://10.0.0.1",
+            "https://10.0.0.1:6443/x",
+            "https://:1",
+            "https://a b:1",
+        ] {
+            assert!(check_address(bad).is_err(), "{bad}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     super::print::{columns, refusal},
-    scalar,
+    ago, scalar,
 };
 use anyhow::Result;
 use coracle_objects::{
@@ -70,8 +70,9 @@ pub(super) fn describe(out: &mut impl Write, node: &Value, surroundings: &Surrou
     let mut rows = vec![cells(&["  Type", "Status", "Last Heartbeat", "Last Transition", "Reason", "Message"])];
     for one in items(&status["conditions"]) {
         let mut row = vec![format!("  {}", scalar(&one["type"]))];
-        let fields = ["status", "lastHeartbeatTime", "lastTransitionTime", "reason", "message"];
-        row.extend(fields.map(|field| scalar(&one[field])));
+        row.push(scalar(&one["status"]));
+        row.extend(["lastHeartbeatTime", "lastTransitionTime"].map(|field| ago(&one[field], surroundings.now)));
+        row.extend(["reason", "message"].map(|field| scalar(&one[field])));
         rows.push(row);
     }
     columns(out, &rows, &mut Vec::new())?;
@@ -107,7 +108,7 @@ fn describe_spec(out: &mut impl Write, spec: &Value, surroundings: &Surroundings
     let is_cordoned = spec["unschedulable"].as_bool().unwrap_or(false);
     rows.push(vec!["Unschedulable:".to_owned(), is_cordoned.to_string()]);
     let renewed = surroundings.lease.as_ref().map_or(&Value::Null, |lease| &lease["spec"]["renewTime"]);
-    rows.push(vec!["Lease renewed:".to_owned(), scalar(renewed)]);
+    rows.push(vec!["Lease renewed:".to_owned(), ago(renewed, surroundings.now)]);
     rows.push(vec!["Pod CIDR:".to_owned(), scalar(&spec["podCIDR"])]);
     columns(out, &rows, &mut Vec::new())
 }
@@ -207,11 +208,11 @@ mod tests {
         Taints:          node.kubernetes.io/unschedulable:NoSchedule
                          team=red:NoExecute
         Unschedulable:   true
-        Lease renewed:   2026-01-01T00:00:09.000000Z
+        Lease renewed:   2026-01-01T00:00:09.000000Z (51s ago)
         Pod CIDR:        10.244.4.0/22
         Conditions:
-          Type    Status   Last Heartbeat         Last Transition        Reason         Message
-          Ready   True     2026-01-01T00:00:05Z   2026-01-01T00:00:00Z   KubeletReady   ready
+          Type    Status   Last Heartbeat                   Last Transition                  Reason         Message
+          Ready   True     2026-01-01T00:00:05Z (55s ago)   2026-01-01T00:00:00Z (60s ago)   KubeletReady   ready
         Addresses:
           InternalIP: 192.0.2.1
         Capacity:

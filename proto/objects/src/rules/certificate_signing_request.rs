@@ -78,7 +78,8 @@ pub fn cells(object: &Value, now_seconds: i64) -> Vec<Value> {
 }
 
 /// `Pending`, or how it was decided and what came of it.
-fn state(object: &Value) -> String {
+#[must_use]
+pub fn state(object: &Value) -> String {
     let status = &object["status"];
     let has = |kind| condition(status, kind).is_some();
     let mut state = match (has("Denied"), has("Approved")) {

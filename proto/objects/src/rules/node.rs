@@ -59,7 +59,9 @@ fn readiness(object: &Value) -> String {
     if flag(&object["spec"], "unschedulable") { format!("{ready},SchedulingDisabled") } else { ready.to_owned() }
 }
 
-fn roles(object: &Value) -> String {
+/// The roles that its labels name, with commas between them; empty for none.
+#[must_use]
+pub fn roles(object: &Value) -> String {
     let mut roles: Vec<&str> = pairs(&object["metadata"], "labels")
         .filter_map(|(key, value)| match key {
             "kubernetes.io/role" => value.as_str(),

@@ -11,7 +11,25 @@ const SECONDS_MAX: f64 = 100.0 * 365.0 * 86_400.0;
 /// # Errors
 /// For people.
 pub(super) fn seconds(text: &str) -> Result<i64, String> {
+    let seconds = seconds_or_none(text)?;
+    if seconds > 0 { Ok(seconds) } else { Err("it must be greater than 0".to_owned()) }
+}
+
+/// Longest time to wait, in whole seconds, rounded up; 0, with or without a unit, is for ever. Seconds alone are read too.
+///
+/// # Errors
+/// For people.
+pub(super) fn patience(text: &str) -> Result<u64, String> {
+    let is_number = !text.is_empty() && text.chars().all(|character| character.is_ascii_digit());
+    let seconds = if is_number { seconds_or_none(&format!("{text}s")) } else { seconds_or_none(text) }?;
+    Ok(seconds.unsigned_abs())
+}
+
+fn seconds_or_none(text: &str) -> Result<i64, String> {
     let wrong = || format!("{text:?} is no duration: it must be such as 5s, 2m or 1h30m");
+    if text.is_empty() {
+        return Err(wrong());
+    }
     let mut rest = text;
     let mut total = 0.0;
     while !rest.is_empty() {
@@ -23,9 +41,6 @@ pub(super) fn seconds(text: &str) -> Result<i64, String> {
         let (_, seconds) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
         total += number * seconds;
         rest = behind;
-    }
-    if total <= 0.0 {
-        return Err("it must be greater than 0".to_owned());
     }
     #[expect(clippy::cast_possible_truncation, reason = "it is whole and has a bound")]
     let seconds = total.min(SECONDS_MAX).ceil() as i64;
@@ -58,6 +73,22 @@ mod tests {
             ("5s ", None),
         ] {
             assert_eq!(seconds(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn patience_may_be_endless() {
+        for (text, expected) in [
+            ("10s", Some(10)),
+            ("1m30s", Some(90)),
+            ("60", Some(60)),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("-10s", None),
+            ("10x", None),
+            ("", None),
+        ] {
+            assert_eq!(patience(text).ok(), expected, "{text:?}");
         }
     }
 }
