@@ -9,7 +9,7 @@ use crate::{
     reflector::Cache,
     retry::Reconnect,
 };
-use coracle_objects::{ApiError, ObjectKey, Reason, nodes::TUNNEL_ANNOTATION};
+use coracle_objects::{ApiError, ObjectKey, Reason, nodes::TUNNEL_ANNOTATION, ranges::MAX_PODS_ANNOTATION};
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -131,7 +131,7 @@ impl Heartbeat {
         let ready = match (is_ready, self.addresses.is_ready()) {
             _ if self.ending.is_cancelled() => Err("the node agent is shutting down"),
             (false, _) => Err("the node agent does not know its pods yet"),
-            (true, false) => Err("the node has no range of addresses (spec.podCIDR) for pods"),
+            (true, false) => Err("the node has no range of addresses (spec.podCIDR) for pods; its events say why"),
             (true, true) => Ok(()),
         };
         let identity = node::Identity { address: self.place.borrow().address.clone(), ..self.identity.clone() };
@@ -166,7 +166,12 @@ impl Heartbeat {
             found = self.link.update(NODES, "", &found).await?;
         }
         if found["spec"]["podCIDR"].is_null() {
-            // A Node from before nodes had ranges, or from when there was none left: with a change it is given one.
+            // A Node from before nodes had ranges, or from when there was none left: with a change it is given one, as large
+            // as it has to be by now.
+            if !found["metadata"]["annotations"].is_object() {
+                found["metadata"]["annotations"] = Value::Object(serde_json::Map::new());
+            }
+            found["metadata"]["annotations"][MAX_PODS_ANNOTATION] = self.identity.pods_max.to_string().into();
             found = self.link.update(NODES, "", &found).await?;
         }
         if let Some(range) = found["spec"]["podCIDR"].as_str() {
@@ -258,6 +263,10 @@ mod tests {
         heartbeat.write_status(true).await.unwrap();
         assert_eq!(ready_status(&link).as_deref(), Some("False"), "no pod could run");
         let key = ObjectKey::cluster("n");
+        // Started for fewer pods, it asks for a smaller range.
+        heartbeat.identity.pods_max = 61;
+        heartbeat.write_status(true).await.unwrap();
+        assert_eq!(link.stored(NODES, &key).unwrap()["metadata"]["annotations"][MAX_PODS_ANNOTATION], "61");
         let mut given = link.stored(NODES, &key).unwrap();
         given["spec"]["podCIDR"] = "10.244.4.0/22".into();
         link.put(NODES, given);

@@ -56,6 +56,21 @@ pub fn node_ranges(bits: u8) -> impl ExactSizeIterator<Item = (Ipv4Addr, u8)> + 
     parts(POD_RANGE, bits.clamp(LARGEST_NODE_RANGE_BITS, SMALLEST_NODE_RANGE_BITS))
 }
 
+/// Why a node that asks for a range of this size has none, and what helps.
+#[must_use]
+pub fn exhausted(node: &str, bits: u8) -> String {
+    let (count, all) = (node_ranges(bits).len(), text(POD_RANGE));
+    let way_out = if bits < SMALLEST_NODE_RANGE_BITS {
+        "start it for fewer pods (--max-pods), which takes a smaller range, or delete Nodes that are no more"
+    } else {
+        "delete Nodes that are no more"
+    };
+    format!(
+        "node {node} has no spec.podCIDR, and pods on it get no addresses: all {count} ranges (/{bits}) of {all} belong to \
+         other nodes, at least in part; {way_out}"
+    )
+}
+
 /// The smallest parts that a node's part is made of, in order.
 pub fn blocks(range: (Ipv4Addr, u8)) -> impl ExactSizeIterator<Item = (Ipv4Addr, u8)> + Clone {
     parts(range, SMALLEST_NODE_RANGE_BITS.max(range.1))

@@ -66,7 +66,7 @@ pub(super) fn allocate(
         let bits = wanted_bits(target, node)?;
         match allocation.pick(bits)? {
             Some(found) => found,
-            None => return Ok(Claims { warnings: vec![exhausted(&target.name, bits)], ..Claims::default() }),
+            None => return Ok(Claims { warnings: vec![ranges::exhausted(&target.name, bits)], ..Claims::default() }),
         }
     } else {
         let claims = allocation.named(&asked)?.map_err(|detail| {
@@ -95,14 +95,6 @@ fn wanted_bits(target: &Target, node: &Value) -> Result<u8, ApiError> {
         let cause = Cause::invalid(&path, &Value::from(text), &format!("must be a number of pods, at most {most}"));
         target.kind.invalid(meta::name(node), vec![cause])
     })
-}
-
-fn exhausted(name: &str, bits: u8) -> String {
-    let (count, all) = (ranges::node_ranges(bits).len(), ranges::text(ranges::POD_RANGE));
-    format!(
-        "node {name} has no spec.podCIDR, and pods on it get no addresses: all {count} ranges (/{bits}) of {all} belong to \
-         other nodes, at least in part"
-    )
 }
 
 type Range = (Ipv4Addr, u8);

@@ -8,9 +8,12 @@
 //!                                        └─▶ crate::taint_eviction: pods go when their tolerations end
 //! ```
 //!
+//! What changes about a node is told to people by `news`.
+//!
 //! Nothing here removes a pod, or says that a node is ready: that is the node's to say.
 
 pub mod condition_taints;
+pub mod news;
 pub mod pod_marking;
 pub mod removal_taints;
 pub mod silence;
@@ -67,11 +70,12 @@ pub(crate) fn readiness(object: &Value) -> &str {
 }
 
 /// Starts all of them.
-pub fn start(context: &Context, settings: &Settings) -> [JoinHandle<()>; 4] {
+pub fn start(context: &Context, settings: &Settings) -> [JoinHandle<()>; 5] {
     [
         silence::start(context, settings),
         condition_taints::start(context),
         pod_marking::start(context),
         removal_taints::start(context, settings),
+        news::start(context),
     ]
 }

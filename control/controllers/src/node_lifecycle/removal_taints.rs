@@ -17,6 +17,7 @@ use coracle_client::{Part, Write, clock, events::EventType};
 use coracle_objects::{
     ApiError, catalogue, meta,
     nodes::{TAINT_NOT_READY, TAINT_UNREACHABLE},
+    static_pods,
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -133,6 +134,16 @@ struct RemovalTaints {
     memory: Mutex<Memory>,
 }
 
+impl RemovalTaints {
+    /// Whether there is anything on the node that could go.
+    fn has_pods(&self, node: &str) -> bool {
+        self.context.caches.pods.all().iter().any(|pod| {
+            let is_over = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+            pod["spec"]["nodeName"] == node && !is_over && !static_pods::is_mirror(pod)
+        })
+    }
+}
+
 #[async_trait]
 impl Controller for RemovalTaints {
     /// One look at all nodes.
@@ -153,7 +164,9 @@ impl Controller for RemovalTaints {
             let key = wanted(&node);
             match self.context.client.write(Write::Update(catalogue::nodes(), Part::Object, node)).await {
                 Ok(node) => {
-                    if let Some(key) = key {
+                    if let Some(key) = key
+                        && self.has_pods(&name)
+                    {
                         let message = format!("Pods of node {name} that do not tolerate {key} are removed");
                         self.context.recorder.record(
                             catalogue::nodes(),

@@ -110,10 +110,39 @@ struct Silence {
     context: Context,
     settings: Settings,
     heard: Mutex<HashMap<String, Heard>>,
+    /// Nodes that beat too slowly, as they were when that was told.
+    told: Mutex<HashMap<String, String>>,
     awake: Arc<Mutex<Awake>>,
 }
 
+/// Heartbeats in the time for which a node says that one counts.
+const HEARTBEATS_IN_A_LEASE: u64 = 4;
+
+/// What to tell of a node that is found out later than the cluster wants, because its lease lasts so long.
+fn slow(name: &str, promised: Duration, settings: &Settings) -> Option<String> {
+    let (lease, grace) = (promised.as_secs(), settings.grace.as_secs());
+    let interval = (grace / HEARTBEATS_IN_A_LEASE).max(1);
+    (promised > settings.grace).then(|| {
+        format!(
+            "Node {name} renews its lease for {lease} s at a time: when it falls silent, that is noticed after {lease} s and not \
+             after {grace} s (--node-monitor-grace-period); start it with --heartbeat-interval {interval}"
+        )
+    })
+}
+
 impl Silence {
+    fn tell_of_slow(&self, node: &Value, promised: Duration) {
+        let name = meta::name(node);
+        let Some(message) = slow(name, promised, &self.settings) else {
+            self.told.lock().remove(name);
+            return;
+        };
+        let state = format!("{}/{}", meta::uid(node), promised.as_secs());
+        if self.told.lock().insert(name.to_owned(), state.clone()).as_ref() != Some(&state) {
+            self.context.recorder.record(catalogue::nodes(), node, EventType::Warning, "HeartbeatsTooSlow", &message);
+        }
+    }
+
     /// How long the node has been silent, and how long it said it might be.
     fn of(&self, node: &Value) -> (Duration, Duration) {
         let name = meta::name(node);
@@ -139,9 +168,11 @@ impl Controller for Silence {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, ApiError> {
         let Some(node) = self.context.caches.nodes.get(key) else {
             self.heard.lock().remove(&key.name);
+            self.told.lock().remove(&key.name);
             return Ok(Next::Done);
         };
         let (silent, promised) = self.of(&node);
+        self.tell_of_slow(&node, promised);
         match plan(&node, silent, promised, &self.settings, self.context.clock.now()) {
             Plan::Wait(time) => Ok(Next::After(time)),
             Plan::Leave => Ok(Next::Done),
@@ -176,7 +207,8 @@ pub fn start(context: &Context, settings: &Settings) -> JoinHandle<()> {
         });
         let awake = Arc::new(Mutex::new(Awake { looked: context.clock.monotonic(), lost: Duration::ZERO }));
         let sources = vec![runtime::same_keys(&context.caches.nodes), leases, ticks(context, &awake)];
-        (Silence { context: context.clone(), settings: settings.clone(), heard: Mutex::default(), awake }, sources)
+        let (heard, told) = (Mutex::default(), Mutex::default());
+        (Silence { context: context.clone(), settings: settings.clone(), heard, told, awake }, sources)
     })
 }
 
@@ -250,6 +282,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_node_that_beats_too_slowly_for_the_cluster_is_told_of_once() {
+        let (clock, shutdown) = (ManualClock::new(), CancellationToken::new());
+        let _ends = shutdown.clone().drop_guard();
+        let fake = Fake::new(&clock);
+        let lease = |seconds: u64, renewed: &str| {
+            json!({"metadata": {"namespace": NODE_LEASES, "name": "n1"},
+                "spec": {"renewTime": renewed, "leaseDurationSeconds": seconds}})
+        };
+        fake.put(catalogue::nodes(), node("True", "1"));
+        let context = Context::new(fake.client(), Arc::new(clock.clone()), shutdown);
+        start(&context, &Settings { grace: seconds(5), ..Settings::default() });
+        let told = || {
+            let events = fake.peek_all(catalogue::events());
+            let slow = events.into_iter().filter(|event| event["reason"] == "HeartbeatsTooSlow");
+            slow.map(|event| (event["count"].clone(), event["message"].as_str().unwrap_or_default().to_owned()))
+                .collect::<Vec<_>>()
+        };
+        fake.put(catalogue::leases(), lease(4, "a"));
+        clock.advance(seconds(1)).await;
+        assert_eq!(told(), []);
+        for renewed in ["b", "c", "d"] {
+            fake.put(catalogue::leases(), lease(40, renewed));
+            clock.advance(seconds(1)).await;
+        }
+        let told = told();
+        assert_eq!((told.len(), &told[0].0), (1, &json!(1)), "{told:?}");
+        assert!(
+            told[0].1.contains("after 40 s and not after 5 s") && told[0].1.ends_with("--heartbeat-interval 1"),
+            "{told:?}"
+        );
+    }
+
+    #[tokio::test]
     async fn a_silent_node_becomes_unknown_and_its_agent_brings_it_back() {
         let (clock, shutdown) = (ManualClock::new(), CancellationToken::new());
         let _ends = shutdown.clone().drop_guard();
@@ -270,7 +335,8 @@ mod tests {
         clock.advance(seconds(1)).await;
         assert_eq!(ready(), "Unknown");
         let events = fake.peek_all(catalogue::events());
-        assert_eq!(events[0]["message"], "Node n1 status is now: NodeNotReady");
+        let messages: Vec<_> = events.iter().map(|event| event["message"].as_str().unwrap_or_default()).collect();
+        assert!(messages.contains(&"Node n1 status is now: NodeNotReady"), "{messages:?}");
         clock.advance(seconds(300)).await;
 
         fake.put(catalogue::leases(), lease("d"));
