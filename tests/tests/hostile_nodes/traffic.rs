@@ -162,7 +162,7 @@ fn a_certificate_that_does_not_count_is_no_way_in() {
     // Credentials of a node that was never registered.
     let refusal = Quic::dial(realm.host("evil-2"), tunnel, &realm.credentials("evil-2")).map(drop);
     refusal.expect_err("a node that is none is let in");
-    has_event(&kubectl, "good", "PeerRefused", "it is no node that this one knows");
+    has_event(&kubectl, "good", "PeerRefused", "that of node \"evil-2\": it is no node that this one knows");
 
     // Stolen, and the Node removed: out at once, everywhere.
     kubectl.run("delete node evil").unwrap();

@@ -214,7 +214,7 @@ impl Shared {
     }
 
     async fn try_addresses(self: &Arc<Self>, record: &Arc<Record>) -> Result<(), String> {
-        let (_, peer) = self.peer(&record.node).ok_or("it is no node that this one knows")?;
+        let (_, peer) = self.peer(&record.node).ok_or(identity::UNKNOWN)?;
         let mut tries = JoinSet::new();
         // Behind routers that translate, another node may well have the same address: it is not to be found there.
         let own = self.endpoint.local_addr().ok();
@@ -242,7 +242,7 @@ impl Shared {
     }
 
     async fn reach_through_relay(self: &Arc<Self>, record: &Arc<Record>) -> Result<(), String> {
-        let (_, peer) = self.peer(&record.node).ok_or("it is no node that this one knows")?;
+        let (_, peer) = self.peer(&record.node).ok_or(identity::UNKNOWN)?;
         let dial = self.dial(&peer, self.relayed.address_of(&record.node));
         let result = tokio::time::timeout(self.config.limits.direct_timeout, dial).await;
         result.unwrap_or_else(|_| Err("no answer".to_owned()))
@@ -268,12 +268,19 @@ pub(super) fn known(connection: &Connection) -> Result<Known, String> {
     Ok(identity::known(first)?)
 }
 
+/// What TLS puts in front of what this crate finds wrong with a certificate.
+const GENERAL: &str = "unexpected error: ";
+
+fn own_words(reason: &str) -> &str {
+    reason.strip_prefix(GENERAL).unwrap_or(reason)
+}
+
 /// Why a connection is none, for people.
 pub(super) fn reason(error: &ConnectionError) -> String {
     match error {
-        ConnectionError::TransportError(error) if !error.reason.is_empty() => error.reason.clone(),
+        ConnectionError::TransportError(error) if !error.reason.is_empty() => own_words(&error.reason).to_owned(),
         ConnectionError::ConnectionClosed(close) if !close.reason.is_empty() => {
-            format!("it says: {}", String::from_utf8_lossy(&close.reason))
+            format!("it says: {}", own_words(&String::from_utf8_lossy(&close.reason)))
         }
         ConnectionError::ApplicationClosed(close) if !close.reason.is_empty() => {
             format!("it says: {}", String::from_utf8_lossy(&close.reason))

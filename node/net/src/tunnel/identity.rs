@@ -75,9 +75,12 @@ pub(super) fn known(certificate: &CertificateDer<'_>) -> Result<Known, &'static 
 
 /// Whether a certificate is good for a peer as it is known now.
 pub(super) fn is_current(known: &Known, peer: Option<&Peer>) -> Result<(), &'static str> {
-    let peer = peer.ok_or("it is no node that this one knows")?;
+    let peer = peer.ok_or(UNKNOWN)?;
     if known.revision < peer.credentials_since { Err("its certificate was revoked") } else { Ok(()) }
 }
+
+/// Of a node that this one does not know, or no more.
+pub(super) const UNKNOWN: &str = "it is no node that this one knows";
 
 /// Looks peers up by name.
 pub(super) type LookUp = Arc<dyn Fn(&str) -> Option<Peer> + Send + Sync>;
@@ -127,7 +130,9 @@ impl Identity {
         if expected.is_some_and(|expected| expected != known.node) {
             return Err(refused(&format!("it is node \"{}\"", known.node)));
         }
-        is_current(&known, (self.peers)(&known.node).as_ref()).map_err(refused)
+        // Named, as whoever is no peer is told of by its address alone. The CA has vouched for the name.
+        is_current(&known, (self.peers)(&known.node).as_ref())
+            .map_err(|why| refused(&format!("its certificate is that of node \"{}\": {why}", known.node)))
     }
 
     /// TLS for whoever dials this node.

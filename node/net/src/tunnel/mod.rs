@@ -297,7 +297,7 @@ impl Shared {
 
     /// Takes a connection with a peer into use, if the peer is still one.
     fn register(self: &Arc<Self>, link: Link) -> Result<Arc<Link>, &'static str> {
-        let (record, peer) = self.peer(&link.known.node).ok_or("it is no node that this one knows")?;
+        let (record, peer) = self.peer(&link.known.node).ok_or(identity::UNKNOWN)?;
         identity::is_current(&link.known, Some(&peer))?;
         let link = Arc::new(link);
         let mut state = record.state.lock();

@@ -37,8 +37,10 @@ async fn strangers_are_turned_away_both_ways() {
         two.tunnel.shutdown().await;
     }
     // Each in its turn.
-    for expected in ["says: invalid peer certificate", "key usage", "is no node's", "no node that this one knows"] {
-        one.hears(|notice| turned_away(notice).filter(|(_, why)| why.contains(expected))).await;
+    let named = "its certificate is that of node \"three\": it is no node that this one knows";
+    for expected in ["says: invalid peer certificate", "key usage", "is no node's", named] {
+        let (_, why) = one.hears(|notice| turned_away(notice).filter(|(_, why)| why.contains(expected))).await;
+        assert!(!why.contains("unexpected error"), "{why}");
     }
 }
 
