@@ -29,6 +29,8 @@ pub(crate) const TEXT_BYTES_MAX: usize = 64 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A registry that sends nothing for so long is given up.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection that nothing was got over for so long is closed, or a little later: between pulls a node holds none.
+const IDLE_MAX: Duration = Duration::from_secs(10);
 /// Longest chain of redirects.
 const REDIRECTS_MAX: usize = 5;
 /// Most credentials that are tried at one registry.
@@ -298,6 +300,7 @@ fn builder() -> reqwest::ClientBuilder {
     Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(READ_TIMEOUT)
+        .pool_idle_timeout(IDLE_MAX)
         .redirect(Policy::none())
         .user_agent(concat!("coracle/", env!("CARGO_PKG_VERSION")))
 }
