@@ -86,6 +86,47 @@ fn mistakes_say_what_would_be_right() {
     assert_eq!(none.trim(), "No resources found in default namespace.");
 }
 
+#[test]
+fn a_node_tells_its_story_and_mistakes_about_nodes_change_nothing() {
+    let cluster = Cluster::start();
+    let run = |words: &str| cluster.coracle(words).unwrap_or_else(|error| panic!("coracle {words}: {error}"));
+    let refused = |words: &str| cluster.coracle(words).expect_err(words);
+    let name = run("get nodes -o jsonpath={.items[0].metadata.name}");
+    let describe = format!("describe node {name}");
+    // What its agent said of it, and what the control plane did.
+    for part in ["Starting", "RegisteredNode", "NodeReady", "Roles:", "ago)"] {
+        eventually(part, || contains(&cluster.coracle(&describe)?, part));
+    }
+    assert!(!run(&describe).contains("RemovingPods"), "it has no pods");
+
+    // Judged before anything is done.
+    assert!(refused(&format!("drain {name} --pod-selector a=b=c")).contains("unable to parse requirement"));
+    assert!(refused(&format!("drain {name} --timeout 10x")).contains("is no duration"));
+    assert!(refused(&format!("taint node {name} a:NoSchedule a-")).contains("both modify and remove"));
+    assert!(refused(&format!("taint node {name} a:Nonsense")).contains("its effect must be NoSchedule"));
+    for server in ["foo", "http://10.0.0.1:6443", "https://10.0.0.1", "https://10.0.0.1:6443/x"] {
+        let said = refused(&format!("token create --server {server}"));
+        assert!(said.contains("https://HOST:PORT"), "{said}");
+    }
+    assert_eq!(run("token list").lines().count(), 1, "no token was made");
+    assert!(refused("token create --ttl -5m").contains("must be a number of s, m, h or d"));
+    assert!(refused("server --data-dir /nowhere --tls-name bad_name!").contains("must be a name in DNS"));
+    assert_eq!(run(&format!("get node {name} -o jsonpath={{.spec.unschedulable}}{{.spec.taints}}")), "");
+
+    run(&format!("cordon {name}"));
+    eventually("it to be told", || contains(&cluster.coracle(&describe)?, "NodeNotSchedulable"));
+    assert!(run(&format!("drain {name} --timeout 10s --pod-selector a=b")).contains("already cordoned"));
+    run(&format!("uncordon {name}"));
+    eventually("it to be told", || contains(&cluster.coracle(&describe)?, "NodeSchedulable"));
+    run(&format!("label node {name} example.com/disk=ssd"));
+    let shown = run("get nodes -L example.com/disk --show-labels");
+    for part in ["DISK", "LABELS", "example.com/disk=ssd", "kubernetes.io/hostname="] {
+        assert!(shown.contains(part), "{part} is missing in:\n{shown}");
+    }
+    assert_eq!(run("get nodes -l no=where").trim(), "No resources found");
+    assert_eq!(run("get cm -n other").trim(), "No resources found in other namespace.");
+}
+
 const TALKERS: &str = "
 apiVersion: v1
 kind: Pod

@@ -116,6 +116,11 @@ fn a_killed_node_is_found_out_its_pods_are_marked_and_go_and_it_comes_back_witho
     let going = until(&kubectl, "usual", "evicted", |pod| pod["metadata"]["deletionTimestamp"].is_string());
     assert_eq!(condition(&going, "DisruptionTarget")["reason"], "DeletionByTaintManager");
     eventually("an event", || contains(&kubectl.run("describe pod usual")?, "TaintManagerEviction"));
+    for reason in ["NodeNotReady", "RemovingPods"] {
+        eventually(reason, || contains(&fleet.coracle("describe node node-0")?, reason));
+    }
+    let beside = fleet.coracle("describe node node-2").unwrap();
+    assert!(beside.contains("NodeReady") && !beside.contains("RemovingPods"), "it has never had pods: {beside}");
     assert!(kubectl.json("get pod patient").unwrap()["metadata"]["deletionTimestamp"].is_null());
 
     // Back, it ends what was to go, says what is so of the rest, and nobody keeps away from it any more.
@@ -240,7 +245,7 @@ fn nodes_are_cordoned_emptied_and_used_again_by_both_kubectls_and_by_our_own() {
     running(&kubectl, "goes");
     let refused = fleet.coracle("drain node-0").expect_err("a pod that nothing makes anew");
     contains(&refused, "use --force").unwrap();
-    let drained = fleet.coracle("drain node-0 --force --timeout 60").unwrap();
+    let drained = fleet.coracle("drain node-0 --force --timeout 60s").unwrap();
     for part in ["node/node-0 already cordoned", "evicting pod default/goes", "pod/goes evicted", "node/node-0 drained"]
     {
         contains(&drained, part).unwrap();

@@ -113,6 +113,12 @@ fn a_person_may_have_to_decide() {
         good.join(&line);
         let name = eventually("the request", pending);
         contains(&kubectl.run(&format!("get csr {name}")).unwrap(), "Pending").unwrap();
+        let described = fleet.coracle(&format!("describe csr {name}")).unwrap();
+        for part in
+            [&format!("system:node:good-{number}"), "system:nodes", "system:bootstrap:", "client auth", "Pending"]
+        {
+            contains(&described, part).unwrap();
+        }
         contains(&kubectl.run(&format!("certificate approve {name}")).unwrap(), "approved").unwrap();
         good.until_ready(&admin);
         good.kill();
