@@ -456,8 +456,8 @@ impl Agent {
         let reports = self.context.reports.clone();
         tasks.spawn(stop_link.clone().run_until_cancelled_owned(async move { rest::after(reports.work()).await }));
         tasks.spawn(stop_link.clone().run_until_cancelled_owned(self.writer.run()));
-        let own = events::Involved::node(&self.config.node_name);
-        self.context.recorder.record_about(own, events::Severity::Normal, "Starting", "Starting the node agent.");
+        let own = Involved::node(&self.config.node_name);
+        self.context.recorder.record_about(own, Severity::Normal, "Starting", "Starting the node agent.");
         let stats = Arc::new(Stats::new(
             self.context.guests.clone(),
             self.context.logs.clone(),
