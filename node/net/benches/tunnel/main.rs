@@ -1,10 +1,13 @@
 //! What the way between two nodes costs: a connection between pods over the tunnel, beside one over the kernel's TCP with TLS
 //! (both sides show certificates) in the same run on the same machine. Figures are printed, never asserted.
 //!
-//! `CORACLE_BENCH_SHORT=1` only sees that it works. Over loopback; pods' ends are Unix sockets, as a runner's are, the other
-//! ones plain TCP sockets, as a native program has them.
+//! Once over loopback, whose packets are long, and once between two network namespaces, whose packets are as long as Ethernet
+//! has them (as root; one kernel does the work of both). Pods' ends are Unix sockets, as a runner's are, the other ones plain TCP
+//! sockets, as a native program has them. `CORACLE_BENCH_SHORT=1` only sees that it works.
 
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a bench prints, and stops at the first failure")]
+
+mod wire;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,7 +20,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use rustls::{ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use std::{
     env,
@@ -31,6 +34,7 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixStream},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use wire::Host;
 
 /// How a service answers: it counts what comes, or sends it back.
 const SINK: u16 = 1;
@@ -50,8 +54,7 @@ struct Effort {
     questions: usize,
 }
 
-#[tokio::main]
-async fn main() {
+fn main() {
     let is_short = env::var_os("CORACLE_BENCH_SHORT").is_some();
     let effort = if is_short {
         Effort { time: Duration::from_millis(200), questions: 100 }
@@ -59,9 +62,25 @@ async fn main() {
         Effort { time: Duration::from_secs(4), questions: 20_000 }
     };
     let authority = Authority::new();
-    let (tunnel, _other) = tunnels(&authority);
-    let native = Native::start(&authority).await;
-    let ways = [Way::Tunnel(tunnel), Way::Native(native)];
+    let here = Host::here().unwrap();
+    println!("over loopback");
+    here.runtime.block_on(here.runtime.spawn(compare(start(&authority, &here, &here), effort))).unwrap();
+    match wire::hosts() {
+        Ok([near, far]) => {
+            println!("packets of 1500 bytes");
+            near.runtime.block_on(near.runtime.spawn(compare(start(&authority, &near, &far), effort))).unwrap();
+        }
+        Err(error) => println!("packets of 1500 bytes: not measured: {error}"),
+    }
+}
+
+/// Both ways to the other side. The tunnel there is kept beside them.
+fn start(authority: &Authority, near: &Host, far: &Host) -> ([Way; 2], Tunnel) {
+    let (tunnel, other) = tunnels(authority, near, far);
+    ([Way::Tunnel(tunnel), Way::Native(Native::start(authority, far))], other)
+}
+
+async fn compare((ways, _other): ([Way; 2], Tunnel), effort: Effort) {
     // The first connection is made before anything is measured.
     for way in &ways {
         questions(way, 100).await;
@@ -241,14 +260,15 @@ impl Arrivals for Pods {
     fn datagram_refused(&self, _: &str, _: SocketAddr, _: SocketAddr) {}
 }
 
-fn tunnels(authority: &Authority) -> (Tunnel, Tunnel) {
-    let open = |name: &str| {
-        let listen = "127.0.0.1:0".parse().unwrap();
+fn tunnels(authority: &Authority, near: &Host, far: &Host) -> (Tunnel, Tunnel) {
+    let open = |name: &str, host: &Host| {
+        let listen = SocketAddr::new(host.address, 0);
         let config = TunnelConfig { node_name: name.to_owned(), listen, limits: TunnelLimits::default() };
         let (ca, chain, key) = authority.issue(name);
-        Tunnel::open(config, Credentials { ca: vec![ca], chain, key }, Arc::new(Pods), None).unwrap().0
+        let open = async move { Tunnel::open(config, Credentials { ca: vec![ca], chain, key }, Arc::new(Pods), None) };
+        host.runtime.block_on(host.runtime.spawn(open)).unwrap().unwrap().0
     };
-    let (one, two) = (open("one"), open("two"));
+    let (one, two) = (open("one", near), open("two", far));
     let peer = |name: &str, tunnel: &Tunnel, range: &str| Peer {
         node: name.to_owned(),
         addresses: vec![tunnel.local_address().unwrap()],
@@ -269,12 +289,15 @@ struct Native {
 }
 
 impl Native {
-    async fn start(authority: &Authority) -> Self {
+    fn start(authority: &Authority, host: &Host) -> Self {
         let (ca, chain, key) = authority.issue("server");
         let mut roots = RootCertStore::empty();
         roots.add(ca).unwrap();
         let roots = Arc::new(roots);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        // The tunnel's cipher comes first here too.
+        let mut provider = rustls::crypto::ring::default_provider();
+        provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let provider = Arc::new(provider);
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider));
         let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -290,10 +313,11 @@ impl Native {
             .with_client_auth_cert(chain, key)
             .unwrap();
         client.resumption = rustls::client::Resumption::disabled();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listen = TcpListener::bind((host.address, 0));
+        let listener = host.runtime.block_on(host.runtime.spawn(listen)).unwrap().unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(server));
-        tokio::spawn(async move {
+        host.runtime.spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let acceptor = acceptor.clone();
                 tokio::spawn(async move {
