@@ -107,8 +107,8 @@ fn requester(stored: &[u8]) -> Cow<'_, str> {
     serde_json::from_slice::<Request<'_>>(stored).map(|request| request.spec.username).unwrap_or_default()
 }
 
-/// Writes into a new Node since when credentials of its name count, with the check that it is so; one that is there keeps
-/// what it says.
+/// Writes into a Node since when credentials of its name count, with the check that it is so: into a new one, and into one
+/// that is there when another machine has been let in as it. Otherwise a Node keeps what it says.
 pub(super) fn stamp_since(
     door: &Door,
     target: &Target,
@@ -116,13 +116,15 @@ pub(super) fn stamp_since(
     old: Option<&Value>,
     claims: &mut Claims,
 ) -> Result<(), ApiError> {
-    let said = if let Some(old) = old {
-        old["metadata"]["annotations"].get(nodes::CREDENTIALS_SINCE_ANNOTATION).cloned()
-    } else {
-        let (since, check) =
-            revocation::since_and_check(door.store(), &target.name).map_err(|error| read_error(&error))?;
-        claims.checks.push(check);
-        (since > 0).then(|| since.to_string().into())
+    let news = revocation::news_for(door.store(), &target.name, old).map_err(|error| read_error(&error))?;
+    let said = match (news, old) {
+        (Some((since, check)), _) => {
+            claims.checks.push(check);
+            (since > 0).then(|| since.to_string().into())
+        }
+        (None, old) => {
+            old.and_then(|old| old["metadata"]["annotations"].get(nodes::CREDENTIALS_SINCE_ANNOTATION).cloned())
+        }
     };
     let metadata = stamp::metadata(node);
     match said {
@@ -261,5 +263,9 @@ mod tests {
             let written = door.patch(&Identity::admin(), &target, &patch, PatchType::Merge, options).await.unwrap();
             assert_eq!(said(&serde_json::from_slice(&written.bytes).unwrap()), json!(since.to_string()));
         }
+        let later = revocation::begin_anew(&door, "one").await.unwrap();
+        let stored = door.store().get(&target.key()).unwrap().unwrap();
+        assert_eq!(said(&serde_json::from_slice(&stored.value).unwrap()), json!(later.to_string()), "another machine");
+        assert!(later > since);
     }
 }

@@ -3,16 +3,22 @@
 //! ```text
 //!  certificate: its serial begins with the store's revision when it was issued
 //!  Node deleted: the same command writes a record of the name with the time; its revision is the command's
-//!  new machine let in under the name: the record is written before its certificate is issued, with that revision
-//!  a certificate counts if no record of its name is younger than it
+//!  new machine let in under the name: the record is written, then its Node says so to other nodes, then a certificate is issued
+//!  a certificate counts if no record of its name is younger than it, and it is not from below the floor
 //! ```
 //!
 //! So a deleted node is out with the very command that deletes it, on every server, and one of the same name that joins
-//! later is not. A connection of a revoked certificate ends as soon as the command has been applied here.
+//! later is not. A connection of a revoked certificate ends as soon as the command has been applied here. Records go when
+//! [`floor`] stands in for them.
 
-use crate::door::{Door, read_error};
-use coracle_objects::{ApiError, Reason};
-use coracle_store::{Command, Expect, Key, Op, Outcome, ReadError, Store, StoreEvent, Watched};
+pub mod floor;
+
+use crate::{
+    door::{Door, Target, WriteOptions, read_error},
+    identity::Identity,
+};
+use coracle_objects::{ApiError, Reason, catalogue, nodes, patch::PatchType};
+use coracle_store::{Command, Entry, EventKind, Expect, Key, Op, Outcome, ReadError, Store, StoreEvent, Watched};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -29,6 +35,8 @@ const GROUP: &str = "coracle.dev";
 const PLURAL: &str = "noderevocations";
 /// Pause before the records are watched anew after that failed.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often a record is written anew when others have changed it meanwhile.
+const ATTEMPTS: usize = 16;
 
 fn key(node: &str) -> Key {
     Key::object(GROUP, PLURAL, "", node)
@@ -39,32 +47,58 @@ fn key(node: &str) -> Key {
 /// # Errors
 /// When the store cannot be read.
 pub fn since(store: &Store, node: &str) -> Result<u64, ReadError> {
+    // In this order: a record goes only when the floor has been raised above it.
+    let recorded = recorded(store, node)?;
+    Ok(recorded.max(floor::of(store)?))
+}
+
+/// The same by the record of this name alone.
+fn recorded(store: &Store, node: &str) -> Result<u64, ReadError> {
     Ok(store.get(&key(node))?.map_or(0, |entry| entry.revision.0))
 }
 
 /// What, in a command, takes all certificates of `node` that were issued so far out of use.
 pub(crate) fn revoke(store: &Store, node: &str, now_seconds: i64) -> Result<Op, ReadError> {
-    let expect = match store.get(&key(node))? {
-        Some(entry) => Expect::Revision(entry.revision),
-        None => Expect::Absent,
-    };
+    let expect = expectation(store.get(&key(node))?.as_ref());
     Ok(Op::Put { key: key(node), value: now_seconds.to_string().into(), splice_at: None, expect })
 }
 
 /// Takes all certificates of `node` that were issued so far out of use without its Node being deleted: a new machine is
-/// let in under its name. Answers the revision from which on certificates count.
+/// let in under its name. Answers the revision from which on certificates count. Then servers have refused the old ones
+/// since that revision, and other nodes have been told to.
 ///
 /// # Errors
-/// When the store cannot be read or written; 409 when another server was faster.
+/// When the store cannot be read or written; 409 when others do not stop changing the record.
 pub async fn begin_anew(door: &Door, node: &str) -> Result<u64, ApiError> {
     let store = door.store();
-    // The time of the last deletion stays: how long its range rests hangs on it.
-    let deleted_at = deleted_at(store, node).map_err(|error| read_error(&error))?;
-    let op = revoke(store, node, deleted_at).map_err(|error| read_error(&error))?;
-    match door.propose(Command { ops: vec![op], ..Command::default() }).await? {
-        Outcome::Applied(revision) => Ok(revision.0),
-        Outcome::Rejected(_) => Err(ApiError::new(Reason::Conflict, format!("node {node} was deleted just now"))),
+    for _ in 0..ATTEMPTS {
+        // The time of the last deletion stays: how long its range rests hangs on it.
+        let deleted_at = deleted_at(store, node).map_err(|error| read_error(&error))?;
+        let op = revoke(store, node, deleted_at).map_err(|error| read_error(&error))?;
+        if let Outcome::Applied(revision) = door.propose(Command { ops: vec![op], ..Command::default() }).await? {
+            tell_nodes(door, node).await?;
+            return Ok(revision.0);
+        }
     }
+    Err(ApiError::new(Reason::Conflict, format!("node {node} is deleted or joins elsewhere at the same time")))
+}
+
+/// Has the Node of this name, if there is one, say to other nodes what is recorded of the name: admission writes it into
+/// every change of it.
+async fn tell_nodes(door: &Door, node: &str) -> Result<(), ApiError> {
+    let target = Target::object(catalogue::nodes(), "", node);
+    let (nothing, options) = (serde_json::json!({}), WriteOptions::default());
+    match door.patch(&Identity::signer(), &target, &nothing, PatchType::Merge, options).await {
+        // One that is made later says so from its beginning.
+        Err(error) if error.reason == Reason::NotFound => Ok(()),
+        outcome => outcome.map(drop),
+    }
+}
+
+/// Since when credentials count by what a Node says.
+fn said_by(node: &serde_json::Value) -> u64 {
+    let said = node["metadata"]["annotations"][nodes::CREDENTIALS_SINCE_ANNOTATION].as_str();
+    said.and_then(|said| said.parse().ok()).unwrap_or(0)
 }
 
 /// When a Node of this name was last deleted, in seconds since 1970; 0: never, as far as is known.
@@ -76,18 +110,33 @@ pub(crate) fn deleted_at(store: &Store, node: &str) -> Result<i64, ReadError> {
     Ok(entry.and_then(|entry| std::str::from_utf8(&entry.value).ok()?.parse().ok()).unwrap_or(0))
 }
 
-/// [`since`], with the check that it still is so when a command applies.
-pub(crate) fn since_and_check(store: &Store, node: &str) -> Result<(u64, Op), ReadError> {
+/// What a Node of this name, which `old` is if there is one, has to say that it does not yet: the revision from which on
+/// credentials count, with the check that it still is so when a command applies. A Node that is there is told of what was
+/// recorded of its name; the floor alone is no news that all Nodes would have to be written for.
+pub(crate) fn news_for(
+    store: &Store,
+    node: &str,
+    old: Option<&serde_json::Value>,
+) -> Result<Option<(u64, Op)>, ReadError> {
     let entry = store.get(&key(node))?;
-    let expect = entry.as_ref().map_or(Expect::Absent, |entry| Expect::Revision(entry.revision));
-    Ok((entry.map_or(0, |entry| entry.revision.0), Op::Check { key: key(node), expect }))
+    let recorded = entry.as_ref().map_or(0, |entry| entry.revision.0);
+    let (since, said) = match old {
+        Some(old) => (recorded, said_by(old)),
+        None => (recorded.max(floor::of(store)?), 0),
+    };
+    let is_news = old.is_none() || since > said;
+    Ok(is_news.then(|| (since, Op::Check { key: key(node), expect: expectation(entry.as_ref()) })))
+}
+
+fn expectation(entry: Option<&Entry>) -> Expect {
+    entry.map_or(Expect::Absent, |entry| Expect::Revision(entry.revision))
 }
 
 /// 401 for a certificate that no longer counts.
 pub(super) fn refusal(node: &str) -> ApiError {
     let message = format!(
-        "the credentials of node \"{node}\" ended when the node was deleted, or when another machine joined as it; it has to \
-         join again"
+        "the credentials of node \"{node}\" ended when the node was deleted, when another machine joined as it, or with their \
+         time; it has to join again"
     );
     ApiError::new(Reason::Unauthorized, message)
 }
@@ -188,6 +237,10 @@ impl NodeConnections {
     }
 
     fn end_older(&self, event: &StoreEvent) {
+        // A record that goes revokes nothing.
+        if event.kind == EventKind::Deleted {
+            return;
+        }
         let Some(node) = event.entry.key.0.rsplit('/').next() else { return };
         self.end(node, event.entry.revision.0);
     }
@@ -195,7 +248,7 @@ impl NodeConnections {
     fn end_revoked(&self) {
         let names: Vec<String> = self.open.lock().keys().cloned().collect();
         for node in names {
-            if let Ok(since) = since(&self.store, &node) {
+            if let Ok(since) = recorded(&self.store, &node) {
                 self.end(&node, since);
             }
         }

@@ -56,7 +56,8 @@ const ROLES: &[(&str, &[Rule])] = &[
                 groups: CERTIFICATES,
                 resources: &["certificatesigningrequests/approval", "certificatesigningrequests/status"],
             },
-            Rule { verbs: &["get", "list"], groups: CORE, resources: &["nodes"] },
+            // A Node is changed so that it says since when credentials count.
+            Rule { verbs: &["get", "list", "patch"], groups: CORE, resources: &["nodes"] },
             // Tokens: who used them up is written there, and those that have expired go.
             Rule { verbs: &["get", "list", "update", "delete"], groups: CORE, resources: &["secrets"] },
         ],

@@ -7,7 +7,8 @@
 //!
 //! It must never sign what is not approved, for anybody but a node, or for a node's own request with a serial that is
 //! younger than the request: a node that was deleted since must not come out of it with a certificate that counts. Of a new
-//! machine nothing counts that was issued under its name before: whoever has that is another one, or has lost it.
+//! machine nothing counts that was issued under its name before, nowhere and before it has its own: whoever has that is
+//! another one, or has lost it.
 
 mod policy;
 mod request;
@@ -17,7 +18,7 @@ use crate::pki::Authority;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use coracle_api::{
     Door,
-    auth::revocation,
+    auth::revocation::{self, floor::Raiser},
     door::{Body, Target, WriteOptions},
     identity::Identity,
 };
@@ -34,7 +35,7 @@ use serde_json::{Value, json};
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +68,7 @@ struct Work {
     client: Arc<dyn Client>,
     requests: Cache,
     memory: Mutex<Memory>,
+    raiser: tokio::sync::Mutex<Raiser>,
 }
 
 /// What is remembered of requests, by uid, while they are there.
@@ -101,7 +103,8 @@ pub(crate) async fn run(signer: Arc<Signer>, shutdown: CancellationToken) {
     let client: Arc<dyn Client> = signer.door.client(Identity::signer());
     let kind = catalogue::certificate_signing_requests();
     let requests = Cache::start(&client, &clock, kind, Query::default(), cache::whole, &shutdown);
-    let work = Arc::new(Work { signer, client, requests, memory: Mutex::default() });
+    let raiser = Raiser::new(&signer.door, signer.lifetime);
+    let work = Arc::new(Work { signer, client, requests, memory: Mutex::default(), raiser: raiser.into() });
     let task = supervisor::spawn("certificates", clock, shutdown, move || Arc::clone(&work).follow());
     if let Err(error) = task.await {
         tracing::error!(%error, "the supervisor of certificates ended");
@@ -111,8 +114,14 @@ pub(crate) async fn run(signer: Arc<Signer>, shutdown: CancellationToken) {
 impl Work {
     async fn follow(self: Arc<Self>) {
         self.requests.synced().await;
+        // Before the first certificate: it counts how long they last.
+        let mut raiser = self.raiser.lock().await;
+        while !raise(&mut raiser, &self.signer.door).await {
+            tokio::time::sleep(AGAIN).await;
+        }
         let mut changes = self.requests.changes();
         let mut clear = tokio::time::interval(CLEARED_EVERY);
+        let mut rise = tokio::time::interval(raiser.interval());
         loop {
             let mut failed = false;
             let all = self.requests.all();
@@ -137,6 +146,7 @@ impl Work {
                 _ = changes.next() => {}
                 () = again => {}
                 _ = clear.tick() => self.clear(OffsetDateTime::now_utc()).await,
+                _ = rise.tick() => drop(raise(&mut raiser, &self.signer.door).await),
             }
         }
     }
@@ -283,6 +293,15 @@ impl Work {
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Counts time, and removes records of revoked certificates that have expired; whether that worked.
+async fn raise(raiser: &mut Raiser, door: &Door) -> bool {
+    let outcome = raiser.advance(door, Instant::now()).await;
+    if let Err(error) = &outcome {
+        tracing::warn!(%error, "cannot look through the records of revoked certificates: it is tried again");
+    }
+    outcome.is_ok()
 }
 
 /// Whether a request has been kept for long enough, since it was decided on if it was.

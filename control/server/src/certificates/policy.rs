@@ -49,7 +49,7 @@ pub(crate) fn decide(object: &Value, asked_at: u64, known: &Known<'_>) -> Verdic
             let why = format!("node {own} may ask only for its own certificate, not for one of node {}", request.node);
             Verdict::Deny("NotItsOwn", why)
         } else if asked_at < (known.since)(own) {
-            Verdict::Deny("Deleted", format!("node {own} was deleted after it asked"))
+            Verdict::Deny("Deleted", format!("node {own} was deleted, or another machine let in as it, after it asked"))
         } else {
             Verdict::Approve("Renewal", format!("node {own} asks for its own certificate"))
         };

@@ -19,6 +19,10 @@ struct Setting {
 
 impl Setting {
     async fn new() -> Self {
+        Self::with_lifetime(Duration::from_hours(1)).await
+    }
+
+    async fn with_lifetime(lifetime: Duration) -> Self {
         let proposer = Arc::new(LocalProposer::new().unwrap());
         let directory = tempfile::tempdir().unwrap();
         let door = Door::new(DoorConfig {
@@ -30,7 +34,7 @@ impl Setting {
             tolerations: coracle_api::TolerationDefaults::default(),
         });
         let authority = Arc::new(Authority::open_or_create(directory.path()).unwrap());
-        let signer = Signer { door: Arc::clone(&door), authority, lifetime: Duration::from_hours(1) };
+        let signer = Signer { door: Arc::clone(&door), authority, lifetime };
         let shutdown = CancellationToken::new();
         tokio::spawn(run(Arc::new(signer), shutdown.clone()));
         let setting = Self { door, shutdown, _directory: directory };
@@ -53,12 +57,43 @@ impl Setting {
         self.door.create(identity, &target, Body::Value(object), WriteOptions::default()).await.unwrap();
     }
 
+    /// Keys of this kind in the store.
+    fn listed(&self, group: &str, plural: &str) -> Vec<String> {
+        let prefix = coracle_store::Key::prefix(group, plural, None);
+        let page = self.door.store().list(&prefix, None, 0, None).unwrap();
+        page.entries.into_iter().map(|entry| entry.key.0).collect()
+    }
+
+    /// Approves a request as a person does.
+    async fn approve(&self, name: &str) {
+        let kind = catalogue::certificate_signing_requests();
+        let target = Target::object(kind, "", name).with_subresource("approval").unwrap();
+        let approved = json!({"status": {"conditions": [{"type": "Approved", "status": "True", "reason": "Person"}]}});
+        let merge = coracle_objects::patch::PatchType::Merge;
+        self.door.patch(&Identity::admin(), &target, &approved, merge, WriteOptions::default()).await.unwrap();
+    }
+
+    /// The revision from which on certificates of a node's name count, as its Node says.
+    async fn said(&self, node: &str) -> u64 {
+        let key = coracle_objects::ObjectKey::cluster(node);
+        let node = self.door.client(Identity::admin()).get(catalogue::nodes(), &key).await.unwrap();
+        meta::annotation(&node, nodes::CREDENTIALS_SINCE_ANNOTATION).map_or(0, |said| said.parse().unwrap())
+    }
+
     /// What becomes of a request for `node`: the revision in the certificate's serial, or the reason of the refusal.
     async fn ask(&self, identity: &Identity, name: &str, node: &str) -> Result<u64, String> {
+        self.request(identity, name, node).await;
+        self.outcome(name, node).await
+    }
+
+    async fn request(&self, identity: &Identity, name: &str, node: &str) {
         let mut object = object(&nodes::user(node), nodes::GROUP, &[], &["client auth"]);
         object["metadata"] = json!({"name": name});
+        self.create(identity, catalogue::certificate_signing_requests(), object).await;
+    }
+
+    async fn outcome(&self, name: &str, node: &str) -> Result<u64, String> {
         let kind = catalogue::certificate_signing_requests();
-        self.create(identity, kind, object).await;
         let client = self.door.client(Identity::admin());
         let decided = async {
             loop {
@@ -137,6 +172,55 @@ async fn a_machine_that_never_registered_is_out_when_another_is_let_in() {
     assert!(setting.ask(&Identity::node("one"), "c", "one").await.unwrap() > second);
     assert_eq!(revocation::since(setting.door.store(), "one").unwrap(), since);
     setting.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn whom_a_person_lets_in_as_a_node_that_is_there_takes_its_place_everywhere_and_renewal_cuts_nobody() {
+    let setting = Setting::new().await;
+    let first = setting.ask(&bootstrapper("many00"), "a", "one").await.unwrap();
+    setting.create(&Identity::node("one"), catalogue::nodes(), json!({"metadata": {"name": "one"}})).await;
+    assert_eq!(setting.said("one").await, first);
+    let renewed = setting.ask(&Identity::node("one"), "b", "one").await.unwrap();
+    assert!(first <= setting.said("one").await && setting.said("one").await <= renewed, "its first one counts still");
+    assert_eq!(setting.said("one").await, first);
+
+    setting.request(&Identity::admin(), "c", "one").await;
+    setting.approve("c").await;
+    let second = setting.outcome("c", "one").await.unwrap();
+    assert!(renewed < second);
+    let since = revocation::since(setting.door.store(), "one").unwrap();
+    assert_eq!((since, setting.said("one").await), (second, second), "for servers and for other nodes");
+    assert!(setting.ask(&Identity::node("one"), "d", "one").await.unwrap() > second);
+    assert_eq!(setting.said("one").await, second);
+    setting.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn records_of_certificates_that_have_expired_go_and_nobody_comes_back_by_that() {
+    let setting = Setting::with_lifetime(Duration::from_secs(1)).await;
+    // Before its beginning certificates that last for a year might have been issued.
+    eventually("the beginning", async || !setting.listed("coracle.dev", "noderevocationfloors").is_empty()).await;
+    let first = setting.ask(&bootstrapper("many00"), "a", "one").await.unwrap();
+    setting.create(&Identity::node("one"), catalogue::nodes(), json!({"metadata": {"name": "one"}})).await;
+    let target = Target::object(catalogue::nodes(), "", "one");
+    let deleted = coracle_api::door::DeleteOptions::default();
+    setting.door.delete(&Identity::admin(), &target, &deleted).await.unwrap();
+    let since = revocation::since(setting.door.store(), "one").unwrap();
+    assert!(since > first);
+    eventually("no record", async || setting.listed("coracle.dev", "noderevocations").is_empty()).await;
+    assert!(revocation::since(setting.door.store(), "one").unwrap() >= since, "what was deleted counts again");
+    let anew = setting.ask(&bootstrapper("many00"), "b", "one").await.unwrap();
+    assert!(anew >= since);
+    setting.shutdown.cancel();
+}
+
+async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
+    let reached = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(WAIT_MAX, reached).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 #[tokio::test]
