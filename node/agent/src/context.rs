@@ -9,7 +9,7 @@ use crate::{
     ledger::Ledger,
     link::Link,
     logs::Logs,
-    network::Network,
+    network::{Network, place::Place},
     pod::{admission::Room, checks::Checks, probes::Probes},
     pressure::Pressure,
     reflector::Cache,
@@ -74,7 +74,8 @@ pub(crate) struct Context {
     pub(crate) room: Room,
     pub(crate) pressure: watch::Receiver<Pressure>,
     pub(crate) data_dir: PathBuf,
-    pub(crate) host_ip: String,
+    /// Where the node is.
+    pub(crate) place: watch::Receiver<Place>,
     pub(crate) pace: Pace,
     pub(crate) probes: Probes,
     /// With the control plane.
@@ -101,6 +102,11 @@ impl Context {
         } else {
             Err(ApiError::internal(format!("namespace {name} has no usable uid")))
         }
+    }
+
+    /// The node's address now.
+    pub(crate) fn host_ip(&self) -> String {
+        self.place.borrow().address.clone()
     }
 
     /// Whom what guests of a namespace write belongs to.

@@ -3,7 +3,7 @@
 use crate::{
     clock,
     link::{Link, NODES},
-    network::{addresses::Addresses, place::Place},
+    network::{addresses::Addresses, detours, place::Place},
     node,
     pressure::Pressure,
     reflector::Cache,
@@ -43,6 +43,8 @@ pub(crate) struct Heartbeat {
     pub(crate) resumed: Arc<Notify>,
     /// Where the node is.
     pub(crate) place: watch::Receiver<Place>,
+    /// How other nodes are reached.
+    pub(crate) peers: detours::Shown,
     /// How others see this node.
     pub(crate) nodes: Cache,
     /// How often the status is looked at: [`STATUS_INTERVAL`].
@@ -135,7 +137,8 @@ impl Heartbeat {
             (true, true) => Ok(()),
         };
         let identity = node::Identity { address: self.place.borrow().address.clone(), ..self.identity.clone() };
-        node::status(&identity, ready, *self.pressure.borrow(), previous, clock::now())
+        let found = node::Found { ready, pressure: *self.pressure.borrow(), peers: self.peers.at(Instant::now()) };
+        node::status(&identity, &found, previous, clock::now())
     }
 
     /// Creates the Node or brings labels and status of the one that is there up to date.
@@ -220,9 +223,9 @@ mod tests {
         let place = watch::Sender::new(place).subscribe();
         let (resumed, nodes, ending) = (Arc::default(), Cache::new(), CancellationToken::new());
         let interval = STATUS_INTERVAL;
-        let link = link.clone();
+        let (link, peers) = (link.clone(), detours::Shown::new(Box::new(|| Some(Vec::new()))));
         let heartbeat =
-            Heartbeat { link, identity, pressure, ready, ending, addresses, resumed, place, nodes, interval };
+            Heartbeat { link, identity, pressure, ready, ending, addresses, resumed, place, peers, nodes, interval };
         (heartbeat, ready_sender)
     }
 
@@ -298,6 +301,29 @@ mod tests {
         }
         stop.cancel();
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn people_read_which_peers_are_reached_by_a_detour() {
+        let link = FakeLink::new();
+        let (mut heartbeat, _ready) = heartbeat(&link);
+        let (detours, asked) = watch::channel(Vec::<coracle_net::tunnel::Detour>::new());
+        heartbeat.interval = Duration::from_millis(20);
+        heartbeat.peers = detours::Shown::hasty(Box::new(move || Some(asked.borrow().clone())));
+        let task = tokio::spawn(async move { heartbeat.keep_status().await });
+        let said = |link: &FakeLink| {
+            let node = link.stored(NODES, &ObjectKey::cluster("n"))?;
+            let conditions = node["status"]["conditions"].as_array()?.clone();
+            let peers = conditions.into_iter().find(|condition| condition["type"] == "PeersDirect")?;
+            Some((peers["status"].as_str()?.to_owned(), peers["message"].as_str()?.to_owned()))
+        };
+        link.wait("no detour", |link| said(link).is_some_and(|(status, _)| status == "True")).await;
+        detours.send_replace(vec![coracle_net::tunnel::Detour { node: "far".to_owned(), why: "no answer".to_owned() }]);
+        link.wait("a detour", |link| {
+            said(link).is_some_and(|(status, message)| status == "False" && message.contains("far (no answer)"))
+        })
+        .await;
+        task.abort();
     }
 
     #[tokio::test]

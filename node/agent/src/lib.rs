@@ -73,7 +73,7 @@ use crate::{
         Network,
         addresses::{Addresses, RANGE_PATIENCE},
         between::{Around, Between},
-        ca_bundle,
+        ca_bundle, detours,
         exchange::{Exchange, TABLES_PATIENCE},
         notices::{Notices, Teller},
         place::Place,
@@ -102,6 +102,7 @@ use coracle_net::{
     fabric::{Fabric, FabricConfig, Limits, Notice},
     names::HostResolver,
     range::Ipv4Range,
+    tunnel::Tunnel,
 };
 use coracle_objects::{
     node_affinity::Labels,
@@ -319,6 +320,7 @@ impl Agent {
         let (exchange, notices) = open_exchange(&config, addresses.clone());
         exchange.fabric().set_servers(connection.server_addresses().borrow().clone());
         let (between, place) = open_between(&config, &wallet, &exchange);
+        let place = watch::Sender::new(place);
         let (recorder, writer) = events::Recorder::new(link.clone(), &config.node_name);
         let real_time = Pace::real();
         let gate = Arc::new(Gate::new(config.allow_unconfined_guests));
@@ -352,7 +354,7 @@ impl Agent {
             room: Room::new(offer(&config, &facts)),
             pressure: felt,
             data_dir: config.data_dir.clone(),
-            host_ip: config.address.clone(),
+            place: place.subscribe(),
             probes: Probes::new(&real_time),
             pace: real_time,
             contact: Arc::new(Contact::open(&config.data_dir, config.heartbeat_interval * RENEWALS_IN_A_LEASE)),
@@ -372,7 +374,7 @@ impl Agent {
             gate,
             facts,
             pressure,
-            place: watch::Sender::new(place),
+            place,
             notices,
         })
     }
@@ -429,6 +431,7 @@ impl Agent {
         let shut_out = shut_out(self.exchange.fabric().clone(), self.connection.server_addresses());
         tasks.spawn(stop_link.clone().run_until_cancelled_owned(shut_out));
         tasks.spawn(self.exchange.clone().keep_services(services.clone(), slices, stop_link.clone()));
+        let shown_tunnel = self.between.as_ref().map(Between::tunnel);
         let tunnel = self.between.map(|between| {
             let tunnel = between.tunnel();
             let relay = between.keep_relay(self.connection.clone());
@@ -506,6 +509,7 @@ impl Agent {
             addresses: self.context.network.addresses.clone(),
             resumed,
             place: self.place.subscribe(),
+            peers: detours::Shown::new(Box::new(move || shown_tunnel.as_ref().map(Tunnel::detours))),
             nodes: self.context.caches.nodes.clone(),
             interval: heartbeat::STATUS_INTERVAL,
         };

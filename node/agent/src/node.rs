@@ -4,6 +4,7 @@ use crate::{
     clock,
     confinement::{self, Verdict},
     machine::{self, Facts},
+    network::detours,
     pressure::{
         Pressure,
         thresholds::{Reserved, Thresholds, allocatable},
@@ -67,15 +68,18 @@ pub(crate) fn labels(name: &str, configured: &BTreeMap<String, String>) -> Map<S
     labels
 }
 
-/// The Node's status. `ready` is `Err` with why pods cannot run now. Conditions keep their transition time from
-/// `previous` while their status stays.
-pub(crate) fn status(
-    identity: &Identity,
-    ready: Result<(), &str>,
-    pressure: Pressure,
-    previous: &Value,
-    now: OffsetDateTime,
-) -> Value {
+/// What the agent finds, which changes.
+#[derive(Debug, Clone)]
+pub(crate) struct Found<'a> {
+    /// `Err` with why pods cannot run now.
+    pub(crate) ready: Result<(), &'a str>,
+    pub(crate) pressure: Pressure,
+    /// How other nodes are reached.
+    pub(crate) peers: detours::Verdict,
+}
+
+/// The Node's status. Conditions keep their transition time from `previous` while their status stays.
+pub(crate) fn status(identity: &Identity, found: &Found<'_>, previous: &Value, now: OffsetDateTime) -> Value {
     let facts = &identity.facts;
     let resources = |(cpu_milli, memory_bytes, storage_bytes): (u64, u64, u64)| {
         json!({
@@ -88,10 +92,9 @@ pub(crate) fn status(
     let whole = capacity(facts);
     let ip = if identity.address.parse::<IpAddr>().is_ok() { "InternalIP" } else { "InternalDNS" };
     json!({
-        "conditions": conditions(identity, ready, pressure, previous, now),
+        "conditions": conditions(identity, found, previous, now),
         "capacity": resources(whole),
         "allocatable": resources(allocatable(whole, &identity.reserved, &identity.thresholds)),
-        "conditions": conditions(identity, ready, pressure, previous, now),
         "addresses": [
             {"type": ip, "address": identity.address},
             {"type": "Hostname", "address": identity.name},
@@ -111,13 +114,8 @@ pub(crate) fn status(
     })
 }
 
-fn conditions(
-    identity: &Identity,
-    ready: Result<(), &str>,
-    pressure: Pressure,
-    previous: &Value,
-    now: OffsetDateTime,
-) -> Vec<Value> {
+fn conditions(identity: &Identity, found: &Found<'_>, previous: &Value, now: OffsetDateTime) -> Vec<Value> {
+    let pressure = found.pressure;
     let pick = |under: bool, yes: [&'static str; 2], no: [&'static str; 2]| (under, if under { yes } else { no });
     let rows = [
         (
@@ -149,12 +147,13 @@ fn conditions(
         .into_iter()
         .map(|(kind, (status, [reason, message]))| condition(kind, status, reason, message, previous, now))
         .collect();
-    conditions.push(match ready {
+    conditions.push(match found.ready {
         Ok(()) => condition("Ready", true, "KubeletReady", "the node agent is ready to run pods", previous, now),
         Err(why) => condition("Ready", false, "KubeletNotReady", why, previous, now),
     });
-    let (holds, reason, message) = &identity.confined;
-    conditions.push(condition(confinement::CONDITION, *holds, reason, message, previous, now));
+    let own = [(confinement::CONDITION, &identity.confined), (detours::CONDITION, &found.peers)];
+    conditions
+        .extend(own.map(|(kind, (holds, reason, message))| condition(kind, *holds, reason, message, previous, now)));
     conditions
 }
 
@@ -205,9 +204,14 @@ mod tests {
         }
     }
 
+    fn found<'a>(ready: Result<(), &'a str>, pressure: Pressure) -> Found<'a> {
+        Found { ready, pressure, peers: (true, "AllPeersDirect", String::new()) }
+    }
+
     #[test]
     fn the_node_says_what_it_has() {
-        let status = status(&identity(), Ok(()), Pressure::default(), &Value::Null, clock::now());
+        let found = found(Ok(()), Pressure::default());
+        let status = status(&identity(), &found, &Value::Null, clock::now());
         assert_eq!(
             status["capacity"],
             json!({"cpu": "2", "ephemeral-storage": "10485760Ki", "memory": "4194304Ki", "pods": "1000"})
@@ -224,13 +228,15 @@ mod tests {
     #[test]
     fn conditions_keep_their_transition_time_until_they_change() {
         let at = |text| clock::parse(text).unwrap();
-        let first = status(&identity(), Ok(()), Pressure::default(), &Value::Null, at("2026-01-01T00:00:00Z"));
-        let second = status(&identity(), Ok(()), Pressure::default(), &first, at("2026-01-01T00:01:00Z"));
+        let good = found(Ok(()), Pressure::default());
+        let first = status(&identity(), &good, &Value::Null, at("2026-01-01T00:00:00Z"));
+        let second = status(&identity(), &good, &first, at("2026-01-01T00:01:00Z"));
         assert!(!differs(&first, &second));
         assert_eq!(second["conditions"][3]["lastTransitionTime"], "2026-01-01T00:00:00Z");
         assert_eq!(second["conditions"][3]["lastHeartbeatTime"], "2026-01-01T00:01:00Z");
         let under = Pressure { disk: true, ..Pressure::default() };
-        let third = status(&identity(), Err("starting"), under, &second, at("2026-01-01T00:02:00Z"));
+        let bad = Found { peers: (false, "SomePeersRelayed", "a".to_owned()), ..found(Err("starting"), under) };
+        let third = status(&identity(), &bad, &second, at("2026-01-01T00:02:00Z"));
         assert!(differs(&second, &third));
         let state = |index: usize| {
             let condition = &third["conditions"][index];
@@ -238,6 +244,7 @@ mod tests {
         };
         assert_eq!(state(1), ("DiskPressure", "True"));
         assert_eq!(state(3), ("Ready", "False"));
+        assert_eq!(state(5), ("PeersDirect", "False"));
         assert_eq!(third["conditions"][3]["lastTransitionTime"], "2026-01-01T00:02:00Z");
         assert_eq!(third["conditions"][0]["lastTransitionTime"], "2026-01-01T00:00:00Z");
     }

@@ -6,6 +6,7 @@ use crate::{
     impostor::NODES,
     quic::{DENIED, PORT, Quic, TAKEN},
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use coracle_tests::{
     Kubectl, eventually, guest,
     hosts::{Realm, SERVER},
@@ -13,7 +14,7 @@ use coracle_tests::{
     pods::{self, running},
     wait::contains,
 };
-use rcgen::{CertificateParams, DnType, KeyPair};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
@@ -182,6 +183,44 @@ fn a_certificate_that_does_not_count_is_no_way_in() {
     eventually("the good node to know the new one", || {
         again(&realm).expect_err("a stolen certificate is let in");
         contains(&realm.log("good"), "revoked")
+    });
+    cluster_goes_on(&mut realm, &kubectl);
+}
+
+#[test]
+fn a_machine_that_another_has_replaced_by_a_persons_word_is_out_at_once_also_for_other_nodes() {
+    let (mut realm, kubectl, tunnel, ..) = scene();
+    let replaced = dial(&realm, tunnel);
+    let speaks = impostor(&realm, "evil");
+    speaks.get(NODES, "", "evil").unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+    params.distinguished_name.push(DnType::CommonName, "system:node:evil");
+    let request = STANDARD.encode(params.serialize_request(&key).unwrap().pem().unwrap());
+    let request = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+        "metadata": {"name": "anew"}, "spec": {"request": request, "usages": ["client auth"],
+            "signerName": "kubernetes.io/kube-apiserver-client-kubelet"}});
+    kubectl.apply(&request.to_string()).unwrap();
+    kubectl.run("certificate approve anew").unwrap();
+
+    let why = replaced.ended();
+    assert!(why.contains("the node is none of this cluster any more"), "{why}");
+    eventually("the good node to say why", || {
+        let again = Quic::dial(realm.host("evil"), tunnel, &realm.credentials("evil")).map(drop);
+        again.expect_err("the certificate that was replaced is let in");
+        contains(&realm.log("good"), "revoked")
+    });
+    let refusal = speaks.get(NODES, "", "evil").expect_err("the certificate that was replaced counts");
+    assert_eq!(refusal.code(), tonic::Code::Unauthenticated, "{refusal}");
+    // Its successor is welcome.
+    let object = kubectl.json("get csr anew").unwrap();
+    let certificate = STANDARD.decode(object["status"]["certificate"].as_str().unwrap()).unwrap();
+    let certificate = CertificateDer::from_pem_slice(&certificate).unwrap();
+    eventually("the other machine to be let in", || {
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        Quic::dial_with(realm.host("evil"), tunnel, vec![certificate.clone()], key).map(drop)
     });
     cluster_goes_on(&mut realm, &kubectl);
 }

@@ -248,6 +248,20 @@ fn nodes_that_cannot_reach_each_other_talk_through_the_control_plane_and_say_so(
         });
         if told { Ok(()) } else { Err(format!("{}\n{}", events["items"], realm.log("nat-1"))) }
     });
+    // Whoever looks later than events last reads it from the node.
+    for (node, other) in [("nat-1", "nat-2"), ("nat-2", "nat-1")] {
+        eventually("a word that stays", || {
+            let (status, reason) = realm.condition(node, "PeersDirect")?;
+            if status == "False" { Ok(()) } else { Err(format!("{status} {reason}")) }
+        });
+        for said in [kubectl.run(&format!("describe node {node}")), realm.coracle(&["describe", "node", node])] {
+            let said = said.unwrap();
+            let line = said.lines().find(|line| line.contains("PeersDirect")).unwrap_or(&said);
+            contains(line, "SomePeersRelayed").unwrap();
+            contains(line, &format!("control plane: {other} (")).unwrap();
+        }
+    }
+    assert_eq!(realm.condition("a", "PeersDirect").unwrap().0, "True");
 }
 
 #[test]
@@ -263,6 +277,15 @@ fn a_cut_between_two_nodes_alone_is_no_cut_for_their_pods() {
     realm.lan().heal();
     eventually("the direct way", || {
         contains(&kubectl.run("get events -A --field-selector reason=PeerDirect")?, "directly again")
+    });
+    eventually("both to say so", || {
+        for node in ["a", "b"] {
+            let (status, reason) = realm.condition(node, "PeersDirect")?;
+            if status != "True" {
+                return Err(format!("{node}: {reason}"));
+            }
+        }
+        Ok(())
     });
     talks(&kubectl, "a", "web-b");
 }

@@ -1,10 +1,11 @@
 //! A node that moves to another address while it runs, and whose pods are reached there.
 
-use super::{on, realm};
+use super::{on, realm, toolbox};
 use coracle_tests::{
     eventually,
     network::{address, client, endpoints, get, node_port_number, server, service},
     pods::{self, running},
+    wait::contains,
 };
 use serde_json::json;
 use std::net::SocketAddr;
@@ -42,6 +43,16 @@ fn a_node_that_moves_is_found_again_by_others_and_at_its_node_ports() {
         if now > before + 20 { Ok(()) } else { Err(format!("{now} after {before}\n{}", realm.log("a"))) }
     });
     assert_eq!(address(&kubectl, "far"), pod, "the pod stays what it is");
+    // It says where its node is now; so do containers that begin there.
+    pods::until(&kubectl, "far", "the node's new address", |pod| {
+        pod["status"]["hostIP"] == now.to_string() && pod["status"]["hostIPs"] == json!([{"ip": now.to_string()}])
+    });
+    let mut seen = toolbox("seen", "Never", &["env"]);
+    seen["spec"]["containers"][0]["env"] =
+        json!([{"name": "HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}]);
+    pods::apply(&kubectl, "default", &[on("roaming", seen)]);
+    pods::phase(&kubectl, "seen", "Succeeded");
+    contains(&kubectl.run("logs seen").unwrap(), &format!("HOST_IP={now}\n")).unwrap();
     let port = SocketAddr::new(now.into(), node_port_number(&kubectl, "web", ""));
     eventually("the node port at the new address", || {
         let answer = realm.outsider().namespace().run(|| get(port, "/"))?;

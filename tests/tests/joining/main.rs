@@ -39,11 +39,16 @@ fn token_of(line: &str) -> &str {
 
 /// A request for the certificate of `user` in `group`.
 fn request(name: &str, user: &str, group: &str) -> String {
+    request_with(&KeyPair::generate().unwrap(), name, user, group)
+}
+
+/// The same for this key.
+fn request_with(key: &KeyPair, name: &str, user: &str, group: &str) -> String {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, group);
     params.distinguished_name.push(DnType::CommonName, user);
-    let pem = params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+    let pem = params.serialize_request(key).unwrap().pem().unwrap();
     json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name},
         "spec": {"request": STANDARD.encode(pem), "usages": ["client auth"],
             "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
@@ -272,6 +277,56 @@ fn a_deleted_node_is_out_at_once_and_its_certificate_is_worth_nothing_ever_after
     mine.run("annotate --overwrite node edge coracle.dev/credentials-since=0").ok();
     let node = admin.json("get node edge").unwrap();
     assert_eq!(node["metadata"]["annotations"]["coracle.dev/credentials-since"], since, "only servers write it");
+}
+
+#[test]
+fn a_machine_that_a_person_lets_in_as_a_node_that_is_there_takes_its_place_at_once() {
+    let (fleet, admin) = cluster(1, &[]);
+    let mut edge = Machine::new(&fleet, 0, "edge");
+    edge.join(&line(&fleet, ""));
+    edge.until_ready(&admin);
+    let since = || -> u64 {
+        let node = admin.json("get node edge").unwrap();
+        let said = node["metadata"]["annotations"]["coracle.dev/credentials-since"].as_str().map(str::to_owned);
+        said.and_then(|said| said.parse().ok()).unwrap_or(0)
+    };
+    let (first, program) = (since(), &Kubectl::programs()[0]);
+    let old = fleet.path("old.pem");
+    fs::copy(edge.credentials().join("node.pem"), &old).unwrap();
+    let old_machine = with_certificate(&fleet, program, &old);
+    old_machine.run("get node edge").unwrap();
+    edge.kill();
+    let held = Held::open(&fleet, &old, "edge");
+
+    let key = KeyPair::generate().unwrap();
+    admin.run_with_input("create -f -", &request_with(&key, "anew", "system:node:edge", "system:nodes")).unwrap();
+    admin.run("certificate approve anew").unwrap();
+    let certificate = eventually("the certificate", || {
+        let object = admin.json("get csr anew")?;
+        let certificate = object["status"]["certificate"].as_str().ok_or_else(|| object["status"].to_string())?;
+        STANDARD.decode(certificate).map_err(|error| error.to_string())
+    });
+    // Before anybody had the new one, all had been told that the old one counts no more.
+    let second = since();
+    assert!(second > first, "{second} after {first}");
+    is_nobody(&old_machine);
+    held.until_cut();
+    let new = fleet.path("new.pem");
+    fs::write(&new, [certificate, key.serialize_pem().into_bytes()].concat()).unwrap();
+    let new_machine = with_certificate(&fleet, program, &new);
+    new_machine.run("get node edge").unwrap();
+    edge.go_on();
+    eventually("the old machine to hear of it", || contains(&edge.log(), "another machine joined as it"));
+
+    // Who only renews puts nobody out, itself included.
+    new_machine.run_with_input("create -f -", &request("again", "system:node:edge", "system:nodes")).unwrap();
+    assert_eq!(decision(&admin, "again")["reason"], "Renewal");
+    eventually("the certificate", || match admin.json("get csr again")?["status"]["certificate"].as_str() {
+        Some(_) => Ok(()),
+        None => Err("there is none".to_owned()),
+    });
+    assert_eq!(since(), second);
+    new_machine.run("get node edge").unwrap();
 }
 
 #[test]

@@ -13,6 +13,7 @@
 pub(crate) mod addresses;
 pub(crate) mod between;
 pub(crate) mod ca_bundle;
+pub(crate) mod detours;
 pub(crate) mod exchange;
 pub(crate) mod into_pod;
 mod limits;

@@ -227,7 +227,8 @@ impl Attempt {
         let sources = sources.map_err(|error| format!("cannot read what the environment needs: {error}"))?;
         let services = self.context.caches.services.all();
         let services = env::service_variables(services.iter().map(|service| &**service), &self.pod);
-        let node = NodeFacts { host_ip: &self.context.host_ip, offer: self.context.room.offer() };
+        let host_ip = self.context.host_ip();
+        let node = NodeFacts { host_ip: &host_ip, offer: self.context.room.offer() };
         let around = Surroundings { pod: &self.pod, node, sources: &sources, services: &services };
         let variables = env::environment(&self.container, &around)?;
         for message in &variables.skipped {

@@ -94,6 +94,9 @@ pub(crate) fn derive(pod: &Value, state: &PodState, host_ip: &str, previous: &Va
         }
     }
     status.insert("conditions".to_owned(), conditions.into());
+    // What has ended stays where it was, wherever the node goes.
+    let ended_at = previous["hostIP"].as_str().filter(|_| is_terminal && shown == phase);
+    let host_ip = ended_at.unwrap_or(host_ip);
     status.insert("hostIP".to_owned(), host_ip.into());
     status.insert("hostIPs".to_owned(), json!([{"ip": host_ip}]));
     if let Some(address) = state.address {

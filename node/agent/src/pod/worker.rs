@@ -14,6 +14,7 @@ use crate::{
     guests::RunEvent,
     homes::Stay,
     ledger::{Entry, Remembered},
+    network::place,
     pod::{
         admission::Refusal,
         attempt::Prepared,
@@ -165,6 +166,8 @@ pub(crate) struct Worker {
     frozen: bool,
     /// It never ran here.
     is_new: bool,
+    /// Told when the node has another address.
+    moved: watch::Receiver<place::Place>,
     /// Told when the control plane is heard again.
     news: watch::Receiver<u64>,
     /// When the server is asked again whether the pod is wanted.
@@ -202,7 +205,7 @@ impl Worker {
                 context.recorder.record(&pod, "", Severity::Warning, reason, &message);
             }
         }
-        let news = context.contact.news();
+        let (news, moved) = (context.contact.news(), context.place.clone());
         Self {
             context,
             pod,
@@ -225,6 +228,7 @@ impl Worker {
             contradicted: false,
             frozen,
             is_new: entry.is_none() && !frozen,
+            moved,
             news,
             ask_at: None,
         }
@@ -253,6 +257,7 @@ impl Worker {
                 Some((run, event)) = self.heard.recv() => self.hear(&run, event),
                 Some(done) = self.work.join_next_with_id() => self.done(done),
                 Ok(()) = self.news.changed() => {}
+                Ok(()) = self.moved.changed() => {}
                 Some(verdict) = checking::next_verdict(&mut self.verdicts) => self.judge(&verdict),
                 () = sleep_until(pace, wake) => {}
                 () = shutdown.cancelled(), if !matches!(self.ending, Some(Ending::Shutdown | Ending::Gone)) => {
@@ -448,7 +453,7 @@ impl Worker {
         let status = if self.frozen {
             previous.clone()
         } else {
-            status::derive(&self.pod, &self.state, &self.context.host_ip, previous, clock::now())
+            status::derive(&self.pod, &self.state, &self.context.host_ip(), previous, clock::now())
         };
         let then_delete = self.ending == Some(Ending::Deleted) && !self.state.is_busy();
         if status == *previous && then_delete == self.reported_end && !self.contradicted {

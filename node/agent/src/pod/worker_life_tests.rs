@@ -350,3 +350,34 @@ async fn a_readiness_gate_opens_when_others_say_so() {
             .await;
     }
 }
+
+#[tokio::test]
+async fn a_pod_that_runs_goes_with_its_node_to_another_address_and_one_that_has_ended_stays_where_it_was() {
+    let world = World::new();
+    let shows = |pod: &Value, address: &str| {
+        pod["status"]["hostIP"] == address && pod["status"]["hostIPs"] == json!([{"ip": address}])
+    };
+    let host_ip = json!([{"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}]);
+    let spec = json!({"restartPolicy": "OnFailure", "containers": [{"name": "a", "image": "img:1", "env": host_ip}]});
+    world.link.put(PODS, pod(&spec));
+    world.until("running", |pod| phase(pod) == "Running" && shows(pod, "127.0.0.1")).await;
+    let seen = |world: &World| {
+        let guest = world.guests.running("a").unwrap();
+        guest.env.into_iter().find(|(name, _)| name == "HOST").unwrap().1
+    };
+    world.place.send_replace(at("192.0.2.7"));
+    world.until("the new address", |pod| shows(pod, "192.0.2.7")).await;
+    assert_eq!((seen(&world).as_str(), &app(&world.pod())["restartCount"]), ("127.0.0.1", &json!(0)), "as it began");
+    world.guests.exit("a", 1);
+    world.until("the next run", |pod| app(pod)["restartCount"] == 1 && app(pod)["started"] == true).await;
+    assert_eq!(seen(&world), "192.0.2.7");
+    world.guests.exit("a", 0);
+    world.until("its end", |pod| phase(pod) == "Succeeded").await;
+    world.place.send_replace(at("192.0.2.8"));
+    let mut touched = world.pod();
+    touched["metadata"]["labels"] = json!({"touched": "yes"});
+    touched["status"]["phase"] = "Running".into();
+    world.link.put(PODS, touched);
+    world.until("its status again", |pod| phase(pod) == "Succeeded").await;
+    assert!(shows(&world.pod(), "192.0.2.7"), "{}", world.pod()["status"]);
+}

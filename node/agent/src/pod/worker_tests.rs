@@ -51,6 +51,7 @@ struct World {
     ready: watch::Receiver<bool>,
     directory: Arc<tempfile::TempDir>,
     pressure: watch::Sender<Pressure>,
+    place: watch::Sender<place::Place>,
     stop: CancellationToken,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     owners: TaskTracker,
@@ -74,6 +75,7 @@ impl World {
 
     fn on_node(link: Arc<FakeLink>, directory: Arc<tempfile::TempDir>, range: &str, offer: Offer) -> Self {
         let pressure = watch::Sender::new(Pressure::default());
+        let place = watch::Sender::new(at("127.0.0.1"));
         let (guests, checks, workloads) = (FakeGuests::new(), FakeChecks::new(), FakeWorkloads::new());
         let (network, switch) = FakeSwitch::network(directory.path(), range);
         let (recorder, writer) = Recorder::new(link.clone(), "n");
@@ -96,7 +98,7 @@ impl World {
             room: Room::new(offer),
             pressure: pressure.subscribe(),
             data_dir: directory.path().to_owned(),
-            host_ip: "127.0.0.1".to_owned(),
+            place: place.subscribe(),
             probes: Probes::new(&Pace::fast(SPEED)),
             pace: Pace::fast(SPEED),
             contact: Arc::new(Contact::open(directory.path(), LEASE)),
@@ -122,6 +124,7 @@ impl World {
             ready,
             directory,
             pressure,
+            place,
             stop,
             tasks,
             owners,
@@ -156,6 +159,11 @@ impl World {
             })
             .await;
     }
+}
+
+/// A node that has this address.
+fn at(address: &str) -> place::Place {
+    place::Place { address: address.to_owned(), ..place::Place::default() }
 }
 
 fn key() -> ObjectKey {

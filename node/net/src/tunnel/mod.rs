@@ -32,7 +32,7 @@ pub(crate) mod tests;
 pub use elsewhere::{Arrivals, Carrier, Elsewhere, Relay};
 pub use identity::Credentials;
 pub use limits::TunnelLimits;
-pub use peers::{Notice, Path, Peer, PeerState};
+pub use peers::{Detour, Notice, Path, Peer, PeerState};
 
 use crate::fabric::shares::Shares;
 use bytes::Bytes;
@@ -219,6 +219,19 @@ impl Tunnel {
         states
     }
 
+    /// Peers whose traffic goes through the control plane, by name: from its notice on until that of the direct way, also
+    /// while there is no connection.
+    #[must_use]
+    pub fn detours(&self) -> Vec<Detour> {
+        let why = |record: &Record| record.state.lock().detour.clone();
+        let table = self.0.table.read();
+        let relayed = table.records.values().filter_map(|record| Some((record.node.to_string(), why(record)?)));
+        let mut detours: Vec<_> = relayed.map(|(node, why)| Detour { node, why }).collect();
+        drop(table);
+        detours.sort_by(|one, other| one.node.cmp(&other.node));
+        detours
+    }
+
     /// Packets of `segment_bytes` each (the last may be shorter) that the control plane says it got from a node. Never blocks;
     /// they may be lost.
     pub fn relayed(&self, node: &str, segment_bytes: usize, packets: Bytes) {
@@ -340,10 +353,14 @@ impl Shared {
         let Some(path) = record.best(state).map(|link| link.path()) else { return };
         let node = record.node.to_string();
         match (state.told.replace(path), path) {
-            (Some(Path::Relayed), Path::Direct) => self.reporter.changed(Notice::Direct { node }),
+            (Some(Path::Relayed), Path::Direct) => {
+                state.detour = None;
+                self.reporter.changed(Notice::Direct { node });
+            }
             (None | Some(Path::Direct), Path::Relayed) => {
                 let unknown = || "the other node could not connect directly".to_owned();
                 let why = state.why.as_ref().map_or_else(unknown, |(why, _)| why.clone());
+                state.detour = Some(why.clone());
                 self.reporter.changed(Notice::Relayed { node, why });
             }
             _ => {}

@@ -58,6 +58,15 @@ pub struct PeerState {
     pub why: Option<String>,
 }
 
+/// A peer that traffic goes to through the control plane, or went to when it was last in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detour {
+    /// Its name.
+    pub node: String,
+    /// Why no direct connection could be made.
+    pub why: String,
+}
+
 /// What people should hear of the tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {

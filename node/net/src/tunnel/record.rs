@@ -47,6 +47,8 @@ pub(super) struct State {
     pending_bytes: usize,
     /// What people were told last.
     pub(super) told: Option<Path>,
+    /// Why traffic goes through the control plane, as people were told, until it goes directly again.
+    pub(super) detour: Option<String>,
 }
 
 impl Record {

@@ -67,7 +67,8 @@ impl Refresher {
         let Some(writing) = self.registry.writing(meta::uid(pod)) else { return };
         let Ok(owner) = self.context.owner(&namespace_uid) else { return };
         let directory = self.context.volumes(&namespace_uid, meta::uid(pod));
-        let node = NodeFacts { host_ip: &self.context.host_ip, offer: self.context.room.offer() };
+        let host_ip = self.context.host_ip();
+        let node = NodeFacts { host_ip: &host_ip, offer: self.context.room.offer() };
         let mut changes: Vec<(String, PathBuf, Vec<payload::VolumeFile>)> = Vec::new();
         for volume in spec::items(&pod["spec"], "volumes").iter().filter(|volume| is_made_of_objects(volume)) {
             let name = spec::text(volume, "name");

@@ -231,7 +231,8 @@ async fn set_up(context: &Context, pod: &Value, known: String, disk: &TaskTracke
     let made = fs::create_dir_all(&directory).and_then(|()| fs::set_permissions(&directory, passable));
     made.map_err(|error| failure(error.to_string()))?;
     let owner = context.owner(&namespace_uid).map_err(|error| failure(error.to_string()))?;
-    let node = NodeFacts { host_ip: &context.host_ip, offer: context.room.offer() };
+    let host_ip = context.host_ip();
+    let node = NodeFacts { host_ip: &host_ip, offer: context.room.offer() };
     let set_up = volumes::set_up(&context.caches, pod, node, (&directory, owner), disk).await;
     set_up.map_err(|failure| mount_failure(&failure))?;
     let on_disk = volumes::in_memory::on_disk(pod, &directory);

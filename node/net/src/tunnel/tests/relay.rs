@@ -63,6 +63,7 @@ async fn packets_take_the_detour_and_people_hear_of_it() {
     assert_eq!(two.next_datagram().await.bytes, Some(Bytes::from(vec![1; 20_000])));
     let state = one.tunnel.states().remove(0);
     assert!(state.rtt.is_some() && state.since.is_some() && state.address.is_none() && state.why.is_some());
+    assert_eq!(one.tunnel.detours(), [Detour { node, why }]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,7 +87,9 @@ async fn once_there_is_a_direct_way_it_is_taken_and_nothing_breaks() {
     echoes(&mut stream, b"relayed").await;
     introduce(&[&one, &two]);
     until("it is direct", || one.path_to("two") == Path::Direct).await;
+    assert_eq!(one.tunnel.detours().len(), 1, "not yet");
     one.hears(|notice| matches!(notice, Notice::Direct { node } if node == "two").then_some(())).await;
+    assert_eq!(one.tunnel.detours(), []);
     echoes(&mut stream, b"still relayed").await;
     let mut second = one.connect("two", address(1, 1), address(2, ECHO)).await.unwrap();
     drop(stream);
