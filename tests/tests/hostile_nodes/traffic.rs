@@ -215,8 +215,11 @@ fn a_machine_that_another_has_replaced_by_a_persons_word_is_out_at_once_also_for
     let refusal = speaks.get(NODES, "", "evil").expect_err("the certificate that was replaced counts");
     assert_eq!(refusal.code(), tonic::Code::Unauthenticated, "{refusal}");
     // Its successor is welcome.
-    let object = kubectl.json("get csr anew").unwrap();
-    let certificate = STANDARD.decode(object["status"]["certificate"].as_str().unwrap()).unwrap();
+    let certificate = eventually("the certificate", || {
+        let object = kubectl.json("get csr anew")?;
+        let certificate = object["status"]["certificate"].as_str().ok_or_else(|| object["status"].to_string())?;
+        STANDARD.decode(certificate).map_err(|error| error.to_string())
+    });
     let certificate = CertificateDer::from_pem_slice(&certificate).unwrap();
     eventually("the other machine to be let in", || {
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();

@@ -5,7 +5,6 @@ use coracle_tests::{
     eventually,
     network::{address, client, endpoints, get, node_port_number, server, service},
     pods::{self, running},
-    wait::contains,
 };
 use serde_json::json;
 use std::net::SocketAddr;
@@ -52,7 +51,8 @@ fn a_node_that_moves_is_found_again_by_others_and_at_its_node_ports() {
         json!([{"name": "HOST_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}]);
     pods::apply(&kubectl, "default", &[on("roaming", seen)]);
     pods::phase(&kubectl, "seen", "Succeeded");
-    contains(&kubectl.run("logs seen").unwrap(), &format!("HOST_IP={now}\n")).unwrap();
+    let said = kubectl.run("logs seen").unwrap();
+    assert!(said.lines().any(|line| line == format!("HOST_IP={now}")), "{said}");
     let port = SocketAddr::new(now.into(), node_port_number(&kubectl, "web", ""));
     eventually("the node port at the new address", || {
         let answer = realm.outsider().namespace().run(|| get(port, "/"))?;

@@ -131,6 +131,25 @@ async fn phases_are_kubelets() {
 }
 
 #[tokio::test]
+async fn a_pod_is_where_its_node_is_until_it_has_ended() {
+    let pod = pod("Never");
+    let mut state = PodState::new(&pod, String::new());
+    state.prepared = true;
+    let now = clock::parse("2026-01-01T00:01:00Z").unwrap();
+    let mut status = show(&pod, &state);
+    for index in 0..3 {
+        start(&mut state, index);
+        let address = format!("192.0.2.{index}");
+        status = derive(&pod, &state, &address, &status, now);
+        assert_eq!((&status["hostIP"], &status["hostIPs"]), (&json!(address), &json!([{"ip": address}])));
+        finish(&mut state, index, 0);
+    }
+    status = derive(&pod, &state, "198.51.100.9", &status, now);
+    assert_eq!((&status["phase"], &status["hostIP"]), (&json!("Succeeded"), &json!("192.0.2.2")));
+    assert_eq!(status["hostIPs"], json!([{"ip": "192.0.2.2"}]));
+}
+
+#[tokio::test]
 async fn a_deleted_pod_ends_as_its_containers_did() {
     for (code, expected) in [(0, Phase::Succeeded), (137, Phase::Failed)] {
         let mut state = PodState::new(&json!({"spec": {"containers": [{"name": "a"}]}}), String::new());

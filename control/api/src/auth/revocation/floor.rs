@@ -210,7 +210,10 @@ async fn tidy(door: &Door) -> Result<(), ApiError> {
     for entry in page.entries {
         let Some(node) = entry.key.0.rsplit('/').next() else { continue };
         if !has_been_told(store, node, entry.revision.0).map_err(|error| read_error(&error))? {
-            super::tell_nodes(door, node).await?;
+            // One Node that cannot be written keeps its own record, and nobody else's.
+            if let Err(error) = super::tell_nodes(door, node).await {
+                tracing::warn!(%error, node, "cannot tell other nodes that a certificate was revoked: it is tried again");
+            }
         } else if entry.revision.0 <= floor {
             superfluous.push(Op::Delete { expect: Expect::Revision(entry.revision), key: entry.key });
         }

@@ -85,9 +85,9 @@ async fn once_there_is_a_direct_way_it_is_taken_and_nothing_breaks() {
     let (mut one, two, switch, _hole) = apart();
     let mut stream = one.connect("two", address(1, 1), address(2, ECHO)).await.unwrap();
     echoes(&mut stream, b"relayed").await;
+    assert_eq!(one.tunnel.detours().len(), 1);
     introduce(&[&one, &two]);
     until("it is direct", || one.path_to("two") == Path::Direct).await;
-    assert_eq!(one.tunnel.detours().len(), 1, "not yet");
     one.hears(|notice| matches!(notice, Notice::Direct { node } if node == "two").then_some(())).await;
     assert_eq!(one.tunnel.detours(), []);
     echoes(&mut stream, b"still relayed").await;
