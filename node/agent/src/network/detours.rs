@@ -117,12 +117,14 @@ mod tests {
             last = now;
         }
         assert!((10..=20).contains(&changes), "{changes} in ten minutes");
-        // What has been so for a while is shown at once when it ends.
-        *so.lock().unwrap() = detours(1);
-        let later = start + Duration::from_hours(1);
-        assert!(!shown.at(later).0);
-        *so.lock().unwrap() = detours(0);
-        assert!(!shown.at(later + SHOWN_FOR / 2).0 && shown.at(later + SHOWN_FOR).0);
+        // What has been so for a while gives way at once.
+        let asked = so.clone();
+        let shown = Shown::new(Box::new(move || Some(asked.lock().unwrap().clone())));
+        for (second, count, is_direct) in [(0, 1, false), (15, 0, false), (30, 0, true), (70, 1, false), (80, 0, false)]
+        {
+            *so.lock().unwrap() = detours(count);
+            assert_eq!(shown.at(start + Duration::from_secs(second)).0, is_direct, "{second}");
+        }
         assert_eq!(Shown::new(Box::new(|| None)).at(start).1, "NoTunnel");
     }
 }

@@ -45,6 +45,7 @@ fn the_longest_lifetime_that_was_in_force_counts() {
     marks.advance(0, SHORT, 5);
     marks.advance(1, long, 6);
     assert_eq!(marks.advance(WAIT, long, 7), Some(5));
+    assert_eq!(marks.advance(0, long, 7), None);
     assert_eq!(marks.marks, [Mark { revision: 7, over: WAIT + 1 + 10_001 }]);
     assert_eq!(marks.advance(10_000, long, 8), None);
     assert_eq!(marks.advance(1, long, 9), Some(7));
