@@ -188,7 +188,12 @@ fn a_removed_nodes_pods_go_and_an_off_machines_pods_go_at_once() {
         running(&kubectl, name);
     }
     fleet.kill_node(0);
+    contains(&kubectl.run("-n kube-node-lease get lease").unwrap(), "node-0").unwrap();
     kubectl.run("delete node node-0").unwrap();
+    eventually("the lease to go with its Node", || {
+        let leases = kubectl.run("-n kube-node-lease get lease -o name")?;
+        if leases.contains("node-0") { Err(leases) } else { contains(&leases, "node-1") }
+    });
     gone(&kubectl, "on-removed");
 
     fleet.kill_node(1);

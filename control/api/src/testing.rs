@@ -7,7 +7,7 @@ use crate::{
     identity::Identity,
 };
 use coracle_objects::{ApiError, catalogue};
-use coracle_store::testing::LocalProposer;
+use coracle_store::{Proposer, Store, testing::LocalProposer};
 use serde_json::{Value, json};
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
 
@@ -22,9 +22,14 @@ pub(crate) async fn door() -> (Arc<Door>, Arc<LocalProposer>) {
 /// The same, where ranges of deleted nodes rest so long.
 pub(crate) async fn door_with_rest(range_rest: std::time::Duration) -> (Arc<Door>, Arc<LocalProposer>) {
     let proposer = Arc::new(LocalProposer::new().unwrap());
+    (door_of(Arc::clone(&proposer) as _, proposer.store().clone(), range_rest).await, proposer)
+}
+
+/// The same, before any proposer and its store.
+pub(crate) async fn door_of(proposer: Arc<dyn Proposer>, store: Store, range_rest: std::time::Duration) -> Arc<Door> {
     let door = Door::new(DoorConfig {
-        store: proposer.store().clone(),
-        proposer: Arc::clone(&proposer) as _,
+        store,
+        proposer,
         service_range: (Ipv4Addr::new(10, 96, 0, 0), 16),
         range_rest,
         blob_dir: PathBuf::from("/nonexistent"),
@@ -33,7 +38,7 @@ pub(crate) async fn door_with_rest(range_rest: std::time::Duration) -> (Arc<Door
     create(&door, &Target::collection(catalogue::namespaces(), ""), json!({"metadata": {"name": "default"}}))
         .await
         .unwrap();
-    (door, proposer)
+    door
 }
 
 pub(crate) fn authenticator() -> Arc<Authenticator> {

@@ -1,8 +1,8 @@
 //! When the control plane was last heard, and so for how long the node has been cut off: by a clock that no change of the
 //! wall clock moves and that goes on while the machine sleeps, over restarts of the agent and of the machine.
 //!
-//! It counts from when something was *sent* that the server answered, as the server cannot have begun to count earlier. It
-//! must never say that the node was cut off for less time than the server thinks.
+//! It counts from when the ping was *sent* with which the node's lease was renewed, as the server cannot have begun to count
+//! earlier. It must never say that the node was cut off for less time than the server thinks.
 
 use crate::clock;
 use serde::{Deserialize, Serialize};
@@ -141,7 +141,7 @@ impl Contact {
         Moment(uptime_ms())
     }
 
-    /// The server has taken a sign of life that was sent then.
+    /// The server has renewed the lease with what was sent then.
     pub(crate) fn made(&self, sent: Moment) {
         let mut state = self.state();
         let before = std::mem::replace(&mut state.heard, sent);
@@ -160,7 +160,7 @@ impl Contact {
         }
     }
 
-    /// The server did not answer.
+    /// The server did not answer, or not with a renewed lease.
     pub(crate) fn missed(&self) {
         let (now, mut state) = (self.now(), self.state());
         let unsaved = (state.saved != Some(state.heard)).then_some(state.heard);

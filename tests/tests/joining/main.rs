@@ -267,6 +267,11 @@ fn a_deleted_node_is_out_at_once_and_its_certificate_is_worth_nothing_ever_after
     let since = node["metadata"]["annotations"]["coracle.dev/credentials-since"].as_str().unwrap_or_default();
     assert!(since.parse::<u64>().is_ok_and(|since| since > 0), "{node}");
     assert_eq!(node["spec"]["podCIDR"], range, "the name's own range");
+    eventually("a lease of this Node and not of the one before", || {
+        let lease = admin.json("-n kube-node-lease get lease edge")?;
+        let owner = lease["metadata"]["ownerReferences"][0]["uid"].clone();
+        if owner == node["metadata"]["uid"] { Ok(()) } else { Err(lease.to_string()) }
+    });
     is_nobody(&thief);
     // Nor does it cost the node of that name now anything, however often it is shown.
     let crowd = Crowd::open(&fleet, &stolen, MORE_CONNECTIONS_THAN_A_NODE_MAY_HAVE);

@@ -6,6 +6,7 @@
 //! with the node's connection, and so when the node is removed.
 
 use coracle_wire::v1::RelayedPackets;
+use futures::{StreamExt as _, stream::BoxStream};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -16,13 +17,16 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 /// Bytes of one message: as many as the kernel takes at once.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// Messages to a node that wait for it to read them.
-pub(super) const QUEUE: usize = 32;
+pub(super) const QUEUE: usize = 64;
+/// Of these, what one sender may hold: no node keeps the others from a node that reads slowly.
+pub(super) const QUEUE_OF_SENDER: usize = QUEUE / 4;
 /// What a node may send on the average, in bytes a second.
 const SHARE_BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
 /// What it may send at once, in bytes.
@@ -30,12 +34,52 @@ pub(super) const BURST_BYTES: u64 = 8 * 1024 * 1024;
 /// How often it is said that a node sends more than its share.
 const SAID_EVERY: Duration = Duration::from_mins(1);
 
-type ToNode = mpsc::Sender<Result<RelayedPackets, Status>>;
+type ToNode = mpsc::Sender<(Result<RelayedPackets, Status>, Option<Place>)>;
+/// How many messages of each sender wait for one node. Has no more senders than places in a queue.
+type Waiting = Arc<Mutex<HashMap<String, usize>>>;
+
+/// A sender's place in a queue, until this is dropped.
+struct Place {
+    waiting: Waiting,
+    sender: String,
+}
+
+impl Place {
+    /// `None` where the sender has its part of the queue.
+    fn take(waiting: &Waiting, sender: &str) -> Option<Self> {
+        let mut counts = waiting.lock();
+        let count = counts.entry(sender.to_owned()).or_default();
+        (*count < QUEUE_OF_SENDER).then(|| {
+            *count += 1;
+            Self { waiting: Arc::clone(waiting), sender: sender.to_owned() }
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.waiting.lock();
+        if let Some(count) = counts.get_mut(&self.sender) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.sender);
+            }
+        }
+    }
+}
+
+/// Where what goes to one node goes.
+struct Target {
+    generation: u64,
+    to_node: ToNode,
+    waiting: Waiting,
+    ended: CancellationToken,
+}
 
 /// The nodes that hold a stream.
 #[derive(Default)]
 pub(super) struct Relays {
-    routes: Mutex<HashMap<String, (u64, ToNode, CancellationToken)>>,
+    routes: Mutex<HashMap<String, Target>>,
     generations: AtomicU64,
 }
 
@@ -51,7 +95,7 @@ pub(super) struct Route {
 impl Drop for Route {
     fn drop(&mut self) {
         let mut routes = self.relays.routes.lock();
-        if routes.get(&self.node).is_some_and(|(generation, ..)| *generation == self.generation) {
+        if routes.get(&self.node).is_some_and(|target| target.generation == self.generation) {
             routes.remove(&self.node);
         }
     }
@@ -63,23 +107,28 @@ impl Relays {
         self: &Arc<Self>,
         node: &str,
         closing: &CancellationToken,
-    ) -> (Route, mpsc::Receiver<Result<RelayedPackets, Status>>) {
+    ) -> (Route, BoxStream<'static, Result<RelayedPackets, Status>>) {
         let (to_node, receiver) = mpsc::channel(QUEUE);
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
         let ended = closing.child_token();
-        let entry = (generation, to_node.clone(), ended.clone());
-        if let Some((_, _, old)) = self.routes.lock().insert(node.to_owned(), entry) {
-            old.cancel();
+        let waiting = Waiting::default();
+        let target = Target { generation, to_node: to_node.clone(), waiting, ended: ended.clone() };
+        if let Some(old) = self.routes.lock().insert(node.to_owned(), target) {
+            old.ended.cancel();
         }
-        (Route { relays: Arc::clone(self), node: node.to_owned(), generation, to_node, ended }, receiver)
+        // What is taken out has left its place.
+        let messages = ReceiverStream::new(receiver).map(|(message, _place)| message).boxed();
+        (Route { relays: Arc::clone(self), node: node.to_owned(), generation, to_node, ended }, messages)
     }
 
     /// Passes packets on, if there is room where they go.
     fn pass_on(&self, from: &str, packets: RelayedPackets) {
-        let to_node = self.routes.lock().get(&packets.node).map(|(_, to_node, _)| to_node.clone());
-        if let Some(to_node) = to_node {
-            // Full: lost.
-            to_node.try_send(Ok(RelayedPackets { node: from.to_owned(), ..packets })).ok();
+        let target =
+            self.routes.lock().get(&packets.node).map(|target| (target.to_node.clone(), target.waiting.clone()));
+        let Some((to_node, waiting)) = target else { return };
+        // Full, or full of what this sender sent: lost.
+        if let Some(place) = Place::take(&waiting, from) {
+            to_node.try_send((Ok(RelayedPackets { node: from.to_owned(), ..packets }), Some(place))).ok();
         }
     }
 }
@@ -116,7 +165,7 @@ impl Route {
             }
         };
         tracing::debug!(node = self.node, status = status.message(), "a node's relay ended");
-        self.to_node.try_send(Err(status)).ok();
+        self.to_node.try_send((Err(status), None)).ok();
     }
 }
 
@@ -149,6 +198,30 @@ impl Share {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt as _;
+
+    #[tokio::test]
+    async fn one_sender_holds_a_part_of_a_queue_and_others_get_through() {
+        let (relays, closing) = (Arc::new(Relays::default()), CancellationToken::new());
+        let (_route, mut two) = relays.enter("two", &closing);
+        let send = |from: &str| relays.pass_on(from, RelayedPackets { node: "two".to_owned(), ..Default::default() });
+        let mut received = || {
+            let mut from = Vec::new();
+            while let Some(Some(Ok(packets))) = two.next().now_or_never() {
+                from.push(packets.node);
+            }
+            from
+        };
+        for round in 0..2 {
+            for _ in 0..QUEUE * 2 {
+                send("one");
+            }
+            send("three");
+            let from = received();
+            let count = |name| from.iter().filter(|from| *from == name).count();
+            assert_eq!((count("one"), count("three")), (QUEUE_OF_SENDER, 1), "round {round}");
+        }
+    }
 
     #[test]
     fn a_share_is_used_up_and_comes_back() {

@@ -1,7 +1,7 @@
 //! Packets between nodes through the server.
 
 use super::{
-    relay::{BURST_BYTES, MESSAGE_BYTES_MAX, QUEUE},
+    relay::{BURST_BYTES, MESSAGE_BYTES_MAX, QUEUE_OF_SENDER},
     tests::{Setting, setting, with_token},
 };
 use bytes::Bytes;
@@ -89,10 +89,46 @@ async fn what_is_no_message_ends_the_stream_and_a_flood_that_nobody_reads_is_los
         }
         got += 1;
     }
-    // Beside the queue there is what HTTP/2 holds, which is less than the node's share lets through.
-    let window = 4 * QUEUE;
+    // Beside its part of the queue there is what HTTP/2 holds, which is less than the node's share lets through.
+    let window = 6 * QUEUE_OF_SENDER;
     assert!(window <= within_share, "the share alone keeps {sent} below {window}");
-    assert!((QUEUE..window).contains(&got), "{got} of {sent} were kept");
+    assert!((QUEUE_OF_SENDER..window).contains(&got), "{got} of {sent} were kept");
+}
+
+#[tokio::test]
+async fn a_quiet_node_gets_through_to_one_that_another_floods() {
+    let setting = setting().await;
+    let mut ends = Vec::new();
+    for node in ["one", "two", "three"] {
+        ends.push(End::open(&setting, node).await);
+    }
+    let [flooding, slow, quiet] = &mut ends[..] else { panic!("three nodes") };
+    // Within its share: nothing but the receiver's queue loses any of it.
+    let chunk = Bytes::from(vec![0; MESSAGE_BYTES_MAX]);
+    let within_share = usize::try_from(BURST_BYTES).unwrap() / chunk.len();
+    let flood = async {
+        for _ in 1..within_share {
+            flooding.send("two", chunk.clone()).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, flood).await.unwrap();
+    // What it sends to itself comes behind all that.
+    flooding.send("one", Bytes::from_static(b"all is through")).await;
+    assert_eq!(flooding.next().await.unwrap().unwrap().packets, "all is through");
+    let quietly = ["a", "word", "or two"];
+    for packets in quietly {
+        quiet.send("two", Bytes::from_static(packets.as_bytes())).await;
+    }
+    quiet.send("three", Bytes::from_static(b"all is through")).await;
+    assert_eq!(quiet.next().await.unwrap().unwrap().packets, "all is through");
+    let mut of_quiet = Vec::new();
+    while of_quiet.len() < quietly.len() {
+        let packets = slow.next().await.unwrap().unwrap();
+        if packets.node == "three" {
+            of_quiet.push(packets.packets);
+        }
+    }
+    assert_eq!(of_quiet, quietly);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{Door, auth::Authenticator};
 use coracle_wire::v1::{
-    FollowRequest, NodeHello, NodeSignal, RelayedPackets, ServerPong, ServerSignal, SessionFrame, ViewUpdate,
+    FollowRequest, NodeHello, NodeSignal, RelayedPackets, ServerSignal, SessionFrame, ViewUpdate,
     node_link_server::NodeLink, node_signal, server_signal, session_frame,
 };
 use futures::stream::BoxStream;
@@ -62,13 +62,13 @@ impl NodeLinkService {
 impl NodeLink for NodeLinkService {
     type ControlStream = ReceiverStream<Result<ServerSignal, Status>>;
     type SessionStream = ReceiverStream<Result<SessionFrame, Status>>;
-    type RelayStream = ReceiverStream<Result<RelayedPackets, Status>>;
+    type RelayStream = BoxStream<'static, Result<RelayedPackets, Status>>;
 
     async fn relay(&self, request: Request<Streaming<RelayedPackets>>) -> Result<Response<Self::RelayStream>, Status> {
         let node = self.caller(&request)?;
         let (route, to_node) = self.links.relays.enter(&node, self.links.closing());
         tokio::spawn(route.carry(request.into_inner()));
-        Ok(Response::new(ReceiverStream::new(to_node)))
+        Ok(Response::new(to_node))
     }
 
     type FollowStream = BoxStream<'static, Result<ViewUpdate, Status>>;
@@ -158,9 +158,10 @@ async fn answer_pings(
                 if !pings.take(Instant::now()) {
                     return Err(Status::resource_exhausted("too many pings"));
                 }
-                lease.renew();
-                let pong =
-                    ServerSignal { signal: Some(server_signal::Signal::Pong(ServerPong { unrenewed: lease.fails() })) };
+                let pong = tokio::select! {
+                    () = connected.ended.cancelled() => continue,
+                    pong = lease.renew() => ServerSignal { signal: Some(server_signal::Signal::Pong(pong)) },
+                };
                 // A node that does not read its control stream is as good as gone; waiting for it would hide that.
                 signals.try_send(Ok(pong)).map_err(|_| Status::resource_exhausted("signals are not being read"))?;
             }

@@ -1,17 +1,12 @@
 //! Control streams and sessions between a server and nodes.
 
 use super::*;
-use crate::{
-    Door,
-    auth::Authenticator,
-    door::{DeleteOptions, Target, read::At},
-    identity::Identity,
-};
+use crate::{Door, auth::Authenticator, door::Target, identity::Identity};
 use coracle_objects::{Reason, catalogue};
 use coracle_wire::v1::{
     ChannelFrame, ExecRequest, FollowRequest, NodeHello, NodePing, NodeSignal, OpenSession, PortForwardRequest,
-    ServerSignal, SessionEnd, SessionFrame, node_link_client::NodeLinkClient, node_link_server::NodeLinkServer,
-    node_signal, open_session::Purpose, server_signal, session_frame::Frame,
+    ServerPong, ServerSignal, SessionEnd, SessionFrame, node_link_client::NodeLinkClient,
+    node_link_server::NodeLinkServer, node_signal, open_session::Purpose, server_signal, session_frame::Frame,
 };
 use futures::StreamExt;
 use hyper_util::rt::TokioIo;
@@ -28,21 +23,35 @@ use tonic::{
 /// Pings at once that no server takes all of.
 const PINGS_TOO_MANY: usize = 1000;
 
+/// Nodes that there are.
+const NODES: [&str; 3] = ["one", "two", "three"];
+/// One that has credentials and no Node yet.
+pub(super) const NEW: &str = "new";
+
 pub(crate) struct Setting {
     pub(crate) links: Arc<NodeLinks>,
     pub(crate) channel: Channel,
     pub(crate) closing: CancellationToken,
-    door: Arc<Door>,
+    pub(crate) door: Arc<Door>,
 }
 
 pub(crate) async fn setting() -> Setting {
+    setting_of(crate::testing::door().await.0).await
+}
+
+/// A server before that door.
+pub(super) async fn setting_of(door: Arc<Door>) -> Setting {
     let closing = CancellationToken::new();
     let links = NodeLinks::new(closing.clone());
     let mut authenticator = Authenticator::new().with_token("admin", Identity::admin());
-    for node in ["one", "two"] {
+    for node in NODES.into_iter().chain([NEW]) {
         authenticator = authenticator.with_token(node, Identity::node(node));
     }
-    let (door, _proposer) = crate::testing::door().await;
+    let namespace = json!({"metadata": {"name": "kube-node-lease"}});
+    crate::testing::create(&door, &Target::collection(catalogue::namespaces(), ""), namespace).await.unwrap();
+    for node in NODES {
+        register(&door, node).await;
+    }
     let bounds = NodeBounds::new(&door);
     let service = NodeLinkService::new(Arc::clone(&links), Arc::new(authenticator), Arc::clone(&door), bounds);
     let service = NodeLinkServer::new(service);
@@ -55,6 +64,13 @@ pub(crate) async fn setting() -> Setting {
     });
     let channel = Endpoint::from_static("http://server").connect_with_connector(connector).await.unwrap();
     Setting { links, channel, closing, door }
+}
+
+/// Makes a Node; its uid.
+pub(super) async fn register(door: &Door, name: &str) -> Value {
+    let nodes = Target::collection(catalogue::nodes(), "");
+    let node = crate::testing::create(door, &nodes, json!({"metadata": {"name": name}})).await.unwrap();
+    node["metadata"]["uid"].clone()
 }
 
 pub(crate) fn with_token<T>(token: &str, message: T) -> Request<T> {
@@ -77,15 +93,17 @@ pub(crate) struct Node {
     client: NodeLinkClient<Channel>,
     to_server: mpsc::Sender<NodeSignal>,
     signals: Streaming<ServerSignal>,
+    /// How many it has sent.
+    pub(crate) pings: u64,
 }
 
 impl Node {
-    async fn connect(setting: &Setting, token: &'static str, name: &str) -> Self {
+    pub(crate) async fn connect(setting: &Setting, token: &'static str, name: &str) -> Self {
         let mut client = NodeLinkClient::new(setting.channel.clone());
         let (to_server, outgoing) = mpsc::channel(8);
         let answer = client.control(with_token(token, ReceiverStream::new(outgoing))).await.unwrap();
         to_server.send(hello(name)).await.unwrap();
-        Self { token, client, to_server, signals: answer.into_inner() }
+        Self { token, client, to_server, signals: answer.into_inner(), pings: 0 }
     }
 
     /// Connected: the server has answered a ping.
@@ -95,11 +113,20 @@ impl Node {
         node
     }
 
-    async fn ping(&mut self) -> Result<(), Status> {
+    pub(crate) async fn ping(&mut self) -> Result<ServerPong, Status> {
+        self.send_ping().await;
+        self.pong().await
+    }
+
+    pub(crate) async fn send_ping(&mut self) {
+        self.pings += 1;
         let ping = NodeSignal { signal: Some(node_signal::Signal::Ping(NodePing {})) };
         self.to_server.send(ping).await.ok();
+    }
+
+    pub(crate) async fn pong(&mut self) -> Result<ServerPong, Status> {
         match self.signals.message().await?.and_then(|message| message.signal) {
-            Some(server_signal::Signal::Pong(_)) => Ok(()),
+            Some(server_signal::Signal::Pong(pong)) => Ok(pong),
             other => Err(Status::internal(format!("no pong but {other:?}"))),
         }
     }
@@ -187,35 +214,6 @@ async fn a_reader_that_goes_away_ends_the_nodes_call() {
     sender.send(frame(Frame::Data(Bytes::from_static(b"x")))).await.unwrap();
     drop(reading.await.unwrap());
     assert!(matches!(answer.message().await, Ok(None) | Err(_)), "the node is told that nobody listens");
-}
-
-#[tokio::test]
-async fn pings_renew_the_nodes_lease() {
-    let setting = setting().await;
-    let namespaces = Target::collection(catalogue::namespaces(), "");
-    let made = json!({"metadata": {"name": "kube-node-lease"}});
-    crate::testing::create(&setting.door, &namespaces, made).await.unwrap();
-    let mut node = Node::ready(&setting, "one").await;
-    let kind = catalogue::by_kind("coordination.k8s.io/v1", "Lease").unwrap();
-    let target = Target::object(kind, "kube-node-lease", "one");
-    let mut seen = std::collections::BTreeSet::new();
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
-    // Also where somebody removes it in between.
-    while seen.len() < 3 {
-        assert!(tokio::time::Instant::now() < deadline, "{seen:?}");
-        node.ping().await.unwrap();
-        if let Ok(entry) = setting.door.get(&Identity::admin(), &target, At::Any).await {
-            let lease: Value = serde_json::from_slice(&entry.value).unwrap();
-            assert_eq!(
-                (&lease["spec"]["holderIdentity"], &lease["spec"]["leaseDurationSeconds"]),
-                (&json!("one"), &json!(8))
-            );
-            if seen.insert(lease["spec"]["renewTime"].to_string()) && seen.len() == 2 {
-                setting.door.delete(&Identity::admin(), &target, &DeleteOptions::default()).await.unwrap();
-            }
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
 }
 
 #[tokio::test]

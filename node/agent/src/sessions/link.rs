@@ -1,7 +1,7 @@
 //! The node link: a control stream for as long as the agent lives, and one more stream per session, so that a flood of
 //! logs never delays a heartbeat. Always dialled from here.
 
-use super::{Line, Sessions};
+use super::{Line, Sessions, pings::Pings};
 use crate::{
     clock,
     contact::Contact,
@@ -17,7 +17,7 @@ use coracle_objects::{ApiError, Reason};
 use coracle_wire::v1::{
     self, node_link_client::NodeLinkClient, node_signal, open_session, server_signal, session_frame,
 };
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use tokio::{
     sync::{Notify, Semaphore, mpsc},
@@ -122,8 +122,7 @@ impl NodeLink {
         let mut client = NodeLinkClient::new(self.connection.clone());
         let mut incoming = timed(client.control(ReceiverStream::new(receiver))).await?;
         let mut heard = Instant::now();
-        // Of pings that were not answered yet. They are answered in order.
-        let mut sent = VecDeque::new();
+        let mut pings = Pings::new();
         let silence_max = (self.interval * PINGS_UNANSWERED_MAX + self.interval / 2).max(SILENCE_MIN);
         let mut turns = tokio::time::interval(self.interval);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -135,10 +134,7 @@ impl NodeLink {
                     match message.map_err(|status| refusal(&status))?.signal {
                         Some(server_signal::Signal::OpenSession(open)) => self.open(open, slots, stop),
                         Some(server_signal::Signal::Pong(pong)) => {
-                            match sent.pop_front() {
-                                Some(sent) if !pong.unrenewed => self.contact.made(sent),
-                                _ => self.contact.missed(),
-                            }
+                            pings.hear(&pong, &self.contact);
                             let now = clock::now();
                             if now - answers.last_at > self.interval * PINGS_UNANSWERED_MAX {
                                 info!("the server answers again");
@@ -154,7 +150,7 @@ impl NodeLink {
                     if heard.elapsed() > silence_max {
                         return Err(ApiError::new(Reason::Timeout, "the server is silent"));
                     }
-                    sent.push_back(self.contact.now());
+                    pings.send(self.contact.now());
                     sender.send(signal(node_signal::Signal::Ping(v1::NodePing {}))).await.map_err(gone)?;
                 }
             }

@@ -13,6 +13,7 @@ mod exec;
 mod forward;
 mod keyboard;
 mod link;
+mod pings;
 
 pub(crate) use link::NodeLink;
 
