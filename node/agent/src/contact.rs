@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 /// Name of the file in the data directory.
-const FILE: &str = "contact.json";
+pub(crate) const FILE: &str = "contact.json";
 /// How much of the time since the last contact a power cut may add: the file is written no more often, for the sake of
 /// flash memory.
 const SAVE_INTERVAL_MS: i64 = 60_000;

@@ -161,7 +161,8 @@ impl Default for Patience {
     }
 }
 
-fn channel(
+/// A channel that shows `credentials`; it does not connect yet.
+pub(crate) fn channel(
     server: &str,
     place: &ServerPlace,
     credentials: &Credentials,

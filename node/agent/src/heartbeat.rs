@@ -87,7 +87,7 @@ impl Heartbeat {
                     }
                     Err(error) => {
                         // Others write to the node too: it is looked at again.
-                        if reconnect.is_first() && error.reason != Reason::Conflict {
+                        if error.reason != Reason::Conflict && reconnect.is_news(&error) {
                             warn!(%error, "cannot write the node's status");
                         }
                         tokio::time::sleep(reconnect.delay()).await;

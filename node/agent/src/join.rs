@@ -9,13 +9,15 @@
 
 use crate::{
     credentials::{self, Credentials, CredentialsError},
-    grpc::{self, Patience, chain, channel_as},
-    link::SIGNING_REQUESTS,
+    directory::{DirectoryError, Hold},
+    grpc::{self, Patience, chain, channel, channel_as},
+    link::{NODES, SIGNING_REQUESTS},
+    naming,
     retry::Reconnect,
     server_place::ServerPlace,
     signing_request::{Answer, SigningRequest, answer},
 };
-use coracle_objects::{ApiError, Reason};
+use coracle_objects::{ApiError, Reason, bootstrap};
 use coracle_wire::v1::{self, objects_client::ObjectsClient};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError, RootCertStore, SignatureScheme,
@@ -52,7 +54,9 @@ const PENDING_KEY_FILE: &str = "pending.key";
 /// How long connecting and the handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After this time somebody is told that the request waits for a person.
-const TOLD_AFTER: Duration = Duration::from_secs(10);
+const TOLD_AFTER: Duration = Duration::from_secs(5);
+/// How long a server may take to say whether credentials still count.
+const ENDED_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is needed to join.
 #[derive(Debug, Clone)]
@@ -70,7 +74,7 @@ pub struct Invitation {
 /// Why a machine could not join.
 #[derive(Debug, Error)]
 pub enum JoinError {
-    /// A hash or the server's address is no such thing.
+    /// A hash, the server's address, the token or the name is no such thing.
     #[error("{0}")]
     Invitation(String),
     /// The server did not prove to be of the cluster that was named.
@@ -82,7 +86,10 @@ pub enum JoinError {
         why: String,
     },
     /// The server did not let this machine ask.
-    #[error("the server does not take the token: {0}")]
+    #[error(
+        "the server does not take the token: {0}; it may have expired or been deleted: `coracle token list` shows those that \
+         count, `coracle token create` makes another"
+    )]
     Token(String),
     /// The request was denied or failed.
     #[error("the request for a certificate was refused: {0}")]
@@ -90,6 +97,9 @@ pub enum JoinError {
     /// What was got or is there cannot be used.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+    /// The node's directory is another node's, or cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
 }
 
 /// The address of the server that credentials in `directory` were got from.
@@ -100,22 +110,47 @@ pub fn server_of(directory: &Path) -> Result<String, CredentialsError> {
     credentials::text(&directory.join(SERVER_FILE)).map(|text| text.trim().to_owned())
 }
 
-/// Gets credentials and writes them to `directory`. A server that cannot be reached is waited for; `tell` is told what is
-/// waited for. Asked again after an interruption it goes on with the same request.
+/// What `server` says of the credentials that it once gave, if it says that they have ended. A server that cannot be reached,
+/// or does not answer soon, says nothing.
+pub async fn ended(server: &str, credentials: &Credentials) -> Option<String> {
+    let channel = channel(server, &ServerPlace::new(server), credentials, Patience::default()).ok()?;
+    let get = v1::GetRequest {
+        resource: grpc::wire(NODES),
+        namespace: String::new(),
+        name: credentials.node_name().to_owned(),
+    };
+    let mut client = ObjectsClient::new(channel);
+    match tokio::time::timeout(ENDED_TIMEOUT, grpc::timed(client.get(get))).await {
+        Ok(Err(error)) if error.reason == Reason::Unauthorized => Some(error.message),
+        _ => None,
+    }
+}
+
+/// Gets credentials and writes them to the directory that is held; what an earlier node there knew of its cluster and its pods
+/// is forgotten, for this is another one. A server that cannot be reached is waited for; `tell` is told what is done and
+/// what is waited for. Asked again after an interruption it goes on with the same request.
 ///
 /// # Errors
 /// What no waiting helps with.
 pub async fn join(
     invitation: &Invitation,
-    directory: &Path,
+    hold: &Hold,
     tell: &(dyn Fn(&str) + Sync),
 ) -> Result<Credentials, JoinError> {
+    let Invitation { server, node_name, .. } = invitation;
     let hashes = parse_hashes(&invitation.ca_hashes)?;
+    check_token(&invitation.token)?;
+    naming::check_node_name(node_name)
+        .map_err(|rule| JoinError::Invitation(format!("\"{node_name}\" is no node's name: {rule}")))?;
+    place(server)?;
+    hold.check_owner(node_name)?;
+    let directory = &hold.path().join(credentials::DIRECTORY);
     credentials::make_private(directory)?;
-    let ca = learn_ca(&invitation.server, &hashes, tell).await?;
+    let ca = learn_ca(server, &hashes, tell).await?;
     let ca_pem = pem(&ca);
-    let request = pending(directory, &invitation.node_name)?;
+    let request = pending(directory, node_name)?;
     let mut desk = Desk::open(invitation, &ca_pem)?;
+    tell(&format!("{server} is of the cluster that was named; it is asked for a certificate of node {node_name}"));
     let granted = desk.ask(&request, tell).await;
     let pending_file = directory.join(PENDING_KEY_FILE);
     if matches!(granted, Err(JoinError::Refused(_))) {
@@ -123,7 +158,8 @@ pub async fn join(
         remove(&pending_file)?;
     }
     let new = Credentials::from_pem(&ca_pem, &granted?, request.key_pem())?;
-    credentials::write_private(&directory.join(SERVER_FILE), invitation.server.as_bytes())?;
+    hold.begin_anew()?;
+    credentials::write_private(&directory.join(SERVER_FILE), server.as_bytes())?;
     new.write(directory)?;
     remove(&pending_file)?;
     Ok(new)
@@ -144,6 +180,16 @@ fn parse_hashes(texts: &[String]) -> Result<Vec<[u8; 32]>, JoinError> {
     } else {
         Ok(hashes)
     }
+}
+
+/// Refuses what cannot be a token; it is not repeated, for it may be most of one.
+fn check_token(token: &str) -> Result<(), JoinError> {
+    let (id, secret) = bootstrap::LENGTHS;
+    bootstrap::parts(token).map(drop).ok_or_else(|| {
+        JoinError::Invitation(format!(
+            "what --token names is no token: wanted is ID.SECRET as `coracle token create` prints it, {id} and {secret} lower-case letters and digits"
+        ))
+    })
 }
 
 /// The key that was asked with before, or a new one, which is kept.
@@ -194,7 +240,7 @@ async fn learn_ca(
                     Ok(Err(error)) => error.to_string(),
                     _ => "it does not answer in time".to_owned(),
                 };
-                if reconnect.is_first() {
+                if reconnect.is_news(&why) {
                     tell(&format!("waiting for {server}: {why}"));
                 }
                 tokio::time::sleep(reconnect.delay()).await;
@@ -346,6 +392,7 @@ fn spelled(hash: &[u8; 32]) -> String {
 
 /// Where a certificate is asked for.
 struct Desk {
+    server: String,
     client: ObjectsClient<InterceptedService<Channel, Shown>>,
 }
 
@@ -369,7 +416,7 @@ impl Desk {
         let place = ServerPlace::new(&invitation.server);
         let channel = channel_as(&invitation.server, &place, ca_pem, None, Patience::default());
         let channel = channel.map_err(|error| wrong(&error))?;
-        Ok(Self { client: ObjectsClient::with_interceptor(channel, Shown(token)) })
+        Ok(Self { server: invitation.server.clone(), client: ObjectsClient::with_interceptor(channel, Shown(token)) })
     }
 
     /// Asks until there is an answer; PEM of the certificate.
@@ -382,19 +429,19 @@ impl Desk {
                 Ok(Answer::Refused(why)) => return Err(JoinError::Refused(why)),
                 Ok(Answer::Waiting) if !told && began.elapsed() > TOLD_AFTER => {
                     told = true;
-                    tell(&format!(
-                        "waiting for somebody to approve: kubectl certificate approve {}",
-                        request.object_key().name
-                    ));
+                    tell(&format!("waits for approval: coracle certificate approve {}", request.object_key().name));
                 }
                 Ok(Answer::Waiting) => {}
                 Err(error) if matches!(error.reason, Reason::Unauthorized | Reason::Forbidden) => {
                     return Err(JoinError::Token(error.message));
                 }
-                Err(error) if matches!(error.reason, Reason::Invalid | Reason::BadRequest) => {
+                Err(error)
+                    if matches!(error.reason, Reason::Invalid | Reason::BadRequest | Reason::RequestEntityTooLarge) =>
+                {
                     return Err(JoinError::Refused(error.message));
                 }
-                Err(error) => tracing::debug!(%error, "cannot ask for a certificate yet"),
+                Err(error) if reconnect.is_news(&error) => tell(&format!("waiting for {}: {error}", self.server)),
+                Err(error) => tracing::debug!(%error, "still cannot ask for a certificate"),
             }
             tokio::time::sleep(reconnect.delay()).await;
         }
@@ -440,6 +487,31 @@ mod tests {
             assert!(parse_hashes(std::slice::from_ref(&bad)).is_err(), "{bad}");
         }
         assert!(parse_hashes(&[]).is_err(), "nobody is trusted unseen");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_is_refused_before_anything_is_asked_or_made() {
+        let good = Invitation {
+            server: "https://192.0.2.1:1".to_owned(),
+            token: "abcdef.0123456789abcdef".to_owned(),
+            ca_hashes: vec![spelled(&[1; 32])],
+            node_name: "one".to_owned(),
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let hold = Hold::take(directory.path()).unwrap();
+        for (bad, says) in [
+            (Invitation { token: "secret-but-wrong".to_owned(), ..good.clone() }, "is no token: wanted is ID.SECRET"),
+            (Invitation { node_name: "Bad_Name".to_owned(), ..good.clone() }, "\"Bad_Name\" is no node's name"),
+            (Invitation { server: "192.0.2.1".to_owned(), ..good.clone() }, "https://HOST:PORT"),
+            (Invitation { ca_hashes: Vec::new(), ..good.clone() }, "hash"),
+        ] {
+            let error = join(&bad, &hold, &|told| panic!("{told}")).await.unwrap_err().to_string();
+            assert!(error.contains(says) && !error.contains("secret-but-wrong"), "{error}");
+        }
+        hold.belongs_to("two").unwrap();
+        let error = join(&good, &hold, &|told| panic!("{told}")).await.unwrap_err().to_string();
+        assert!(error.contains("is the directory of node two, not of one"), "{error}");
+        assert!(!directory.path().join(credentials::DIRECTORY).exists());
     }
 
     #[test]

@@ -60,6 +60,9 @@ impl Entry {
     }
 }
 
+/// Name of the directory in the data directory.
+pub(crate) const DIRECTORY: &str = "ledger";
+
 /// The directory of entries.
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger {

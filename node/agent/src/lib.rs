@@ -19,6 +19,7 @@ mod confinement;
 mod contact;
 mod context;
 pub mod credentials;
+pub mod directory;
 mod events;
 mod exec;
 #[cfg(test)]
@@ -32,6 +33,7 @@ mod ledger;
 mod link;
 mod logs;
 mod machine;
+pub mod naming;
 mod network;
 mod node;
 mod output;
@@ -60,6 +62,7 @@ use crate::{
     contact::Contact,
     context::{Caches, Context},
     credentials::{Credentials, Wallet},
+    directory::{DirectoryError, Hold},
     events::{Involved, Severity},
     grpc::{Connection, GrpcLink},
     guests::{Allowance, Runners},
@@ -166,6 +169,8 @@ pub struct AgentConfig {
     pub node_name: String,
     /// Everything it keeps lies below.
     pub data_dir: PathBuf,
+    /// That directory, where this process has taken it already; else the agent takes it.
+    pub hold: Option<Hold>,
     /// API server, `https://HOST:PORT`.
     pub server: String,
     /// What it shows (user `system:node:NAME`, group `system:nodes`); those that it renewed itself and keeps in
@@ -222,6 +227,9 @@ pub enum AgentError {
     /// Its directory cannot be used.
     #[error("cannot use the data directory {0}")]
     DataDir(PathBuf, #[source] io::Error),
+    /// Its directory is in use, or another node's.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// The description of other registries cannot be used.
     #[error("cannot use the node's registry settings")]
     Registries(#[source] SettingsError),
@@ -236,20 +244,38 @@ pub enum AgentError {
 /// Only what cannot be retried; a lost server is waited for.
 pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(), AgentError> {
     network::raise_descriptor_limit();
+    let hold = match &config.hold {
+        Some(hold) => hold.clone(),
+        None => Hold::take(&config.data_dir)?,
+    };
+    hold.belongs_to(&config.node_name)?;
     let unusable = |error| AgentError::DataDir(config.data_dir.clone(), error);
     prepare_directory(&config.data_dir).map_err(unusable)?;
     let wallet = Arc::new(Wallet::open(&config.data_dir, config.credentials.clone()));
     let connection = Connection::new(&config.server, wallet.watch(), config.heartbeat_interval)?;
-    let ledger = Ledger::open(config.data_dir.join("ledger")).map_err(unusable)?;
+    let ledger = Ledger::open(config.data_dir.join(ledger::DIRECTORY)).map_err(unusable)?;
     let entries = ledger.load().map_err(unusable)?;
-    let settings = match &config.registries {
-        Some(path) => RegistrySettings::read(path),
-        None => RegistrySettings::read_if_there(&config.data_dir.join(REGISTRIES_FILE)),
-    };
-    let settings = settings.map_err(AgentError::Registries)?;
+    let settings = registry_settings(config.registries.as_deref(), &config.data_dir)?;
     let agent = Agent::open(config.clone(), wallet, connection, ledger, settings).map_err(unusable)?;
     agent.run(entries, shutdown).await;
+    drop(hold);
     Ok(())
+}
+
+/// Whether `registries`, or what `data_dir` has in its place, describes other registries well.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub fn check_registries(registries: Option<&Path>, data_dir: &Path) -> Result<(), AgentError> {
+    registry_settings(registries, data_dir).map(drop)
+}
+
+fn registry_settings(registries: Option<&Path>, data_dir: &Path) -> Result<RegistrySettings, AgentError> {
+    let settings = match registries {
+        Some(path) => RegistrySettings::read(path),
+        None => RegistrySettings::read_if_there(&data_dir.join(REGISTRIES_FILE)),
+    };
+    settings.map_err(AgentError::Registries)
 }
 
 /// Makes the data directory, for nobody else to read, and removes what only dead runners could use and what a killed

@@ -10,7 +10,7 @@ use crate::{
         thresholds::{Reserved, Thresholds, allocatable},
     },
 };
-use coracle_objects::ranges::MAX_PODS_ANNOTATION;
+use coracle_objects::{nodes::OWN_LABELS, ranges::MAX_PODS_ANNOTATION};
 use serde_json::{Map, Value, json};
 use std::{collections::BTreeMap, net::IpAddr};
 use time::OffsetDateTime;
@@ -55,11 +55,7 @@ pub(crate) fn capacity(facts: &Facts) -> (u64, u64, u64) {
 
 /// Labels that the agent keeps on its Node: those that its operator `configured`, and what every node says of itself.
 pub(crate) fn labels(name: &str, configured: &BTreeMap<String, String>) -> Map<String, Value> {
-    let own = [
-        ("kubernetes.io/hostname", name),
-        ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", machine::architecture()),
-    ];
+    let own = OWN_LABELS.into_iter().zip([name, "linux", machine::architecture()]);
     let mut labels: Map<String, Value> =
         configured.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect();
     for (key, value) in own {

@@ -68,7 +68,7 @@ impl Renewal {
             };
             match asked {
                 Ok(()) => return info!("the node's certificate has been renewed"),
-                Err(error) if reconnect.is_first() => warn!(error, "the node's certificate cannot be renewed yet"),
+                Err(error) if reconnect.is_news(&error) => warn!(error, "the node's certificate cannot be renewed yet"),
                 Err(error) => tracing::debug!(error, "the node's certificate still cannot be renewed"),
             }
             tokio::time::sleep(reconnect.delay()).await;

@@ -1,7 +1,7 @@
 //! How long to wait before trying again.
 
 use rand::Rng;
-use std::time::Duration;
+use std::{collections::VecDeque, fmt, time::Duration};
 use tokio::time::Instant;
 
 /// Waiting times towards the control plane: they double up to a bound, with jitter so that the nodes of a
@@ -9,22 +9,41 @@ use tokio::time::Instant;
 #[derive(Debug, Clone)]
 pub(crate) struct Reconnect {
     next: Duration,
+    /// What has been said since it last worked, the newest last.
+    said: VecDeque<String>,
 }
 
 impl Reconnect {
     const FIRST: Duration = Duration::from_millis(100);
     const MAX: Duration = Duration::from_secs(10);
+    /// How many errors that take turns are told apart.
+    const SAID_MAX: usize = 4;
 
     pub(crate) fn new() -> Self {
-        Self { next: Self::FIRST }
+        Self { next: Self::FIRST, said: VecDeque::new() }
     }
 
     /// It worked: start over.
     pub(crate) fn reset(&mut self) {
         self.next = Self::FIRST;
+        self.said.clear();
     }
 
-    /// Whether nothing failed since it last worked: what is worth a warning once is noise the tenth time.
+    /// Whether an error with these words has not been said since it last worked: what is worth a warning once is noise the
+    /// tenth time, but another error is not, and the first one seldom is the reason. From now on it has been said.
+    pub(crate) fn is_news(&mut self, error: &(impl fmt::Display + ?Sized)) -> bool {
+        let words = error.to_string();
+        if self.said.contains(&words) {
+            return false;
+        }
+        if self.said.len() == Self::SAID_MAX {
+            self.said.pop_front();
+        }
+        self.said.push_back(words);
+        true
+    }
+
+    /// Whether nothing failed since it last worked.
     pub(crate) fn is_first(&self) -> bool {
         self.next == Self::FIRST
     }
@@ -117,6 +136,17 @@ mod tests {
         assert!(last >= Reconnect::MAX / 2);
         reconnect.reset();
         assert!(reconnect.delay() <= Reconnect::FIRST);
+    }
+
+    #[test]
+    fn an_error_is_said_until_it_repeats_itself() {
+        let mut reconnect = Reconnect::new();
+        let mut said = |words: &[&str]| -> Vec<bool> { words.iter().map(|one| reconnect.is_news(*one)).collect() };
+        assert_eq!(said(&["cut", "refused", "refused", "cut", "refused"]), [true, true, false, false, false]);
+        assert_eq!(said(&["c", "d", "e", "refused", "cut"]), [true, true, true, false, true], "few are remembered");
+        reconnect.delay();
+        reconnect.reset();
+        assert!(reconnect.is_news("cut") && !reconnect.is_news("cut"), "it worked in between");
     }
 
     #[test]

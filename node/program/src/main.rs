@@ -44,6 +44,15 @@ mod tests {
         {
             assert!(understood(words).is_err(), "{words}");
         }
+        for (option, says) in [
+            ("--address 0.0.0.0", "others reach"),
+            ("--label node-role.kubernetes.io/edge=", "kubectl label node"),
+            ("--name Bad_Name", "lower case"),
+        ] {
+            for words in [format!("--data-dir d {option}"), format!("{invited} {option}")] {
+                assert!(understood(&words).is_err_and(|error| error.to_string().contains(says)), "{words}");
+            }
+        }
         assert!(understood(&format!("--data-dir d {invited}")).is_err(), "a directory is named once");
     }
 }

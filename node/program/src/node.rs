@@ -7,14 +7,16 @@ use coracle_agent::{
     AgentConfig, HEARTBEAT_INTERVAL_DEFAULT, ImageLimits, Reserved, SHUTDOWN_BEYOND_GRACE, SHUTDOWN_GRACE_DEFAULT,
     Size, Thresholds,
     credentials::{self, Credentials},
-    join,
+    directory::Hold,
+    join, naming,
 };
 use coracle_runner::compile::CompileLimits;
 use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs,
-    net::{IpAddr, SocketAddr},
+    io::{self, IsTerminal as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -84,7 +86,7 @@ enum What {
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// Name of the node, as its credentials have it [default: theirs; of one that joins: this machine's]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = node_name)]
     name: Option<String>,
     /// Process that has started this one, which does not outlive it
     #[arg(long, hide = true, value_name = "PID")]
@@ -93,13 +95,13 @@ pub(crate) struct Run {
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
     /// The node's address for others [default: the one it reaches the server from]
-    #[arg(long, value_name = "IP")]
-    address: Option<String>,
+    #[arg(long, value_name = "IP", value_parser = address)]
+    address: Option<IpAddr>,
     /// Where other nodes' traffic for pods comes in (UDP) [default: the node's address, port 6444]
     #[arg(long, value_name = "IP:PORT")]
     tunnel_listen: Option<SocketAddr>,
     /// Label of the Node object; may be repeated
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = naming::label)]
     labels: Vec<(String, String)>,
     #[command(flatten)]
     workloads: WorkloadOptions,
@@ -124,15 +126,18 @@ impl Node {
                 run.data_dir.display()
             ),
         };
+        run.check()?;
+        let hold = run.hold()?;
         let credentials = Credentials::read(directory)?;
         if let Some(name) = run.name().filter(|name| *name != credentials.node_name()) {
             bail!("the credentials in {} are those of {}, not of {name}", directory.display(), credentials.node_name());
         }
+        hold.check_owner(credentials.node_name())?;
         let server = match self.server {
             Some(server) => server,
             None => join::server_of(directory)?,
         };
-        run.run(server, credentials).await
+        run.run(hold, &mut Signals::listen()?, server, credentials).await
     }
 }
 
@@ -147,37 +152,60 @@ impl Run {
         absolute(&self.data_dir)
     }
 
+    /// Judges everything that was asked for, so that nothing is begun that cannot go on.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.workloads.check(&self.data_dir()?)
+    }
+
+    /// Takes the node's directory.
+    pub(crate) fn hold(&self) -> Result<Hold> {
+        Ok(Hold::take(&self.data_dir()?)?)
+    }
+
     /// Runs until a signal asks it to stop.
-    pub(crate) async fn run(self, server: String, credentials: Credentials) -> Result<ExitCode> {
-        let mut signals = Signals::listen()?;
+    pub(crate) async fn run(
+        self,
+        hold: Hold,
+        signals: &mut Signals,
+        server: String,
+        credentials: Credentials,
+    ) -> Result<ExitCode> {
         if let Some(parent) = self.parent {
             process::end_with(parent)?;
         }
         let follow_address = self.address.is_none();
         let address = match self.address {
             Some(address) => address,
-            None => own_address(&server).or_else(|error| remembered_address(&self.data_dir).ok_or(error))?,
+            None => own_address(&server).or_else(|error| remembered_address(hold.path()).ok_or(error))?,
         };
-        let node_ports: IpAddr = address.parse().with_context(|| format!("--address {address} is no IP address"))?;
-        remember_address(&self.data_dir, &address);
+        remember_address(&hold, address);
+        let running = format!("node {} of {server} runs", credentials.node_name());
+        let config = config(credentials, hold.path().to_owned(), server, address.to_string(), address)?;
         let config = AgentConfig {
+            hold: Some(hold),
             labels: self.labels.into_iter().collect(),
             follow_address,
-            tunnel_listen: self.tunnel_listen.unwrap_or(SocketAddr::new(node_ports, TUNNEL_PORT)),
-            ..self.workloads.apply(config(credentials, absolute(&self.data_dir)?, server, address, node_ports)?)?
+            tunnel_listen: self.tunnel_listen.unwrap_or(SocketAddr::new(address, TUNNEL_PORT)),
+            ..self.workloads.apply(config)?
         };
-        run_agent(config, &mut signals).await
+        // One that was started by another process is not its user's to end.
+        run_agent(config, signals, self.parent.is_none().then_some(&running)).await
     }
 }
 
-/// Runs an agent until a signal, and tells the service manager that started this process, if one did.
-async fn run_agent(config: AgentConfig, signals: &mut Signals) -> Result<ExitCode> {
+/// Runs an agent until a signal, and tells the service manager that started this process, if one did, and a person what is
+/// `running`.
+async fn run_agent(config: AgentConfig, signals: &mut Signals, running: Option<&String>) -> Result<ExitCode> {
     let (supervisor, stop) = (Supervisor::of_environment(), CancellationToken::new());
     let (started, within) = (config.started.clone(), config.shutdown_grace + SHUTDOWN_BEYOND_GRACE);
     let mut agent = tokio::spawn(coracle_agent::run(config, stop.clone()));
     let told = async {
         started.cancelled().await;
         supervisor.ready();
+        if let Some(running) = running {
+            let end = if io::stderr().is_terminal() { "; Ctrl-C ends it, and its pods with their grace" } else { "" };
+            say(&format!("{running}{end}"));
+        }
         supervisor.watch().await;
     };
     tokio::select! {
@@ -215,6 +243,7 @@ pub fn config(
     Ok(AgentConfig {
         node_name: credentials.node_name().to_owned(),
         data_dir,
+        hold: None,
         server,
         credentials,
         address,
@@ -240,31 +269,43 @@ pub fn config(
 }
 
 /// The address that this machine uses towards the server.
-fn own_address(server: &str) -> Result<String> {
+fn own_address(server: &str) -> Result<IpAddr> {
     let explain = || format!("cannot tell this node's address towards {server}; name it with --address");
-    Ok(coracle_agent::own_address(server).with_context(explain)?.to_string())
+    coracle_agent::own_address(server).with_context(explain)
 }
 
 /// The address that this node had when it ran last: what it goes on with where no network tells another.
-fn remembered_address(data_dir: &Path) -> Option<String> {
-    let address = fs::read_to_string(data_dir.join(ADDRESS_FILE)).ok()?.trim().to_owned();
-    address.parse::<IpAddr>().ok()?;
-    warn!(address, "the network does not tell this node's address: it keeps the one that it had");
+fn remembered_address(data_dir: &Path) -> Option<IpAddr> {
+    let address: IpAddr = fs::read_to_string(data_dir.join(ADDRESS_FILE)).ok()?.trim().parse().ok()?;
+    warn!(%address, "the network does not tell this node's address: it keeps the one that it had");
     Some(address)
 }
 
-fn remember_address(data_dir: &Path, address: &str) {
+fn remember_address(hold: &Hold, address: IpAddr) {
     // It is asked for again at the next start; only a start without a network misses it.
-    let file = data_dir.join(ADDRESS_FILE);
-    let is_known = fs::read_to_string(&file).is_ok_and(|known| known.trim() == address);
-    if !is_known && let Err(error) = fs::create_dir_all(data_dir).and_then(|()| fs::write(&file, address)) {
+    let address = address.to_string();
+    let is_known = fs::read_to_string(hold.path().join(ADDRESS_FILE)).is_ok_and(|known| known.trim() == address);
+    if !is_known && let Err(error) = hold.replace(ADDRESS_FILE, &address) {
         warn!(%error, "cannot remember this node's address");
     }
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
+fn node_name(text: &str) -> Result<String, String> {
+    naming::check_node_name(text).map(|()| text.to_owned())
+}
+
+/// An address that others can reach one machine by.
+fn address(text: &str) -> Result<IpAddr, String> {
+    let address: IpAddr = text.parse().map_err(|_| "must be an IP address")?;
+    if address.is_unspecified() || address.is_multicast() || address == Ipv4Addr::BROADCAST {
+        return Err("must be an address that others reach this machine by".to_owned());
+    }
+    Ok(address)
+}
+
+/// Says something to the person who has started this, if anybody still listens.
+pub(crate) fn say(text: &str) {
+    writeln!(io::stderr(), "{text}").ok();
 }
 
 #[cfg(test)]
@@ -286,14 +327,26 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_somewhere() {
+        for good in ["127.0.0.1", "192.0.2.7", "2001:db8::7"] {
+            assert_eq!(address(good).map(|address| address.to_string()), Ok(good.to_owned()));
+        }
+        for bad in ["foo", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "192.0.2.7:1"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn an_address_is_remembered_for_a_start_without_a_network() {
         let directory = tempfile::tempdir().unwrap();
-        let data_dir = directory.path().join("node");
-        assert_eq!(remembered_address(&data_dir), None);
-        remember_address(&data_dir, "192.0.2.7");
-        assert_eq!(remembered_address(&data_dir).as_deref(), Some("192.0.2.7"));
-        fs::write(data_dir.join(ADDRESS_FILE), "nonsense").unwrap();
-        assert_eq!(remembered_address(&data_dir), None);
+        let hold = Hold::take(directory.path()).unwrap();
+        assert_eq!(remembered_address(hold.path()), None);
+        for address in [IpAddr::from([192, 0, 2, 7]), IpAddr::from([192, 0, 2, 8])] {
+            remember_address(&hold, address);
+            assert_eq!(remembered_address(hold.path()), Some(address));
+        }
+        fs::write(hold.path().join(ADDRESS_FILE), "nonsense").unwrap();
+        assert_eq!(remembered_address(hold.path()), None);
         assert!(own_address("https://no-port").is_err());
     }
 }

@@ -5,7 +5,10 @@ use anyhow::{Result, bail};
 use clap::Args;
 use coracle_agent::{AgentConfig, ImageLimits, Reserved, Size, Thresholds};
 use coracle_runner::compile::CompileLimits;
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// How a node gets and compiles workloads.
 #[derive(Debug, Args)]
@@ -65,11 +68,24 @@ impl WorkloadOptions {
         self.shutdown_grace.map(Duration::from_secs)
     }
 
+    /// Judges these options of the node that keeps everything in `data_dir`.
+    ///
+    /// # Errors
+    /// When two of them contradict each other, or the description of registries cannot be used.
+    pub fn check(&self, data_dir: &Path) -> Result<()> {
+        let (high, low) = (self.image_gc_high_threshold, self.image_gc_low_threshold);
+        if low >= high {
+            bail!("--image-gc-low-threshold {low} must be below --image-gc-high-threshold {high}");
+        }
+        Ok(coracle_agent::check_registries(self.registries.as_deref(), data_dir)?)
+    }
+
     /// The configuration with these options.
     ///
     /// # Errors
-    /// When two of them contradict each other.
+    /// As [`Self::check`].
     pub fn apply(self, config: AgentConfig) -> Result<AgentConfig> {
+        self.check(&config.data_dir)?;
         let (usual, size) = (config.compile_limits, Size::of_this_machine());
         let memory_bytes = self.compile_memory.map_or(usual.memory_bytes, |mib| mib << 20);
         let compile_limits = CompileLimits {
@@ -79,9 +95,6 @@ impl WorkloadOptions {
             cpu_seconds: self.compile_time,
         };
         let (high_percent, low_percent) = (self.image_gc_high_threshold, self.image_gc_low_threshold);
-        if low_percent >= high_percent {
-            bail!("--image-gc-low-threshold {low_percent} must be below --image-gc-high-threshold {high_percent}");
-        }
         let unused_for = Duration::from_secs(self.image_minimum_age);
         let registries = self.registries.as_deref().map(absolute).transpose()?;
         let static_pods = self.static_pods.as_deref().map(absolute).transpose()?;

@@ -58,6 +58,20 @@ pub fn issued_at(serial: &[u8]) -> u64 {
     serial[..length].iter().fold(0, |revision, byte| revision << 8 | u64::from(*byte))
 }
 
+/// Labels that every node gives itself, by its name and what its machine is.
+pub const OWN_LABELS: [&str; 3] = ["kubernetes.io/hostname", "kubernetes.io/os", "kubernetes.io/arch"];
+/// Labels under Kubernetes' own domains that a node may give itself besides, as its operator says.
+pub const CHOSEN_LABELS: [&str; 3] =
+    ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "node.kubernetes.io/instance-type"];
+
+/// Whether a label is under one of Kubernetes' domains and not among those that a node may give itself.
+#[must_use]
+pub fn is_reserved_label(key: &str) -> bool {
+    let Some((domain, _)) = key.split_once('/') else { return false };
+    let is_under = |root: &str| domain.strip_suffix(root).is_some_and(|head| head.is_empty() || head.ends_with('.'));
+    (is_under("kubernetes.io") || is_under("k8s.io")) && !OWN_LABELS.contains(&key) && !CHOSEN_LABELS.contains(&key)
+}
+
 /// The user of the node called `node`.
 #[must_use]
 pub fn user(node: &str) -> String {

@@ -1,6 +1,6 @@
 //! A machine that joins a fleet's cluster by the line that a person would type, and one who has its credentials.
 
-use coracle_tests::{Fleet, Kubectl, eventually, pods, site::binary};
+use coracle_tests::{Fleet, Kubectl, eventually, pods, site::binary, wait::contains};
 use coracle_wire::v1::{NodeHello, NodePing, NodeSignal, ServerSignal, node_link_client::NodeLinkClient, node_signal};
 use std::{
     fs::{self, File},
@@ -25,13 +25,22 @@ pub struct Machine {
     log: PathBuf,
     address: String,
     child: Option<Child>,
+    /// Length of its log when it was started last.
+    said_before: usize,
 }
 
 impl Machine {
     /// Nothing runs yet. It has the address of the fleet's node `place`, which must not run.
     pub fn new(fleet: &Fleet, place: usize, name: &str) -> Self {
         let (directory, log) = (fleet.path(&format!("machine-{name}")), fleet.path(&format!("machine-{name}.log")));
-        Self { name: name.to_owned(), directory, log, address: fleet.address(place).to_string(), child: None }
+        Self {
+            name: name.to_owned(),
+            directory,
+            log,
+            address: fleet.address(place).to_string(),
+            child: None,
+            said_before: 0,
+        }
     }
 
     /// Types `line` (`coracle node join …`) with a name and a directory of its own.
@@ -51,6 +60,7 @@ impl Machine {
     fn start(&mut self, mut words: Vec<String>) {
         self.kill();
         words.extend(["--address".to_owned(), self.address.clone()]);
+        self.said_before = self.log().len();
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let mut command = Command::new(binary().unwrap());
         command.args(words).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -84,12 +94,22 @@ impl Machine {
 
     /// Joins by `line` in vain; what it said of that.
     pub fn refused(&mut self, line: &str) -> String {
-        let before = self.log().len();
         self.join(line);
+        let said = self.failed();
+        assert!(!self.credentials().join("node.pem").exists(), "nothing was got");
+        said
+    }
+
+    /// Waits until the process has failed; what it said since it was started.
+    pub fn failed(&mut self) -> String {
         assert!(!self.ended().success(), "{}", self.log());
         self.child = None;
-        assert!(!self.credentials().join("node.pem").exists(), "nothing was got");
-        self.log().split_off(before)
+        self.log().split_off(self.said_before)
+    }
+
+    /// Waits until it has said `words`.
+    pub fn says(&self, words: &str) {
+        eventually(words, || contains(&self.log(), words));
     }
 
     /// Waits until the node is ready.

@@ -75,6 +75,9 @@ fn a_machine_joins_by_the_line_that_is_printed_and_stays_a_node() {
     let mut edge = Machine::new(&fleet, 0, "edge");
     edge.join(&line);
     edge.until_ready(&kubectl);
+    edge.says("it is asked for a certificate of node edge");
+    edge.says(&format!("this machine is node edge of {}", fleet.server_url()));
+    edge.says(&format!("node edge of {} runs", fleet.server_url()));
     for kubectl in fleet.kubectls() {
         let requests = kubectl.run("get csr").unwrap();
         contains(&requests, "Approved,Issued").unwrap();
@@ -117,6 +120,7 @@ fn a_person_may_have_to_decide() {
         let mut good = Machine::new(&fleet, 0, &format!("good-{number}"));
         good.join(&line);
         let name = eventually("the request", pending);
+        good.says(&format!("waits for approval: coracle certificate approve {name}"));
         contains(&kubectl.run(&format!("get csr {name}")).unwrap(), "Pending").unwrap();
         let described = fleet.coracle(&format!("describe csr {name}")).unwrap();
         for part in
@@ -154,8 +158,11 @@ fn who_shows_nothing_good_does_not_join_and_hears_why() {
     let other = format!("{}{}", if hash.starts_with('0') { "1" } else { "0" }, &hash[1..]);
     contains(&stranger.refused(&good.replace(hash, &other)), "is not of the cluster").unwrap();
     let token = token_of(&good);
-    for bad in ["abcdef.0123456789abcdef", "nonsense", &format!("{}.aaaaaaaaaaaaaaaa", &token[..6])] {
-        contains(&stranger.refused(&good.replace(token, bad)), "does not take the token").unwrap();
+    contains(&stranger.refused(&good.replace(token, "nonsense")), "is no token: wanted is ID.SECRET").unwrap();
+    for bad in ["abcdef.0123456789abcdef", &format!("{}.aaaaaaaaaaaaaaaa", &token[..6])] {
+        let said = stranger.refused(&good.replace(token, bad));
+        contains(&said, "does not take the token").unwrap();
+        contains(&said, "`coracle token list`").unwrap();
     }
     let short = line(&fleet, "--ttl 1s");
     eventually("the token's end", || {
@@ -180,7 +187,17 @@ fn who_shows_nothing_good_does_not_join_and_hears_why() {
     thief.directory = fleet.path("thief");
     contains(&thief.refused(&good), "there is a node first").unwrap();
     let mut odd = Machine::new(&fleet, 0, "Odd_Name");
-    contains(&odd.refused(&good), "common name").unwrap();
+    contains(&odd.refused(&good), "RFC 1123").unwrap();
+    // Nor does anybody ask who could not run with what else the line says.
+    let mut careless = Machine::new(&fleet, 0, "careless");
+    for (options, says) in [
+        ("--label node-role.kubernetes.io/edge=", "kubectl label node NAME node-role.kubernetes.io/edge="),
+        ("--registries /nowhere.json", "/nowhere.json"),
+        ("--image-gc-high-threshold 10 --image-gc-low-threshold 20", "must be below"),
+    ] {
+        contains(&careless.refused(&format!("{good} {options}")), says).unwrap();
+        assert!(!careless.credentials().exists(), "{options}: it has begun to join");
+    }
     assert_eq!(kubectl.json("get nodes").unwrap()["items"].as_array().map(Vec::len), Some(1));
 }
 
@@ -332,6 +349,52 @@ fn a_machine_that_a_person_lets_in_as_a_node_that_is_there_takes_its_place_at_on
     });
     assert_eq!(since(), second);
     new_machine.run("get node edge").unwrap();
+}
+
+#[test]
+fn a_node_that_is_deleted_while_it_runs_says_why_and_joins_anew_with_a_new_token() {
+    let (fleet, admin) = cluster(1, &[]);
+    let first = line(&fleet, "--single-use");
+    let mut edge = Machine::new(&fleet, 0, "edge");
+    edge.join(&first);
+    edge.until_ready(&admin);
+    admin.run("delete node edge").unwrap();
+    edge.says("ended when the node was deleted");
+    edge.kill();
+    // What the node had taken on belongs to its former life.
+    let entry = edge.directory.join("ledger/former.json");
+    fs::write(&entry, "{}").unwrap();
+    edge.join(&first);
+    contains(&edge.failed(), "was used for edge").unwrap();
+    assert!(entry.exists(), "nothing is forgotten for a token that is not good");
+    edge.join(&line(&fleet, ""));
+    edge.until_ready(&admin);
+    edge.says("this machine joins anew");
+    let left = fs::read_dir(edge.directory.join("ledger")).unwrap().map(|file| file.unwrap().file_name());
+    assert_eq!(left.collect::<Vec<_>>(), Vec::<std::ffi::OsString>::new(), "not even set aside");
+}
+
+#[test]
+fn a_directory_is_one_nodes_and_one_process_has_it() {
+    let (fleet, admin) = cluster(2, &[]);
+    let line = line(&fleet, "");
+    let mut edge = Machine::new(&fleet, 0, "edge");
+    edge.join(&line);
+    edge.until_ready(&admin);
+    let in_use = format!("is in use by another node (process {})", edge.pid().unwrap());
+    let mut twin = Machine::new(&fleet, 1, "twin");
+    twin.directory.clone_from(&edge.directory);
+    twin.go_on();
+    contains(&twin.failed(), &in_use).unwrap();
+    // Where the credentials lie elsewhere, the directory alone tells whose it is.
+    fs::rename(edge.credentials(), fleet.path("elsewhere")).unwrap();
+    contains(&twin.refused(&line), &in_use).unwrap();
+    edge.kill();
+    contains(&twin.refused(&line), "is the directory of node edge, not of twin").unwrap();
+    assert!(!twin.credentials().exists(), "nothing was asked");
+    fs::rename(fleet.path("elsewhere"), edge.credentials()).unwrap();
+    edge.go_on();
+    edge.until_ready(&admin);
 }
 
 #[test]

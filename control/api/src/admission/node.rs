@@ -2,19 +2,9 @@
 //! machine that would get them.
 
 use crate::{door::Target, identity::Identity};
-use coracle_objects::{ApiError, catalogue, static_pods};
+use coracle_objects::{ApiError, catalogue, nodes, static_pods};
 use serde_json::Value;
 use std::collections::BTreeSet;
-
-/// Labels under Kubernetes' own domains that a node gives itself.
-const OWN_LABELS: [&str; 6] = [
-    "kubernetes.io/hostname",
-    "kubernetes.io/os",
-    "kubernetes.io/arch",
-    "topology.kubernetes.io/region",
-    "topology.kubernetes.io/zone",
-    "node.kubernetes.io/instance-type",
-];
 
 /// Refuses a node that registers itself under a label, or with a range of addresses, that is not its to choose.
 pub(crate) fn admit_create(identity: &Identity, target: &Target, new: &Value) -> Result<(), ApiError> {
@@ -94,20 +84,13 @@ fn check_labels(target: &Target, new: &Value, old: &Value) -> Result<(), ApiErro
         .keys()
         .chain(old.keys())
         .map(String::as_str)
-        .filter(|label| is_reserved(label) && new.get(*label) != old.get(*label))
+        .filter(|label| nodes::is_reserved_label(label) && new.get(*label) != old.get(*label))
         .collect();
     if changed.is_empty() {
         return Ok(());
     }
     let list = changed.into_iter().collect::<Vec<_>>().join(", ");
     Err(refusal(target, &format!("is not allowed to modify labels: {list}")))
-}
-
-/// Whether a label is under one of Kubernetes' domains and not among those that nodes set.
-fn is_reserved(label: &str) -> bool {
-    let Some((domain, _)) = label.split_once('/') else { return false };
-    let is_under = |root: &str| domain.strip_suffix(root).is_some_and(|head| head.is_empty() || head.ends_with('.'));
-    (is_under("kubernetes.io") || is_under("k8s.io")) && !OWN_LABELS.contains(&label)
 }
 
 fn refusal(target: &Target, detail: &str) -> ApiError {

@@ -70,12 +70,16 @@ impl Request {
             ));
         }
         let node = match names[..] {
-            [name] if parts == 2 => nodes::of_user(name).filter(|node| crate::credentials::is_node_name(node)),
+            [name] if parts == 2 => nodes::of_user(name),
             _ => None,
         };
         let node = node.ok_or_else(|| {
             format!("the subject's common name must be {}NAME and nothing else, it is {names:?}", nodes::USER_PREFIX)
         })?;
+        if !crate::credentials::is_node_name(node) {
+            let rule = "lower-case letters, digits, '-' and '.', and letters or digits at both ends";
+            return Err(format!("the subject's common name must have a node's name, and {node:?} is none ({rule})"));
+        }
         let alternative = request.requested_extensions().into_iter().flatten();
         if alternative.into_iter().any(|extension| matches!(extension, ParsedExtension::SubjectAlternativeName(_))) {
             return Err("a node's client certificate has no other names or addresses".to_owned());
@@ -126,8 +130,8 @@ pub(crate) mod tests {
             ("system:node:one", "system:masters", &[], &usages, "organization"),
             ("admin", "system:nodes", &[], &usages, "common name"),
             ("system:node:", "system:nodes", &[], &usages, "common name"),
-            ("system:node:../../x", "system:nodes", &[], &usages, "common name"),
-            ("system:node:One", "system:nodes", &[], &usages, "common name"),
+            ("system:node:../../x", "system:nodes", &[], &usages, "\"../../x\" is none"),
+            ("system:node:One", "system:nodes", &[], &usages, "\"One\" is none"),
             ("system:node:one", "system:nodes", &["kubernetes"], &usages, "other names"),
             ("system:node:one", "system:nodes", &[], &["client auth", "server auth"], "usages"),
             ("system:node:one", "system:nodes", &[], &["digital signature"], "usages"),

@@ -64,7 +64,7 @@ impl Relay {
             }
             match outcome {
                 Ok(()) => debug!("the relay ended"),
-                Err(error) if reconnect.is_first() => warn!(%error, "lost the relay to other nodes"),
+                Err(error) if reconnect.is_news(&error) => warn!(%error, "lost the relay to other nodes"),
                 Err(error) => debug!(%error, "still no relay to other nodes"),
             }
             tokio::time::sleep(reconnect.delay()).await;

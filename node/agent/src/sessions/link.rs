@@ -89,7 +89,7 @@ impl NodeLink {
                         if error.reason == Reason::Unauthorized {
                             this.contact.disowned();
                         }
-                        if answers.reconnect.is_first() {
+                        if answers.reconnect.is_news(&error) {
                             warn!(%error, "lost the control stream");
                         } else {
                             debug!(%error, "still no control stream");

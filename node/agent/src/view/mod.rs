@@ -68,7 +68,7 @@ impl View {
             loop {
                 match self.follow(&mut reconnect).await {
                     Ok(()) => debug!("the node's view ended"),
-                    Err(error) if reconnect.is_first() => warn!(%error, "the node is told of no changes"),
+                    Err(error) if reconnect.is_news(&error) => warn!(%error, "the node is told of no changes"),
                     Err(error) => debug!(%error, "the node is still told of no changes"),
                 }
                 tokio::time::sleep(reconnect.delay()).await;
