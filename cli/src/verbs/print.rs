@@ -84,6 +84,7 @@ pub(super) fn qualified(kind: &Kind, name: &str) -> String {
 
 /// How a table is printed.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(super) struct TableStyle<'a> {
     /// Columns of priority 1 too.
     pub wide: bool,
