@@ -142,8 +142,9 @@ fn left_as_before(fleet: &Fleet, nodes: &[(usize, Holdings)], server_before: usi
     println!("  server {} descriptors, {memory} KiB", server_descriptors(fleet));
 }
 
+/// The agent alone: in runners is the memory of guests, which grows with the datagrams that they get.
 fn processes_of(fleet: &Fleet, node: usize) -> Vec<u32> {
-    fleet.node_pid(node).into_iter().chain(fleet.node_children(node)).collect()
+    fleet.node_pid(node).into_iter().collect()
 }
 
 fn server_descriptors(fleet: &Fleet) -> usize {
