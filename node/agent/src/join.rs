@@ -142,7 +142,7 @@ pub async fn join(
     check_token(&invitation.token)?;
     naming::check_node_name(node_name)
         .map_err(|rule| JoinError::Invitation(format!("\"{node_name}\" is no node's name: {rule}")))?;
-    place(server)?;
+    check_address(server)?;
     hold.check_owner(node_name)?;
     let directory = &hold.path().join(credentials::DIRECTORY);
     credentials::make_private(directory)?;

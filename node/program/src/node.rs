@@ -189,13 +189,13 @@ impl Run {
             ..self.workloads.apply(config)?
         };
         // One that was started by another process is not its user's to end.
-        run_agent(config, signals, self.parent.is_none().then_some(&running)).await
+        run_agent(config, signals, self.parent.is_none().then_some(running.as_str())).await
     }
 }
 
 /// Runs an agent until a signal, and tells the service manager that started this process, if one did, and a person what is
 /// `running`.
-async fn run_agent(config: AgentConfig, signals: &mut Signals, running: Option<&String>) -> Result<ExitCode> {
+async fn run_agent(config: AgentConfig, signals: &mut Signals, running: Option<&str>) -> Result<ExitCode> {
     let (supervisor, stop) = (Supervisor::of_environment(), CancellationToken::new());
     let (started, within) = (config.started.clone(), config.shutdown_grace + SHUTDOWN_BEYOND_GRACE);
     let mut agent = tokio::spawn(coracle_agent::run(config, stop.clone()));
