@@ -142,7 +142,7 @@ fn left_as_before(fleet: &Fleet, nodes: &[(usize, Holdings)], server_before: usi
     println!("  server {} descriptors, {memory} KiB", server_descriptors(fleet));
 }
 
-/// The agent alone: in runners is the memory of guests, which grows with the datagrams that they get.
+/// The agent alone: runners grow with the datagrams of their guests, for a reason that is not known yet.
 fn processes_of(fleet: &Fleet, node: usize) -> Vec<u32> {
     fleet.node_pid(node).into_iter().collect()
 }
