@@ -200,7 +200,7 @@ mod tests {
         }
     }
 
-    fn found<'a>(ready: Result<(), &'a str>, pressure: Pressure) -> Found<'a> {
+    fn found(ready: Result<(), &str>, pressure: Pressure) -> Found<'_> {
         Found { ready, pressure, peers: (true, "AllPeersDirect", String::new()) }
     }
 

@@ -69,7 +69,7 @@ pub(super) fn describe(out: &mut impl Write, object: &Value) -> io::Result<()> {
     let (spec, status) = (&object["spec"], &object["status"]);
     let list = |value: &Value| {
         let items: Vec<String> = value.as_array().into_iter().flatten().map(|one| one_line(&scalar(one))).collect();
-        or_none(items)
+        or_none(&items)
     };
     let row = |title: &str, text: String| vec![title.to_owned(), text];
     let mut rows = vec![
@@ -90,8 +90,8 @@ pub(super) fn describe(out: &mut impl Write, object: &Value) -> io::Result<()> {
     let Some(subject) = Subject::of(object) else { return writeln!(out, "Subject: {UNREADABLE}") };
     writeln!(out, "Subject:")?;
     let mut rows = vec![
-        row("  Common Name:", or_none(subject.common_names)),
-        row("  Organization:", or_none(subject.organizations)),
+        row("  Common Name:", or_none(&subject.common_names)),
+        row("  Organization:", or_none(&subject.organizations)),
     ];
     for (title, more) in [("  Other:", subject.others), ("  Alternative Names:", subject.alternatives)] {
         if !more.is_empty() {
@@ -101,7 +101,7 @@ pub(super) fn describe(out: &mut impl Write, object: &Value) -> io::Result<()> {
     columns(out, &rows, &mut Vec::new())
 }
 
-fn or_none(items: Vec<String>) -> String {
+fn or_none(items: &[String]) -> String {
     if items.is_empty() { "<none>".to_owned() } else { items.join(", ") }
 }
 

@@ -149,6 +149,9 @@ mod tests {
         node
     }
 
+    /// A node as it is seen, and why there are events then.
+    type Seen = (Value, &'static [&'static str]);
+
     fn reasons(news: &[News]) -> Vec<&'static str> {
         news.iter().map(|one| one.reason).collect()
     }
@@ -158,7 +161,7 @@ mod tests {
         let new = |ready| node("u", LATER, ready, false);
         let old = |ready, cordoned| node("u", EARLIER, ready, cordoned);
         let (up, long_up, down) = (Some(("True", LATER)), Some(("True", EARLIER)), Some(("False", LATER)));
-        let table: Vec<(&str, Vec<(Value, &[&str])>)> = vec![
+        let table: Vec<(&str, Vec<Seen>)> = vec![
             (
                 "a node that comes",
                 vec![

@@ -24,7 +24,7 @@ pub(crate) type Verdict = (bool, &'static str, String);
 
 /// What people read while these peers are reached by a detour.
 fn verdict(detours: &[Detour]) -> Verdict {
-    let named = |detour: &Detour| {
+    let spelled = |detour: &Detour| {
         let cause: String = detour.why.chars().take(CAUSE_MAX).collect();
         format!("{} ({cause})", detour.node)
     };
@@ -37,7 +37,7 @@ fn verdict(detours: &[Detour]) -> Verdict {
         1 => "1 node".to_owned(),
         many => format!("{many} nodes"),
     };
-    let names: Vec<String> = detours.iter().take(NAMED_MAX).map(named).collect();
+    let names: Vec<String> = detours.iter().take(NAMED_MAX).map(spelled).collect();
     let message = format!("traffic to {count} goes through the control plane: {}{more}", names.join(", "));
     (false, "SomePeersRelayed", message)
 }

@@ -57,8 +57,8 @@ struct Marks {
     longest: u64,
     /// When the last mark was made.
     marked: u64,
-    /// By revision.
-    marks: Vec<Mark>,
+    /// Those that are not over, by revision.
+    open: Vec<Mark>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,22 +83,22 @@ impl Marks {
         self.now = self.now.saturating_add(passed);
         self.longest = self.longest.max(terms.lifetime);
         let wait = wait(self.longest).max(terms.least);
-        if self.marks.is_empty() || self.now - self.marked >= wait / MARKS {
+        if self.open.is_empty() || self.now - self.marked >= wait / MARKS {
             self.mark(Mark { revision, over: self.now.saturating_add(wait) });
             (self.marked, self.longest) = (self.now, terms.lifetime);
         }
-        let over = self.marks.iter().take_while(|mark| mark.over <= self.now).count();
-        self.marks.drain(..over).next_back().map(|mark| mark.revision)
+        let over = self.open.iter().take_while(|mark| mark.over <= self.now).count();
+        self.open.drain(..over).next_back().map(|mark| mark.revision)
     }
 
     fn mark(&mut self, new: Mark) {
-        let is_full = self.marks.len() >= MARKS_MAX;
-        match self.marks.last_mut() {
+        let is_full = self.open.len() >= MARKS_MAX;
+        match self.open.last_mut() {
             // Certificates from before the last mark last for longer than those since: they end together.
             Some(last) if is_full || last.over >= new.over => {
                 *last = Mark { revision: new.revision, over: last.over.max(new.over) };
             }
-            _ => self.marks.push(new),
+            _ => self.open.push(new),
         }
     }
 }

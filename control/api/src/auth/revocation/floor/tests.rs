@@ -18,7 +18,7 @@ fn a_mark_becomes_the_floor_when_what_was_issued_before_it_is_over() {
     let mut marks = Marks::default();
     assert_eq!(marks.advance(0, SHORT, 5), None);
     assert_eq!(marks.advance(5, SHORT, 6), None);
-    assert_eq!(marks.marks, [Mark { revision: 5, over: WAIT }], "not at each look");
+    assert_eq!(marks.open, [Mark { revision: 5, over: WAIT }], "not at each look");
     assert_eq!(marks.advance(30, SHORT, 20), None);
     assert_eq!(marks.advance(WAIT - 36, SHORT, 30), None, "a second before");
     assert_eq!(marks.advance(1, SHORT, 31), Some(5));
@@ -38,7 +38,7 @@ fn the_longest_lifetime_that_was_in_force_counts() {
     for second in 0..9_990 {
         assert_eq!(marks.advance(1, SHORT, 7 + second), None, "{second}");
     }
-    assert!(marks.marks.len() <= 2, "{marks:?}");
+    assert!(marks.open.len() <= 2, "{marks:?}");
     assert_eq!(marks.advance(1, SHORT, 20_000), Some(5));
     // And longer ones than before.
     let mut marks = Marks::default();
@@ -46,7 +46,7 @@ fn the_longest_lifetime_that_was_in_force_counts() {
     marks.advance(1, long, 6);
     assert_eq!(marks.advance(WAIT, long, 7), Some(5));
     assert_eq!(marks.advance(0, long, 7), None);
-    assert_eq!(marks.marks, [Mark { revision: 7, over: WAIT + 1 + 10_001 }]);
+    assert_eq!(marks.open, [Mark { revision: 7, over: WAIT + 1 + 10_001 }]);
     assert_eq!(marks.advance(10_000, long, 8), None);
     assert_eq!(marks.advance(1, long, 9), Some(7));
 }
@@ -57,11 +57,11 @@ fn there_are_only_so_many_marks() {
     for round in 0..10_000 {
         let lifetime = 60 + round;
         marks.advance(20 + round / 8, Terms { lifetime, least: 0 }, round);
-        assert!(marks.marks.len() <= MARKS_MAX && marks.marks.is_sorted_by_key(|mark| (mark.over, mark.revision)));
+        assert!(marks.open.len() <= MARKS_MAX && marks.open.is_sorted_by_key(|mark| (mark.over, mark.revision)));
     }
-    let mut full = Marks { marks: (0..32).map(|over| Mark { revision: over, over: over + 50 }).collect(), ..marks };
+    let mut full = Marks { open: (0..32).map(|over| Mark { revision: over, over: over + 50 }).collect(), ..marks };
     full.mark(Mark { revision: 99, over: 99 });
-    assert_eq!((full.marks.len(), full.marks.last()), (MARKS_MAX, Some(&Mark { revision: 99, over: 99 })));
+    assert_eq!((full.open.len(), full.open.last()), (MARKS_MAX, Some(&Mark { revision: 99, over: 99 })));
 }
 
 fn record(store: &Store, node: &str) -> bool {
