@@ -39,15 +39,21 @@ impl Holdings {
     /// What the cluster's processes hold now: agent (with the control plane) and runners.
     #[must_use]
     pub fn of(cluster: &Cluster) -> Self {
-        Self::of_processes(&[cluster.pid()].into_iter().chain(cluster.runners()).collect::<Vec<_>>())
+        let pids: Vec<u32> = [cluster.pid()].into_iter().chain(cluster.runners()).collect();
+        Self::of_processes(&pids, &pids)
     }
 
-    /// What these processes hold now.
+    /// What an agent and its runners hold now. Memory is the agent's: guests that take datagrams have more of it with each,
+    /// as the standard library for Rust guests forgets what it has received, and their memory is their runner's.
     #[must_use]
-    pub fn of_processes(pids: &[u32]) -> Self {
+    pub fn of_node(agent: u32, runners: &[u32]) -> Self {
+        Self::of_processes(&[&[agent], runners].concat(), &[agent])
+    }
+
+    fn of_processes(pids: &[u32], with_memory: &[u32]) -> Self {
         Self {
             descriptors: pids.iter().map(|pid| processes::descriptors(*pid).len()).sum(),
-            memory_kib: pids.iter().filter_map(|pid| processes::anonymous_kib(*pid)).sum(),
+            memory_kib: with_memory.iter().filter_map(|pid| processes::anonymous_kib(*pid)).sum(),
             threads: pids.iter().map(|pid| processes::threads(*pid)).sum(),
             half_open: pids.iter().map(|pid| processes::half_open(*pid)).sum(),
         }

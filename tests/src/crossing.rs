@@ -119,7 +119,7 @@ fn datagrams(fleet: &Fleet, node: usize) -> Datagrams {
 pub fn round(fleet: &mut Fleet, random: &mut Random, strikes: usize) {
     let spared = random.below(NODES);
     run(fleet, random, spared, 0);
-    let before = Holdings::of_processes(&processes_of(fleet, spared));
+    let before = holdings(fleet, spared);
     let server_before = server_descriptors(fleet);
     let (tally, datagrams) = run(fleet, random, spared, strikes);
     left_as_before(fleet, &[(spared, before)], server_before);
@@ -129,7 +129,7 @@ pub fn round(fleet: &mut Fleet, random: &mut Random, strikes: usize) {
 /// Waits until these nodes hold what they held, and the control plane about as many descriptors.
 fn left_as_before(fleet: &Fleet, nodes: &[(usize, Holdings)], server_before: usize) {
     for (node, before) in nodes {
-        let now = || Holdings::of_processes(&processes_of(fleet, *node));
+        let now = || holdings(fleet, *node);
         eventually("what was held before", || now().within(before));
         println!("  node-{node} before {before:?}\n  node-{node} after  {:?}", now());
     }
@@ -142,9 +142,8 @@ fn left_as_before(fleet: &Fleet, nodes: &[(usize, Holdings)], server_before: usi
     println!("  server {} descriptors, {memory} KiB", server_descriptors(fleet));
 }
 
-/// The agent alone: runners grow with the datagrams of their guests, for a reason that is not known yet.
-fn processes_of(fleet: &Fleet, node: usize) -> Vec<u32> {
-    fleet.node_pid(node).into_iter().collect()
+fn holdings(fleet: &Fleet, node: usize) -> Holdings {
+    Holdings::of_node(fleet.node_pid(node).expect("the node runs"), &fleet.node_children(node))
 }
 
 fn server_descriptors(fleet: &Fleet) -> usize {

@@ -2,11 +2,11 @@
 //! is back there is what there was: nobody is missing, nobody is there twice.
 
 use super::{
-    Datagrams, Fleet, NODES, Over, Random, Tally, connecting, datagrams, ended, host, left_as_before, of_host,
-    processes_of, sending, server_descriptors,
+    Datagrams, Fleet, NODES, Over, Random, Tally, connecting, datagrams, ended, holdings, host, left_as_before,
+    of_host, sending, server_descriptors,
     strikes::{behind_a_service, goes_on, gone, is_taken_up, says_hello},
 };
-use crate::{Kubectl, connections::Holdings, eventually, network, pods};
+use crate::{Kubectl, eventually, network, pods};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -58,8 +58,8 @@ pub fn away(fleet: &mut Fleet, random: &mut Random, how: Away, duration: Duratio
         let all: Vec<_> = (0..NODES).collect();
         goes_on(fleet, &all, &whole);
         let before = eventually("everybody to be there", || census(&kubectl));
-        let holdings = all.iter().map(|node| (*node, Holdings::of_processes(&processes_of(fleet, *node))));
-        let (holdings, descriptors): (Vec<_>, _) = (holdings.collect(), server_descriptors(fleet));
+        let held = all.iter().map(|node| (*node, holdings(fleet, *node)));
+        let (held, descriptors): (Vec<_>, _) = (held.collect(), server_descriptors(fleet));
 
         println!("  the server is away, {how:?}, for {duration:?}");
         match how {
@@ -86,7 +86,7 @@ pub fn away(fleet: &mut Fleet, random: &mut Random, how: Away, duration: Duratio
             nobody_else(fleet, *node, &before);
         }
         goes_on(fleet, &all, &whole);
-        left_as_before(fleet, &holdings, descriptors);
+        left_as_before(fleet, &held, descriptors);
         drop(over);
         of_host(clients, false)
     });
