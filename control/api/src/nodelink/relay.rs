@@ -80,6 +80,8 @@ struct Target {
 #[derive(Default)]
 pub(super) struct Relays {
     routes: Mutex<HashMap<String, Target>>,
+    /// Of each node, over all of its streams. Those that rest are forgotten.
+    shares: Mutex<HashMap<String, Share>>,
     generations: AtomicU64,
 }
 
@@ -108,6 +110,8 @@ impl Relays {
         node: &str,
         closing: &CancellationToken,
     ) -> (Route, BoxStream<'static, Result<RelayedPackets, Status>>) {
+        let now = Instant::now();
+        self.shares.lock().retain(|_, share| !share.is_whole(now));
         let (to_node, receiver) = mpsc::channel(QUEUE);
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
         let ended = closing.child_token();
@@ -119,6 +123,11 @@ impl Relays {
         // What is taken out has left its place.
         let messages = ReceiverStream::new(receiver).map(|(message, _place)| message).boxed();
         (Route { relays: Arc::clone(self), node: node.to_owned(), generation, to_node, ended }, messages)
+    }
+
+    /// Takes so many bytes from what `node` may send, if there is as much.
+    fn takes(&self, node: &str, bytes: usize, now: Instant) -> bool {
+        self.shares.lock().entry(node.to_owned()).or_insert_with(|| Share::new(now)).takes(bytes, now)
     }
 
     /// Passes packets on, if there is room where they go.
@@ -136,7 +145,6 @@ impl Relays {
 impl Route {
     /// Carries what the node sends until it, or the server, ends.
     pub(super) async fn carry(self, mut from_node: Streaming<RelayedPackets>) {
-        let mut share = Share::new(Instant::now());
         let mut said: Option<Instant> = None;
         let status = loop {
             let message = tokio::select! {
@@ -157,7 +165,7 @@ impl Route {
                 break Status::invalid_argument(format!("a message has 1 to {MESSAGE_BYTES_MAX} bytes of packets"));
             }
             let now = Instant::now();
-            if share.takes(length, now) {
+            if self.relays.takes(&self.node, length, now) {
                 self.relays.pass_on(&self.node, packets);
             } else if said.is_none_or(|at| now.saturating_duration_since(at) >= SAID_EVERY) {
                 said = Some(now);
@@ -183,15 +191,25 @@ impl Share {
 
     /// Whether so many bytes are within it; then they are taken from it.
     fn takes(&mut self, bytes: usize, now: Instant) -> bool {
+        self.earn(now);
+        let left = u64::try_from(bytes).ok().and_then(|bytes| self.left.checked_sub(bytes));
+        self.left = left.unwrap_or(self.left);
+        left.is_some()
+    }
+
+    /// Whether nothing of it is used.
+    fn is_whole(&mut self, now: Instant) -> bool {
+        self.earn(now);
+        self.left >= BURST_BYTES
+    }
+
+    fn earn(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.at).as_micros();
         let earned = u64::try_from(passed * u128::from(SHARE_BYTES_PER_SECOND) / 1_000_000).unwrap_or(u64::MAX);
         if earned > 0 {
             self.left = self.left.saturating_add(earned).min(BURST_BYTES);
             self.at = now;
         }
-        let left = u64::try_from(bytes).ok().and_then(|bytes| self.left.checked_sub(bytes));
-        self.left = left.unwrap_or(self.left);
-        left.is_some()
     }
 }
 
@@ -221,6 +239,17 @@ mod tests {
             let count = |name| from.iter().filter(|from| *from == name).count();
             assert_eq!((count("one"), count("three")), (QUEUE_OF_SENDER, 1), "round {round}");
         }
+    }
+
+    #[test]
+    fn a_new_stream_is_no_new_share() {
+        let (relays, closing, now) = (Arc::new(Relays::default()), CancellationToken::new(), Instant::now());
+        let burst = usize::try_from(BURST_BYTES).unwrap();
+        let (first, _messages) = relays.enter("one", &closing);
+        assert!(relays.takes("one", burst, now));
+        drop(first);
+        let (_second, _messages) = relays.enter("one", &closing);
+        assert!(!relays.takes("one", burst, now) && relays.takes("two", burst, now));
     }
 
     #[test]
