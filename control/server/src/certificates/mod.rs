@@ -163,7 +163,7 @@ impl Work {
         }
         let uid = meta::uid(object).to_owned();
         let asked_at = *self.memory().asked_at.entry(uid.clone()).or_insert_with(|| revision_of(object));
-        let (kind, reason, message) = match self.decide(object, asked_at) {
+        let (kind, reason, message) = match self.decide(object, asked_at)? {
             Verdict::Leave => return Ok(()),
             Verdict::Deny(reason, message) => ("Denied", reason, message),
             Verdict::Approve(reason, message) => match self.use_token(object).await? {
@@ -179,22 +179,21 @@ impl Work {
         Ok(())
     }
 
-    fn decide(&self, object: &Value, asked_at: u64) -> Verdict {
+    fn decide(&self, object: &Value, asked_at: u64) -> Result<Verdict, ApiError> {
         let taken = |request: &Request| self.taken(object, request);
-        let since = |node: &str| revocation::since(self.signer.door.store(), node).unwrap_or(u64::MAX);
+        let since = |node: &str| revocation::since(self.signer.door.store(), node).map_err(unreadable);
         policy::decide(object, asked_at, &Known { taken: &taken, since: &since })
     }
 
     /// Why a new machine cannot have the name that it asks for: it is a node's, or another machine was given it.
-    fn taken(&self, object: &Value, request: &Request) -> Option<String> {
+    fn taken(&self, object: &Value, request: &Request) -> Result<Option<String>, ApiError> {
         let (store, node) = (self.signer.door.store(), &request.node);
         let advice = format!("choose another --name, or delete it first (kubectl delete node {node})");
-        match store.get(&Target::object(catalogue::nodes(), "", node.as_str()).key()) {
-            Ok(None) => {}
-            Ok(Some(_)) => return Some(format!("there is a node {node}: {advice}")),
-            Err(error) => return Some(format!("the store cannot be read: {error}")),
+        let key = Target::object(catalogue::nodes(), "", node.as_str()).key();
+        if store.get(&key).map_err(unreadable)?.is_some() {
+            return Ok(Some(format!("there is a node {node}: {advice}")));
         }
-        let since = revocation::since(store, node).unwrap_or(u64::MAX);
+        let since = revocation::since(store, node).map_err(unreadable)?;
         let (others, mut memory) = (self.requests.all(), self.memory());
         let given = others.iter().find(|other| {
             let is_given = memory.given.contains(meta::uid(other))
@@ -204,11 +203,13 @@ impl Work {
                 && memory
                     .subject(other)
                     .is_some_and(|other| other.node == *node && other.public_key != request.public_key)
-        })?;
-        let other = meta::name(given);
-        Some(format!(
-            "another machine was approved as {node} by request {other}: choose another --name, or delete that request"
-        ))
+        });
+        Ok(given.map(|given| {
+            format!(
+                "another machine was approved as {node} by request {}: choose another --name, or delete that request",
+                meta::name(given)
+            )
+        }))
     }
 
     /// Uses the requester's token up if it is for one node; says why not if it was used for another.
@@ -302,6 +303,11 @@ async fn raise(raiser: &mut Raiser, door: &Door) -> bool {
         tracing::warn!(%error, "cannot look through the records of revoked certificates: it is tried again");
     }
     outcome.is_ok()
+}
+
+/// Nothing is decided then: it is looked at again.
+fn unreadable(error: impl std::fmt::Display) -> ApiError {
+    ApiError::new(Reason::ServiceUnavailable, format!("the store cannot be read: {error}"))
 }
 
 /// Whether a request has been kept for long enough, since it was decided on if it was.

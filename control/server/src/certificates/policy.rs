@@ -8,7 +8,7 @@
 //! ```
 
 use super::request::Request;
-use coracle_objects::{bootstrap, nodes};
+use coracle_objects::{ApiError, bootstrap, nodes};
 use serde_json::Value;
 
 /// What is to be done with a request that nobody has decided on.
@@ -25,43 +25,46 @@ pub(crate) enum Verdict {
 /// What the decision rests on.
 pub(crate) struct Known<'a> {
     /// Why this node's name cannot be given to a new machine with this key, if so.
-    pub(crate) taken: &'a dyn Fn(&Request) -> Option<String>,
+    pub(crate) taken: &'a dyn Fn(&Request) -> Result<Option<String>, ApiError>,
     /// The revision from which on credentials of a node of this name count.
-    pub(crate) since: &'a dyn Fn(&str) -> u64,
+    pub(crate) since: &'a dyn Fn(&str) -> Result<u64, ApiError>,
 }
 
 /// Decides on `object`, which was made at the revision `asked_at`.
-pub(crate) fn decide(object: &Value, asked_at: u64, known: &Known<'_>) -> Verdict {
+///
+/// # Errors
+/// When what it rests on is not known: that decides nothing.
+pub(crate) fn decide(object: &Value, asked_at: u64, known: &Known<'_>) -> Result<Verdict, ApiError> {
     let spec = &object["spec"];
     let user = spec["username"].as_str().unwrap_or_default();
     let is_in = |group: &str| spec["groups"].as_array().is_some_and(|groups| groups.iter().any(|one| one == group));
     let of_node = nodes::of_user(user).filter(|_| is_in(nodes::GROUP));
     let bootstraps = is_in(bootstrap::GROUP);
     if of_node.is_none() && !bootstraps {
-        return Verdict::Leave;
+        return Ok(Verdict::Leave);
     }
     let request = match Request::of(object) {
         Ok(request) => request,
-        Err(why) => return Verdict::Deny("InvalidRequest", why),
+        Err(why) => return Ok(Verdict::Deny("InvalidRequest", why)),
     };
     if let Some(own) = of_node {
-        return if own != request.node {
+        return Ok(if own != request.node {
             let why = format!("node {own} may ask only for its own certificate, not for one of node {}", request.node);
             Verdict::Deny("NotItsOwn", why)
-        } else if asked_at < (known.since)(own) {
+        } else if asked_at < (known.since)(own)? {
             Verdict::Deny("Deleted", format!("node {own} was deleted, or another machine let in as it, after it asked"))
         } else {
             Verdict::Approve("Renewal", format!("node {own} asks for its own certificate"))
-        };
+        });
     }
-    if let Some(why) = (known.taken)(&request) {
-        return Verdict::Deny("NameTaken", why);
+    if let Some(why) = (known.taken)(&request)? {
+        return Ok(Verdict::Deny("NameTaken", why));
     }
-    if is_in(bootstrap::GROUP_APPROVED) {
+    Ok(if is_in(bootstrap::GROUP_APPROVED) {
         Verdict::Approve("BootstrapToken", format!("{user} may join nodes"))
     } else {
         Verdict::Leave
-    }
+    })
 }
 
 #[cfg(test)]
@@ -74,11 +77,20 @@ mod tests {
         let mut object = object(subject, "system:nodes", &[], &["client auth"]);
         object["spec"]["username"] = json!(user);
         object["spec"]["groups"] = json!(groups);
-        let taken = |request: &Request| (request.node == "taken").then(|| "there is one".to_owned());
-        let known = Known { taken: &taken, since: &|node| if node == "deleted" { 6 } else { 0 } };
-        match decide(&object, 5, &known) {
-            Verdict::Approve(reason, _) | Verdict::Deny(reason, _) => reason.to_owned(),
-            Verdict::Leave => "a person".to_owned(),
+        let taken = |request: &Request| match &*request.node {
+            "taken" => Ok(Some("there is one".to_owned())),
+            "unreadable" => Err(ApiError::internal("a sick disk")),
+            _ => Ok(None),
+        };
+        let since = |node: &str| match node {
+            "deleted" => Ok(6),
+            "unreadable" => Err(ApiError::internal("a sick disk")),
+            _ => Ok(0),
+        };
+        match decide(&object, 5, &Known { taken: &taken, since: &since }) {
+            Ok(Verdict::Approve(reason, _) | Verdict::Deny(reason, _)) => reason.to_owned(),
+            Ok(Verdict::Leave) => "a person".to_owned(),
+            Err(_) => "later".to_owned(),
         }
     }
 
@@ -86,10 +98,12 @@ mod tests {
     fn the_table() {
         let (boot, auto) = ("system:bootstrappers", "system:bootstrappers:coracle:approved");
         let (token, nodes) = ("system:bootstrap:abcdef", "system:nodes");
-        let cases: [(&str, &[&str], &str, &str); 11] = [
+        let cases: [(&str, &[&str], &str, &str); 13] = [
             (token, &[boot, auto], "system:node:one", "BootstrapToken"),
             (token, &[boot], "system:node:one", "a person"),
             (token, &[boot, auto], "system:node:taken", "NameTaken"),
+            (token, &[boot, auto], "system:node:unreadable", "later"),
+            ("system:node:unreadable", &[nodes], "system:node:unreadable", "later"),
             (token, &[boot], "system:node:taken", "NameTaken"),
             (token, &[boot, auto], "admin", "InvalidRequest"),
             ("system:node:one", &[nodes], "system:node:one", "Renewal"),
