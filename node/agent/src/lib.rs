@@ -112,6 +112,7 @@ use coracle_objects::{
     ranges::{CLUSTER_DNS, POD_RANGE, SERVICE_RANGE},
 };
 use coracle_runner::{compile::CompileLimits, rest};
+use nix::sys::stat::{Mode, umask};
 use std::{
     collections::BTreeMap,
     ffi::OsString,
@@ -281,6 +282,8 @@ fn registry_settings(registries: Option<&Path>, data_dir: &Path) -> Result<Regis
 /// Makes the data directory, for nobody else to read, and removes what only dead runners could use and what a killed
 /// agent was about to write.
 fn prepare_directory(data_dir: &Path) -> io::Result<()> {
+    // Runners of other users read what is made for them, whatever the mask of who started the node.
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let namespaces = data_dir.join("ns");
     fs::create_dir_all(&namespaces)?;
     fs::set_permissions(data_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
