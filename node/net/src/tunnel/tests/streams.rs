@@ -136,7 +136,9 @@ async fn who_does_not_read_holds_the_writer_back_and_nobody_else() {
     let mut read = 0;
     let mut buffer = vec![0; 64 * 1024];
     while read < written {
-        read += tokio::time::timeout(LIMIT, theirs.read(&mut buffer)).await.unwrap().unwrap();
+        let states = || format!("{:?} {:?}", one.tunnel.states(), two.tunnel.states());
+        let result = tokio::time::timeout(LIMIT, theirs.read(&mut buffer)).await.unwrap();
+        read += result.unwrap_or_else(|error| panic!("{error} after {read} of {written} bytes: {}", states()));
     }
     drop(writer);
     assert_eq!(theirs.read(&mut buffer).await.unwrap(), 0);
