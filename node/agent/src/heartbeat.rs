@@ -26,7 +26,7 @@ pub(crate) const RENEWALS_IN_A_LEASE: u32 = 4;
 /// How often the status is looked at, and written if it changed.
 pub(crate) const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the status is written although nothing changed.
-const STATUS_WRITE_INTERVAL: Duration = Duration::from_mins(5);
+const STATUS_WRITE_INTERVAL: Duration = Duration::from_mins(15);
 
 /// Keeps one Node object up to date.
 pub(crate) struct Heartbeat {
