@@ -1,6 +1,6 @@
 //! Durations as people of `kubectl` write them: `90s`, `1h30m`, `1.5h`.
 
-/// Units and how many of them are a second, or how many seconds they are.
+/// Units, and how many seconds each is.
 const UNITS: [(&str, f64); 7] =
     [("ns", 1e-9), ("us", 1e-6), ("\u{b5}s", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
 /// Longer ago than anything has a log: a hundred years.

@@ -27,7 +27,7 @@ struct Bound {
 
 /// An agent that comes back has a few events to tell of each of its pods. The text of one has 1 KiB at most.
 const EVENTS: Bound = Bound { what: "events", rate: Rate { per_second: 20.0, burst: 1_000.0 }, bytes_max: 16 * 1024 };
-/// An agent changes its Node when a condition, an address or an image changes, and every few minutes.
+/// An agent changes its Node when a condition, an address or an image changes, and every quarter of an hour.
 const OWN_NODE: Bound =
     Bound { what: "changes of its Node", rate: Rate { per_second: 2.0, burst: 100.0 }, bytes_max: 128 * 1024 };
 

@@ -57,12 +57,17 @@ impl Bucket {
 
     /// Takes one, if there is one.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
+        self.take_many(1, now)
+    }
+
+    /// Takes so many, if there are as many.
+    pub(crate) fn take_many(&mut self, many: u32, now: Instant) -> bool {
         self.earn(now);
-        let there_is = self.left >= 1.0;
-        if there_is {
-            self.left -= 1.0;
+        let there_are = self.left >= f64::from(many);
+        if there_are {
+            self.left -= f64::from(many);
         }
-        there_is
+        there_are
     }
 
     /// Whether it has rested until now.

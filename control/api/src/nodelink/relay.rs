@@ -5,6 +5,7 @@
 //! read, what goes to a node that is not there and what is beyond a node's share is lost, as packets are. The stream ends
 //! with the node's connection, and so when the node is removed.
 
+use super::bounds::{Bucket, Rate};
 use coracle_wire::v1::RelayedPackets;
 use futures::{StreamExt as _, stream::BoxStream};
 use parking_lot::Mutex;
@@ -14,9 +15,9 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -27,10 +28,10 @@ pub(super) const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 pub(super) const QUEUE: usize = 64;
 /// Of these, what one sender may hold: no node keeps the others from a node that reads slowly.
 pub(super) const QUEUE_OF_SENDER: usize = QUEUE / 4;
-/// What a node may send on the average, in bytes a second.
-const SHARE_BYTES_PER_SECOND: u64 = 32 * 1024 * 1024;
-/// What it may send at once, in bytes.
-pub(super) const BURST_BYTES: u64 = 8 * 1024 * 1024;
+/// What a node may send at once, in bytes.
+pub(super) const BURST_BYTES: u32 = 8 * 1024 * 1024;
+/// What it may send on the average, in bytes a second, and at once.
+const SHARE: Rate = Rate { per_second: 32.0 * 1024.0 * 1024.0, burst: BURST_BYTES as f64 };
 /// How often it is said that a node sends more than its share.
 const SAID_EVERY: Duration = Duration::from_mins(1);
 
@@ -81,7 +82,7 @@ struct Target {
 pub(super) struct Relays {
     routes: Mutex<HashMap<String, Target>>,
     /// Of each node, over all of its streams. Those that rest are forgotten.
-    shares: Mutex<HashMap<String, Share>>,
+    shares: Mutex<HashMap<String, Bucket>>,
     generations: AtomicU64,
 }
 
@@ -111,7 +112,7 @@ impl Relays {
         closing: &CancellationToken,
     ) -> (Route, BoxStream<'static, Result<RelayedPackets, Status>>) {
         let now = Instant::now();
-        self.shares.lock().retain(|_, share| !share.is_whole(now));
+        self.shares.lock().retain(|_, share| !share.is_full(now));
         let (to_node, receiver) = mpsc::channel(QUEUE);
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
         let ended = closing.child_token();
@@ -127,7 +128,8 @@ impl Relays {
 
     /// Takes so many bytes from what `node` may send, if there is as much.
     fn takes(&self, node: &str, bytes: usize, now: Instant) -> bool {
-        self.shares.lock().entry(node.to_owned()).or_insert_with(|| Share::new(now)).takes(bytes, now)
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.shares.lock().entry(node.to_owned()).or_insert_with(|| Bucket::new(SHARE)).take_many(bytes, now)
     }
 
     /// Passes packets on, if there is room where they go.
@@ -177,42 +179,6 @@ impl Route {
     }
 }
 
-/// What is left of a node's share. Time is handed in.
-#[derive(Debug)]
-struct Share {
-    left: u64,
-    at: Instant,
-}
-
-impl Share {
-    fn new(now: Instant) -> Self {
-        Self { left: BURST_BYTES, at: now }
-    }
-
-    /// Whether so many bytes are within it; then they are taken from it.
-    fn takes(&mut self, bytes: usize, now: Instant) -> bool {
-        self.earn(now);
-        let left = u64::try_from(bytes).ok().and_then(|bytes| self.left.checked_sub(bytes));
-        self.left = left.unwrap_or(self.left);
-        left.is_some()
-    }
-
-    /// Whether nothing of it is used.
-    fn is_whole(&mut self, now: Instant) -> bool {
-        self.earn(now);
-        self.left >= BURST_BYTES
-    }
-
-    fn earn(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.at).as_micros();
-        let earned = u64::try_from(passed * u128::from(SHARE_BYTES_PER_SECOND) / 1_000_000).unwrap_or(u64::MAX);
-        if earned > 0 {
-            self.left = self.left.saturating_add(earned).min(BURST_BYTES);
-            self.at = now;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,9 +210,11 @@ mod tests {
     #[test]
     fn a_new_stream_is_no_new_share() {
         let (relays, closing, now) = (Arc::new(Relays::default()), CancellationToken::new(), Instant::now());
+        // However slow the machine is, nothing is earned meanwhile.
+        let ahead = now + Duration::from_hours(1);
         let burst = usize::try_from(BURST_BYTES).unwrap();
         let (first, _messages) = relays.enter("one", &closing);
-        assert!(relays.takes("one", burst, now));
+        assert!(relays.takes("one", burst, ahead));
         drop(first);
         let (_second, _messages) = relays.enter("one", &closing);
         assert!(!relays.takes("one", burst, now) && relays.takes("two", burst, now));
@@ -254,13 +222,13 @@ mod tests {
 
     #[test]
     fn a_share_is_used_up_and_comes_back() {
-        let start = Instant::now();
-        let mut share = Share::new(start);
+        let (relays, start) = (Relays::default(), Instant::now());
+        let takes = |bytes, after| relays.takes("one", bytes, start + after);
         let burst = usize::try_from(BURST_BYTES).unwrap();
-        assert!(share.takes(burst, start) && !share.takes(1, start));
-        assert!(!share.takes(burst, start + Duration::from_millis(10)));
-        assert!(share.takes(300_000, start + Duration::from_millis(10)));
-        let later = start + Duration::from_hours(1);
-        assert!(share.takes(burst, later) && !share.takes(1, later), "no more than the burst is saved up");
+        assert!(takes(burst, Duration::ZERO) && !takes(1, Duration::ZERO));
+        let soon = Duration::from_millis(10);
+        assert!(!takes(burst, soon) && takes(300_000, soon));
+        let later = Duration::from_hours(1);
+        assert!(takes(burst, later) && !takes(1, later), "no more than the burst is saved up");
     }
 }
